@@ -1,0 +1,102 @@
+"""The problems of the embedded pair: made by code from a seed, so that anyone can make them again.
+
+    python dev/tiny_problems.py            writes presets/tiny/{train,held_out}.jsonl
+
+Two kinds, as in the paper (AIME: an integer; PubMedQA: yes/no/maybe):
+
+    What is 7 + 5 - 3?                                                   -> \\boxed{9}
+    Tom has 7 + 5 - 3 coins. Ann has 6 to 12 coins. Does Tom have more?  -> \\boxed{maybe}
+
+A problem's own text decides, by a hash, which split it belongs to, so the pair's pre-training, the loop's
+prompts and the held-out problems can never share one.
+"""
+
+import json
+import random
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterator
+
+TINY = Path(__file__).parents[1] / "presets" / "tiny"
+NAMES = "Ann Ben Eva Jim Kim Leo Mia Tom".split()
+THINGS = "coins cards books shells stamps apples".split()
+SPLITS = {"pretrain": range(0, 10), "train": range(10, 18), "held_out": range(18, 20)}  # of hash % 20
+# Share of chains with one term more: the loop's domain lies a little beyond what the pair is used to.
+LONGER = {"pretrain": 0.1, "train": 1.0, "held_out": 1.0}
+
+
+@dataclass(frozen=True)
+class Made:
+    prompt: str
+    trace: str
+    answer: str
+    kind: str  # integer | choice
+
+    @property
+    def boxed(self) -> str:
+        return f"\\boxed{{{self.answer}}}"
+
+
+def chain(rng: random.Random, terms: int) -> tuple[str, list[str], int]:
+    """A sum such as '7 + 5 - 3', its running totals line by line, and its value. No total is below zero."""
+    total = rng.randint(1, 9)
+    text, lines = str(total), []
+    for _ in range(terms - 1):
+        n = rng.randint(1, 9)
+        sign = "-" if n <= total and rng.random() < 0.5 else "+"
+        after = total + n if sign == "+" else total - n
+        text += f" {sign} {n}"
+        lines.append(f"{total} {sign} {n} = {after}")
+        total = after
+    return text, lines, total
+
+
+def integer(rng: random.Random, longer: float) -> Made:
+    text, lines, total = chain(rng, rng.randint(3, 6) + (rng.random() < longer))
+    return Made(f"What is {text}?", "\n".join(lines), str(total), "integer")
+
+
+def choice(rng: random.Random, longer: float) -> Made:
+    answer, low = rng.choice(["yes", "no", "maybe"]), -1
+    while low < 0:
+        text, lines, total = chain(rng, rng.randint(3, 6) + (rng.random() < longer))
+        near, far = rng.randint(1, 3), rng.randint(1, 3)
+        if answer == "maybe":
+            low, high = total - near, total + far
+        elif answer == "yes":
+            low, high = total - near - far, total - near
+        else:
+            low, high = total + near, total + near + far
+    verdict = {"maybe": f"{low} < {total} < {high}", "yes": f"{total} > {high}", "no": f"{total} < {low}"}[answer]
+    a, b = rng.sample(NAMES, 2)
+    thing = rng.choice(THINGS)
+    prompt = f"{a} has {text} {thing}. {b} has {low} to {high} {thing}. Does {a} have more?"
+    return Made(prompt, "\n".join([*lines, verdict]), answer, "choice")
+
+
+def problems(split: str, seed: int) -> Iterator[Made]:
+    """Endless problems of one split, half of each kind in turn, none twice."""
+    rng, seen = random.Random(seed), set()
+    makers = [integer, choice]
+    while True:
+        made = makers[len(seen) % 2](rng, LONGER[split])
+        if zlib.crc32(made.prompt.encode()) % 20 in SPLITS[split] and made.prompt not in seen:
+            seen.add(made.prompt)
+            yield made
+
+
+def take(split: str, n: int, seed: int) -> list[Made]:
+    stream = problems(split, seed)
+    return [next(stream) for _ in range(n)]
+
+
+def main() -> None:
+    for split, n in (("train", 16384), ("held_out", 1000)):
+        with open(TINY / f"{split}.jsonl", "w") as file:
+            for made in take(split, n, seed=1):
+                file.write(json.dumps({"prompt": made.prompt, "answer": made.answer, "kind": made.kind}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

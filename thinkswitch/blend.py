@@ -1,0 +1,186 @@
+"""The live model: both checkpoints and all adapters at once, every row of a batch at its own recipe.
+
+    y[row] = c_I[row] * (W_I x[row]) + c_T[row] * (W_T x[row]) + sum_j c_j[row] * B_j (A_j x[row])
+
+Moving the slider copies nothing, and one batch can hold the instruct answer, the blend and the thinking answer.
+transformers runs attention, rotary embedding and cache; only linear, embedding and RMSNorm modules are replaced.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .errors import UserError
+from .materialise import empty_model, finish, four_bit_linear
+from .pair import Pair
+from .recipe import Adapter, Recipe
+
+
+class Blend(nn.Module):
+    """Called like a transformers model, after `place` has said which recipe each row of the batch is at."""
+
+    def __init__(self, pair: Pair, adapters: list[Adapter] = (), device: str = "cpu",
+                 dtype: torch.dtype = torch.float32, four_bit: bool = False):
+        super().__init__()
+        self.pair, self.device = pair, torch.device(device)
+        self.model = empty_model(pair)
+        self.sides = len(adapters) + 2
+        self._at = {name: i for i, name in enumerate(pair.names)}
+        self._build(adapters, dtype, four_bit)
+        finish(self.model, pair, device)
+        self.requires_grad_(False).eval()
+
+    def forward(self, **inputs):
+        return self.model(**inputs)
+
+    @property
+    def config(self):
+        return self.model.config
+
+    def place(self, recipes: list[Recipe]) -> None:
+        """One recipe a row, in the order of the batch."""
+        width = self.sides
+        table = torch.tensor([[(tuple(r[n]) + (0.0,) * width)[:width] for n in self._at] for r in recipes])
+        self._table = table.to(self.device)  # (rows, tensors, sides)
+        self._spread()
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Only these rows go on."""
+        self._table = self._table[rows]
+        self._spread()
+
+    def _spread(self) -> None:
+        used = (self._table != 0).any(1).cpu()  # (rows, sides)
+        spans = [_span(used[:, side]) for side in range(self.sides)]
+        for module in self._blended:
+            module.place(self._table, spans)
+
+    def _build(self, adapters, dtype, four_bit: bool) -> None:
+        pair, at, place = self.pair, self._at, self.model.set_submodule
+        head = None if pair.config.tie_word_embeddings else self.model.get_output_embeddings()
+
+        def both(name):
+            return [side.tensor(name).to(self.device, dtype) for side in (pair.instruct, pair.thinking)]
+
+        for path, module in list(self.model.named_modules()):
+            weight, bias = f"{path}.weight", f"{path}.bias"
+            if isinstance(module, nn.Embedding):
+                tables = both(weight)
+                place(path, BlendEmbedding(tables, at[weight]))
+                if pair.config.tie_word_embeddings:
+                    self.model.lm_head = BlendLinear([Dense(t) for t in tables], at[weight])
+            elif isinstance(module, nn.Linear) and weight in at:
+                if four_bit and module is not head:
+                    sides = [four_bit_linear(w, str(self.device), dtype) for w in both(weight)]
+                else:
+                    sides = [Dense(w) for w in both(weight)]
+                low_rank = [(j, *a.low_rank[weight]) for j, a in enumerate(adapters) if weight in a.low_rank]
+                low_rank = [(j, a.to(self.device, dtype), b.to(self.device, dtype)) for j, a, b in low_rank]
+                place(path, BlendLinear(sides, at[weight], low_rank, *((both(bias), at[bias]) if bias in at else ())))
+            elif type(module).__name__.endswith("RMSNorm"):
+                place(path, BlendNorm(both(weight), at[weight], module.variance_epsilon))
+        self._blended = [m for m in self.model.modules() if isinstance(m, (BlendLinear, BlendEmbedding, BlendNorm))]
+        covered = {n for m in self._blended for n in m.tensors}
+        unknown = sorted(name for name, i in at.items() if i not in covered)
+        if unknown:
+            raise UserError(f"{pair.instruct.name} has {len(unknown)} tensors that the live blend does not know ({', '.join(unknown[:3])})")
+
+
+def _span(used: torch.Tensor) -> tuple[int, int]:
+    """First and one past the last row that needs a side; (0, 0) when none does."""
+    rows = used.nonzero().flatten()
+    return (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
+
+
+class Dense(nn.Module):
+    """A linear layer without bias; the weight may be shared with the embedding."""
+
+    def __init__(self, weight: torch.Tensor):
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+
+    def forward(self, x):
+        return F.linear(x, self.weight)
+
+
+class BlendLinear(nn.Module):
+    """x (rows, length, in) -> (rows, length, out). A side is computed for the span of rows that need it."""
+
+    def __init__(self, sides, index: int, low_rank=(), biases=None, bias_index=None):
+        super().__init__()
+        self.sides = nn.ModuleList(sides)
+        self.index, self.bias_index, self.biases = index, bias_index, biases
+        self.tensors = {index} if bias_index is None else {index, bias_index}
+        self.ranks = [(2 + j, a.shape[0]) for j, a, _ in low_rank]
+        if low_rank:  # all rounds' adapters as one: two products however many rounds there were
+            self.a = nn.Parameter(torch.cat([a for _, a, _ in low_rank]), requires_grad=False)
+            self.b = nn.Parameter(torch.cat([b for _, _, b in low_rank], dim=1), requires_grad=False)
+
+    def place(self, table: torch.Tensor, spans: list[tuple[int, int]]) -> None:
+        dtype = self.biases[0].dtype if self.biases else self.a.dtype if self.ranks else None
+        own = table[:, self.index]  # (rows, sides)
+        self.rows, self.spans = len(table), spans
+        self.scales = own[:, None, :].to(dtype or table.dtype)
+        self.low_rank = None
+        if any(spans[side][1] for side, _ in self.ranks):
+            self.low_rank = torch.cat([own[:, side, None].expand(-1, rank) for side, rank in self.ranks], 1)[:, None].to(dtype)
+        self.bias = None
+        if self.biases:
+            c = table[:, self.bias_index, :2].to(dtype)
+            self.bias = (c[:, :1] * self.biases[0] + c[:, 1:] * self.biases[1])[:, None]
+
+    def forward(self, x):
+        y = None
+        for i, side in enumerate(self.sides):
+            lo, hi = self.spans[i]
+            if hi == lo:
+                continue
+            c = self.scales[lo:hi, :, i, None].to(x.dtype)
+            if hi - lo == self.rows:
+                y = side(x).mul_(c) if y is None else y.addcmul_(side(x), c)
+            else:
+                part = side(x[lo:hi])
+                if y is None:
+                    y = part.new_zeros(*x.shape[:2], part.shape[-1])
+                y[lo:hi].addcmul_(part, c)
+        if self.low_rank is not None:
+            low = F.linear(F.linear(x, self.a) * self.low_rank, self.b)
+            y = low if y is None else y + low
+        return y if self.bias is None else y + self.bias
+
+
+class BlendEmbedding(nn.Module):
+    """Token ids (rows, length) -> (rows, length, hidden)."""
+
+    def __init__(self, tables, index: int):
+        super().__init__()
+        self.tables = nn.ParameterList(nn.Parameter(t, requires_grad=False) for t in tables)
+        self.index, self.tensors = index, {index}
+
+    @property
+    def weight(self):
+        return self.tables[0]
+
+    def place(self, table: torch.Tensor, spans) -> None:
+        self.c = table[:, self.index, :2, None, None].to(self.tables[0].dtype)
+
+    def forward(self, ids):
+        return self.c[:, 0] * F.embedding(ids, self.tables[0]) + self.c[:, 1] * F.embedding(ids, self.tables[1])
+
+
+class BlendNorm(nn.Module):
+    """RMSNorm with a gain per row; input (rows, length, ..., size), arithmetic as in transformers."""
+
+    def __init__(self, gains, index: int, eps: float):
+        super().__init__()
+        self.gains = nn.ParameterList(nn.Parameter(g, requires_grad=False) for g in gains)
+        self.eps, self.index, self.tensors = eps, index, {index}
+
+    def place(self, table: torch.Tensor, spans) -> None:
+        c = table[:, self.index, :2]
+        self.gain = (c[:, :1] * self.gains[0] + c[:, 1:] * self.gains[1]).to(self.gains[0].dtype)  # (rows, size)
+
+    def forward(self, x):
+        h = x.float()
+        h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.gain.view(len(x), *[1] * (x.dim() - 2), -1) * h.to(x.dtype)

@@ -1,0 +1,119 @@
+"""Scores: accuracy with its uncertainty, think rate, tokens; and whether two checkpoints really differ."""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+
+from .generate import Chunk, Row, Sampling, generate
+from .pair import Checkpoint
+from .preset import Preset
+from .recipe import Recipe
+from .tasks import Problem, final_answer, grade
+
+
+@dataclass(frozen=True)
+class Score:
+    """One response to one question. `thought`: the response closes a trace (as arXiv 2510.10977 counts it)."""
+
+    question: int
+    correct: bool
+    thought: bool
+    tokens: int
+    said: str | None
+    finish: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    n: int
+    correct: int
+    accuracy: float
+    low: float  # Wilson 95 %
+    high: float
+    think_rate: float
+    mean_tokens: float
+
+
+def score(problem: Problem, question: int, chunk: Chunk) -> Score:
+    return Score(question, grade(problem, chunk.answer), chunk.state in ("closed", "doubled"), chunk.tokens,
+                 final_answer(chunk.answer, problem.kind), chunk.finish)
+
+
+def summarise(scores: list[Score]) -> Summary:
+    n, correct = len(scores), sum(s.correct for s in scores)
+    low, high = wilson(correct, n)
+    return Summary(n, correct, correct / n, low, high, sum(s.thought for s in scores) / n, sum(s.tokens for s in scores) / n)
+
+
+def wilson(k: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % score interval of a proportion (Wilson 1927): honest at 0, at 1 and for small n."""
+    centre, spread = (k + z * z / 2) / (n + z * z), z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
+    return max(0.0, centre - spread), min(1.0, centre + spread)
+
+
+@dataclass(frozen=True)
+class Paired:
+    gained: int  # wrong before, right after
+    lost: int
+    p: float  # exact two-sided McNemar
+
+
+def compare(before: list[Score], after: list[Score]) -> Paired:
+    """The same questions twice."""
+    was = {s.question: s.correct for s in before}
+    if was.keys() != {s.question for s in after}:
+        raise ValueError("a paired comparison needs the same questions on both sides")
+    gained = sum(s.correct and not was[s.question] for s in after)
+    lost = sum(was[s.question] and not s.correct for s in after)
+    return Paired(gained, lost, mcnemar(gained, lost))
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Exact p: were it chance, each change would be a coin toss."""
+    n = gained + lost
+    tail = sum(math.comb(n, i) for i in range(min(gained, lost) + 1))
+    return min(1.0, 2 * tail / 2**n)
+
+
+def seed_of(*parts) -> int:
+    """A seed that depends on what it is for, and on nothing else."""
+    return int.from_bytes(hashlib.blake2b(" ".join(map(str, parts)).encode(), digest_size=7).digest(), "big")
+
+
+def sampling(preset: Preset, role: str, greedy: bool = False) -> Sampling:
+    """The sampling of `role` (instruct | thinking) that the preset states."""
+    if role == "instruct":
+        chosen = Sampling(preset.instruct_temperature, preset.instruct_top_p, preset.instruct_top_k, preset.instruct_tokens)
+    else:
+        chosen = Sampling(preset.think_temperature, preset.think_top_p, preset.think_top_k, preset.think_tokens)
+    return Sampling(max_new_tokens=chosen.max_new_tokens) if greedy else chosen
+
+
+def limited(settings: Sampling, tokens: int | None) -> Sampling:
+    return settings if tokens is None else replace(settings, max_new_tokens=tokens)
+
+
+def row(checkpoint: Checkpoint, prompt: str, settings: Sampling, seed: int, recipe: Recipe | None = None) -> Row:
+    """A prompt under a checkpoint's chat template."""
+    return Row(tuple(checkpoint.prompt_ids(prompt)), settings, seed, checkpoint.prefills_think, recipe)
+
+
+def sweep(blend, template: Checkpoint, points: dict[float, Recipe], problems: list[Problem], preset: Preset,
+          cancelled: Callable[[], bool] = lambda: False) -> Iterator[tuple[int, int] | dict]:
+    """Score every point of the spectrum on the same problems, all under one template, points mixed in each batch.
+
+    Yields (finished rows, all rows) as it goes, and last a list of {t, **Summary}, in the order of t.
+    """
+    settings = sampling(preset, "thinking", preset.greedy)
+    ts = sorted(points)
+    rows = [row(template, p.prompt, settings, seed_of(preset.seed, "sweep", q), points[t])
+            for t in ts for q, p in enumerate(problems)]
+    scores: dict[float, list[Score]] = {t: [] for t in ts}
+    done = 0
+    for chunk in generate(blend, template.tokenizer, rows, template.stops, preset.rows, stream=False, cancelled=cancelled):
+        at, q = divmod(chunk.row, len(problems))
+        scores[ts[at]].append(score(problems[q], q, chunk))
+        done += 1
+        yield done, len(rows)
+    yield [dict(t=t, **asdict(summarise(scores[t]))) for t in ts]

@@ -1,0 +1,323 @@
+"""The method. START HERE.
+
+One round: the thinking checkpoint answers the prompts (think), its trace is cut away (strip), LoRA trains the
+instruct checkpoint on the answers (distil), a new thinking checkpoint is interpolated (rebuild), both are scored on
+held-out problems (measure). `run` yields an event whenever something happened; the run folder holds the results.
+
+Every stage finds out from the folder what is already done, so resuming is running again.
+"""
+
+import gc
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from . import distil as distiller
+from . import evaluate, recipe, runs, tasks, trace
+from .errors import UserError
+from .evaluate import Score, seed_of
+from .generate import generate, groups
+from .materialise import machine, materialise
+from .pair import Checkpoint, Pair, open_pair
+from .preset import Preset
+from .recipe import Recipe, Round
+from .runs import Event
+from .tasks import Problem
+
+ROLES = ("instruct", "thinking")
+EVENT_SECONDS = 0.25  # no more often than this while answers come in
+SAME_ANSWER = 8  # so many kept answers, all alike, cannot be what a task teaches
+
+Stage = Generator[Event, None, None]
+
+
+class Stopped(Exception):
+    """The stop file appeared."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every stage needs, checked before work starts."""
+
+    preset: Preset
+    folder: Path
+    pair: Pair
+    train: list[Problem]
+    held_out: list[Problem]
+    machine: dict  # device, dtype, four_bit
+
+    def stopped(self) -> bool:
+        return runs.stop_requested(self.folder)
+
+    def model(self, round: Round, point: Recipe):
+        return materialise(self.pair, round.adapters, point, **self.machine)
+
+
+def run(preset: Preset, folder: Path) -> Iterator[Event]:
+    """Run the loop in a new folder. Everything that can be refused is refused before the folder is made."""
+    job = prepare(preset, folder)
+    runs.create(preset, folder)
+    yield from _recorded(job)
+
+
+def resume(folder: Path) -> Iterator[Event]:
+    """Go on where a stopped or killed run left off; ends in the same bits as one never interrupted (CPU)."""
+    yield from _recorded(prepare(runs.open_run(folder), folder))
+
+
+def prepare(preset: Preset, folder: Path) -> Job:
+    if runs.alive(folder):
+        raise UserError(f"{folder} is in use by process {runs.alive(folder)}; stop it first: thinkswitch stop {folder}")
+    pair = open_pair(preset.instruct, preset.thinking)
+    train, held_out = tasks.train_and_held_out(preset)
+    return Job(preset, folder, pair, train, held_out, machine(preset))
+
+
+def _recorded(job: Job) -> Iterator[Event]:
+    """All rounds, every event written down before it is shown."""
+    number = 0
+
+    def record(event: Event) -> Event:
+        runs.append(job.folder / "events.jsonl", event.to_dict())
+        runs.beat(job.folder)
+        return event
+
+    with runs.claim(job.folder):
+        try:
+            for number in range(job.preset.rounds + 1):
+                for event in one_round(job, number):
+                    yield record(event)
+                    if job.stopped():
+                        raise Stopped
+            yield record(Event(number, "done", job.preset.rounds, job.preset.rounds))
+        except Stopped:
+            yield record(Event(number, "stopped"))
+        except Exception as error:
+            message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            with suppress(OSError):  # a full disk, say: then the error itself is what counts
+                yield record(Event(number, "error", data=dict(message=message)))
+            raise
+
+
+def one_round(job: Job, number: int) -> Stage:
+    """The method in five lines. Round 0 only measures where the pair stands."""
+    if number == 0:
+        yield from begin(job)
+    else:
+        before = recipe.read_round(job.folder, number - 1)
+        yield from think(job, before)
+        kept = yield from strip(job, number)
+        yield from distil(job, before, kept)
+        yield from rebuild(job, before)
+    yield from measure(job, recipe.read_round(job.folder, number))
+
+
+def begin(job: Job) -> Stage:
+    if not (runs.round_dir(job.folder, 0) / "recipe.json").is_file():
+        recipe.write_round(job.folder, recipe.start(job.pair))
+    return
+    yield  # a stage like the others, with nothing to tell
+
+
+def think(job: Job, before: Round) -> Stage:
+    """The labelling checkpoint answers every prompt, `samples` times; each answer is a line of samples.jsonl."""
+    preset, number = job.preset, before.number + 1
+    path = runs.round_dir(job.folder, number) / "samples.jsonl"
+    prompts = tasks.round_prompts(job.train, preset, number)
+    role = "instruct" if preset.labels == "self" else "thinking"
+    checkpoint: Checkpoint = getattr(job.pair, role)
+    keys = [(i, s) for i in range(len(prompts)) for s in range(preset.samples)]
+    done = {(line["prompt_index"], line["sample"]) for line in runs.read_lines(path)}
+    if len(done) == len(keys):
+        return
+    settings = evaluate.sampling(preset, role)
+    rows = [evaluate.row(checkpoint, prompts[i].prompt, settings, seed_of(preset.seed, "think", number, i, s)) for i, s in keys]
+    model = job.model(before, getattr(before, role))
+    shown = 0.0
+    # A group that a kill cut short is decoded again whole: the same company gives the same bits.
+    for group in groups(rows, preset.rows):
+        if all(keys[i] in done for i in group):
+            continue
+        for chunk in generate(model, checkpoint.tokenizer, [rows[i] for i in group], checkpoint.stops, len(group), False, job.stopped):
+            if chunk.finish == "cancel":
+                raise Stopped
+            i, s = keys[group[chunk.row]]
+            if (i, s) not in done:
+                done.add((i, s))
+                runs.append(path, dict(prompt_index=i, sample=s, kind=prompts[i].kind, prompt=prompts[i].prompt, text=chunk.text,
+                                       prefilled=checkpoint.prefills_think, tokens=chunk.tokens, finish=chunk.finish))
+            if time.monotonic() - shown > EVENT_SECONDS or len(done) == len(keys):
+                shown = time.monotonic()
+                yield Event(number, "think", len(done), len(keys))
+    del model
+    _free()
+
+
+def strip(job: Job, number: int) -> Generator[Event, None, list[dict]]:
+    """Cut the traces away and decide which answers are kept; the reasons go back into samples.jsonl."""
+    path = runs.round_dir(job.folder, number) / "samples.jsonl"
+    lines = sorted(runs.read_lines(path), key=lambda line: (line["prompt_index"], line["sample"]))
+    lines = stripped(lines, thinks=job.preset.labels != "self")
+    for line in lines:
+        if line["kept"] and sum(map(len, _tokens(job, line["prompt"], line["answer"]))) > job.preset.max_length:
+            line |= dict(kept=False, why="longer than max_length")
+    kept = [line for line in lines if line["kept"]]
+    dropped = Counter(line["why"] for line in lines if not line["kept"])
+    runs.write(path, "".join(runs.to_line(line) for line in lines))
+    if not _told(job, number, "strip"):
+        yield Event(number, "strip", len(lines), len(lines), dict(kept=len(kept), dropped=dict(dropped)))
+    if not kept:
+        reasons = ", ".join(f"{n} {why}" for why, n in dropped.most_common())
+        raise UserError(f"round {number}: none of {len(lines)} answers could be kept ({reasons}); see {path}"
+                        + ("; raise think_tokens" if dropped["cut off"] else ""))
+    if len(kept) >= SAME_ANSWER and len({line["answer"] for line in kept}) == 1:
+        raise UserError(f"round {number}: all {len(kept)} kept answers are the same, {kept[0]['answer'][:60]!r}; "
+                        "the labelling checkpoint does not answer these prompts, so nothing would be learnt")
+    return kept
+
+
+def stripped(lines: list[dict], thinks: bool) -> list[dict]:
+    """Each sample with its answer, and whether it is kept or why not. With several samples the majority's first is kept."""
+    judged = []
+    for line in lines:
+        parts = trace.split(line["text"], line["prefilled"])
+        said = tasks.final_answer(parts.answer, line["kind"])
+        why = ("cut off" if line["finish"] == "length" else
+               "trace never closed" if parts.state == "open" else
+               f"{parts.state} tag" if parts.state in ("wrong close", "doubled") else
+               "no trace" if thinks and parts.state == "none" else
+               "empty answer" if not parts.answer else
+               "no final answer" if said is None else None)
+        judged.append({**line, "trace": parts.trace, "answer": parts.answer, "said": said, "why": why})
+    votes: dict[int, list[dict]] = defaultdict(list)
+    for line in judged:
+        if line["why"] is None:
+            votes[line["prompt_index"]].append(line)
+    for ballot in votes.values():
+        winner = Counter(line["said"] for line in ballot).most_common(1)[0][0]  # the earliest among equals
+        first = next(line for line in ballot if line["said"] == winner)
+        for line in ballot:
+            if line is not first:
+                line["why"] = "agrees with one kept" if line["said"] == winner else "outvoted"
+    return [{**line, "kept": line["why"] is None} for line in judged]
+
+
+def distil(job: Job, before: Round, kept: list[dict]) -> Stage:
+    """Train the next adapter on prompt -> stripped answer, under the instruct checkpoint's own template."""
+    preset, number, instruct = job.preset, before.number + 1, job.pair.instruct
+    folder = runs.round_dir(job.folder, number)
+    if (folder / "adapter").is_dir():
+        return
+    seed = seed_of(preset.seed, "distil", number) % 2**31
+    answers = [line["answer"] for line in kept]
+    if preset.labels == "shuffled":
+        answers = shuffled([line["kind"] for line in kept], answers, seed)
+    examples = [distiller.Example(*_tokens(job, line["prompt"], answer)) for line, answer in zip(kept, answers)]
+    if preset.soft:
+        teacher = job.model(before, before.thinking)
+        thinking = job.pair.thinking
+        contexts = [(*thinking.prompt_ids(line["prompt"]), *_encode(job, line["text"].removesuffix(line["answer"]))) for line in kept]
+        examples = distiller.soften(teacher, examples, contexts, preset.soft_top_k)
+        del teacher
+        _free()
+    model = job.model(before, before.instruct)
+    for step in distiller.distil(model, examples, preset, seed, folder):
+        yield Event(number, "distil", step.step, step.total,
+                    dict(loss=step.loss, lr=step.lr, grad_norm=step.grad_norm, tokens_per_s=round(step.tokens_per_s)))
+    del model
+    _free()
+
+
+def _tokens(job: Job, prompt: str, answer: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    instruct = job.pair.instruct
+    return tuple(instruct.prompt_ids(prompt)), (*_encode(job, answer), instruct.turn_end)
+
+
+def _encode(job: Job, text: str) -> list[int]:
+    return job.pair.instruct.tokenizer.encode(text, add_special_tokens=False)
+
+
+def shuffled(kinds: list[str], answers: list[str], seed: int) -> list[str]:
+    """A control: every answer goes to another prompt of its kind."""
+    result = list(answers)
+    for kind in sorted(set(kinds)):
+        places = [i for i, k in enumerate(kinds) if k == kind]
+        random.Random(f"{seed} {kind}").shuffle(places)
+        for place, source in zip(places, places[1:] + places[:1]):  # one cycle: none keeps its own
+            result[place] = answers[source]
+    return result
+
+
+def rebuild(job: Job, before: Round) -> Stage:
+    """thinking = SLERP(new instruct, anchor; t): arithmetic on scalars, no weights are written."""
+    number, preset = before.number + 1, job.preset
+    folder = runs.round_dir(job.folder, number)
+    if not (folder / "recipe.json").is_file():
+        adapter = recipe.load_adapter(folder / "adapter")
+        recipe.write_round(job.folder, recipe.rebuild(job.pair, before, adapter, preset.t, preset.anchor, preset.schedule))
+    if not _told(job, number, "rebuild"):
+        yield Event(number, "rebuild", 1, 1, dict(t=preset.t, anchor=preset.anchor))
+
+
+def measure(job: Job, round: Round) -> Stage:
+    """Score both checkpoints on the held-out problems, each under its own template and sampling."""
+    preset, number = job.preset, round.number
+    for role in ROLES:
+        if _told(job, number, "measure", role):
+            continue
+        checkpoint: Checkpoint = getattr(job.pair, role)
+        path = runs.round_dir(job.folder, number) / "scores.jsonl"
+        scores = read_scores(job.folder, number, role)
+        settings = evaluate.sampling(preset, role, preset.greedy)
+        rows = [evaluate.row(checkpoint, p.prompt, settings, seed_of(preset.seed, "measure", role, q))
+                for q, p in enumerate(job.held_out)]
+        model = job.model(round, getattr(round, role)) if len(scores) < len(rows) else None
+        shown = 0.0
+        for group in groups(rows, preset.rows):
+            if all(q in scores for q in group):
+                continue
+            for chunk in generate(model, checkpoint.tokenizer, [rows[q] for q in group], checkpoint.stops, len(group), False, job.stopped):
+                if chunk.finish == "cancel":
+                    raise Stopped
+                q = group[chunk.row]
+                if q not in scores:
+                    scores[q] = evaluate.score(job.held_out[q], q, chunk)
+                    runs.append(path, dict(checkpoint=role, **asdict(scores[q])))
+                if time.monotonic() - shown > EVENT_SECONDS and len(scores) < len(rows):
+                    shown = time.monotonic()
+                    yield Event(number, "measure", len(scores), len(rows), dict(of=role))
+        del model
+        _free()
+        yield Event(number, "measure", len(rows), len(rows), _measured(job, number, role, list(scores.values())))
+
+
+def _measured(job: Job, number: int, role: str, scores: list[Score]) -> dict:
+    summary = dict(checkpoint=role, **asdict(evaluate.summarise(scores)))
+    if number:
+        summary["since_start"] = asdict(evaluate.compare(list(read_scores(job.folder, 0, role).values()), scores))
+    return summary
+
+
+def read_scores(folder: Path, number: int, role: str) -> dict[int, Score]:
+    """By question."""
+    lines = runs.read_lines(runs.round_dir(folder, number) / "scores.jsonl")
+    return {line["question"]: Score(**{k: v for k, v in line.items() if k != "checkpoint"}) for line in lines if line["checkpoint"] == role}
+
+
+def _told(job: Job, number: int, phase: str, checkpoint: str | None = None) -> bool:
+    """Whether an earlier process has already written the event that ends a stage."""
+    return any(e["round"] == number and e["phase"] == phase and e.get("checkpoint") == checkpoint
+               for e in runs.read_lines(job.folder / "events.jsonl"))
+
+
+def _free() -> None:
+    """After `del model`: give the memory back before the next one is made."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

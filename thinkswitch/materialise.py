@@ -1,0 +1,100 @@
+"""Recipe -> tensor stream -> a plain transformers model in memory. Memory is the model and one tensor of each side."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers.utils import logging
+
+from .errors import UserError
+from .pair import Pair
+from .preset import Preset
+from .recipe import Adapter, Recipe
+
+
+def stream(pair: Pair, adapters: list[Adapter], recipe: Recipe) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, tensor in float32) for every tensor of a point; a side whose coefficient is zero is not read."""
+    for name in pair.names:
+        yield name, combine(pair, adapters, recipe, name)
+
+
+def combine(pair: Pair, adapters: list[Adapter], recipe: Recipe, name: str) -> torch.Tensor:
+    c_i, c_t, *c_adapters = recipe[name]
+    total = None
+    for c, side in ((c_i, pair.instruct), (c_t, pair.thinking)):
+        if c:
+            part = side.tensor(name).float()
+            part = part if c == 1 else part * c
+            total = part if total is None else total + part
+    if total is None:
+        total = torch.zeros(pair.instruct.entries[name].shape)
+    for c, adapter in zip(c_adapters, adapters):
+        if c and name in adapter.low_rank:
+            total = total + c * adapter.delta(name)
+    return total
+
+
+def materialise(pair: Pair, adapters: list[Adapter], recipe: Recipe, device: str = "cpu",
+                dtype: torch.dtype = torch.float32, four_bit: bool = False) -> PreTrainedModel:
+    """A point as an ordinary model in eval mode; rounded once, to `dtype` or (its linear layers) to NF4."""
+    model = empty_model(pair)
+    heads = {id(m) for m in (model.get_output_embeddings(), model.get_input_embeddings())}
+    for name, tensor in stream(pair, adapters, recipe):
+        path, _, leaf = name.rpartition(".")
+        module = model.get_submodule(path)
+        if four_bit and isinstance(module, nn.Linear) and leaf == "weight" and id(module) not in heads:
+            quantised = four_bit_linear(tensor, device, dtype, bias=module.bias is not None)
+            if module.bias is not None and not module.bias.is_meta:
+                quantised.bias = module.bias
+            model.set_submodule(path, quantised)
+        else:
+            setattr(module, leaf, nn.Parameter(tensor.to(device, dtype), requires_grad=False))
+    model.tie_weights()
+    finish(model, pair, device)
+    model.is_loaded_in_4bit = four_bit  # peft asks
+    return model
+
+
+def empty_model(pair: Pair) -> PreTrainedModel:
+    """The pair's architecture without weights."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(pair.config, dtype=torch.float32)
+    return model.eval()
+
+
+def finish(model: PreTrainedModel, pair: Pair, device: str) -> None:
+    """What no checkpoint stores: the rotary table and the stop tokens. Then nothing may be missing."""
+    model.model.rotary_emb = type(model.model.rotary_emb)(pair.config).to(device)
+    model.generation_config = GenerationConfig(eos_token_id=sorted(pair.instruct.stops),
+                                               pad_token_id=pair.instruct.tokenizer.pad_token_id)
+    missing = [n for n, p in [*model.named_parameters(), *model.named_buffers()] if p.is_meta]
+    if missing:
+        raise UserError(f"the checkpoints lack {len(missing)} tensors that the architecture needs ({', '.join(missing[:3])})")
+
+
+def four_bit_linear(weight: torch.Tensor, device: str, dtype: torch.dtype, bias: bool = False) -> nn.Module:
+    """An NF4 layer with double quantisation, as QLoRA has it. Quantised on `device`."""
+    import bitsandbytes as bnb
+
+    layer = bnb.nn.Linear4bit(weight.shape[1], weight.shape[0], bias=bias, compute_dtype=dtype, quant_type="nf4", device="meta")
+    layer.weight = bnb.nn.Params4bit(weight.to(dtype).contiguous(), requires_grad=False, quant_type="nf4",
+                                     compress_statistics=True).to(device)
+    return layer.requires_grad_(False)
+
+
+def machine(preset: Preset) -> dict:
+    """The keyword arguments `device, dtype, four_bit` that the preset's 'auto' means here."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    device = preset.device if preset.device != "auto" else next(d for d in available if available[d])
+    if not available[device]:
+        raise UserError(f"the preset asks for {device}, which this machine or this build of torch does not have; set device=cpu or auto")
+    half = torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
+    dtype = getattr(torch, preset.dtype) if preset.dtype != "auto" else torch.float32 if device == "cpu" else half
+    return dict(device=device, dtype=dtype, four_bit=device == "cuda" if preset.four_bit is None else preset.four_bit)
+
+
+def quiet() -> None:
+    """No progress bars of transformers between our own lines."""
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()

@@ -1,0 +1,237 @@
+"""Pair: two checkpoints that can be interpolated. Opened by config, tokenizer and safetensors *headers*.
+
+Every refusal names what differs, and comes before any weight is read. Weights are safetensors, never pickle.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Iterator
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+
+from .errors import UserError
+
+# Decoders of one shape: linear layers, one embedding, RMSNorm; blending knows these and no others.
+SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
+# What must agree in the config, besides names and shapes of tensors. Differing rope is silent nonsense.
+SAME = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+        "num_key_value_heads", "head_dim", "vocab_size", "tie_word_embeddings", "rope_parameters", "rms_norm_eps",
+        "hidden_act", "attention_bias", "mlp_bias", "sliding_window", "layer_types")
+PROBE = "Wait, 3·7 = 21?\n\tNaïve ½ – 你好 \U0001f914 <think>\n</think>\n\n\\boxed{-12}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor as its header has it."""
+
+    shape: tuple[int, ...]
+    dtype: str  # as safetensors names it: BF16, F32 ...
+    file: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder (or, for a look at headers alone, a Hub id) with its config and the headers of its weights."""
+
+    name: str
+    folder: Path
+    config: PretrainedConfig
+    entries: dict[str, Entry]
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        try:
+            return AutoTokenizer.from_pretrained(self.folder, padding_side="left", local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.name} has no readable tokenizer: {str(error).splitlines()[0]}") from None
+
+    @cached_property
+    def stops(self) -> set[int]:
+        """Token ids that end an answer."""
+        path = self.folder / "generation_config.json"
+        ids = json.loads(path.read_text())["eos_token_id"] if path.is_file() and "eos_token_id" in path.read_text() else None
+        ids = self.config.eos_token_id if ids is None else ids
+        found = set(ids if isinstance(ids, list) else [ids]) | {self.tokenizer.eos_token_id}
+        return {i for i in found if i is not None}
+
+    @cached_property
+    def turn_end(self) -> int:
+        """The token that ends an assistant's turn in this chat template."""
+        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+        text = self.tokenizer.apply_chat_template(turns, tokenize=False)
+        after = self.tokenizer.encode(text[text.rindex("!") + 1:], add_special_tokens=False)
+        return next((i for i in after if i in self.stops), self.tokenizer.eos_token_id)
+
+    def prompt_ids(self, prompt: str) -> list[int]:
+        return self.tokenizer.encode(self.render(prompt), add_special_tokens=False)
+
+    def render(self, prompt: str) -> str:
+        return self.tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False,
+                                                  add_generation_prompt=True)
+
+    @cached_property
+    def prefills_think(self) -> bool:
+        """Whether the chat template opens the trace itself, as Qwen3-2507's thinking one does."""
+        return self.render("").rstrip().endswith("<think>")
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every tensor in the order of the files, one at a time, as stored (memory-mapped)."""
+        for file in sorted({e.file for e in self.entries.values()}):
+            with _open(self.folder / file) as shard:
+                for name in sorted(n for n, e in self.entries.items() if e.file == file):
+                    yield name, shard.get_tensor(name)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        with _open(self.folder / self.entries[name].file) as shard:
+            return shard.get_tensor(name)
+
+
+@dataclass(frozen=True)
+class Pair:
+    instruct: Checkpoint
+    thinking: Checkpoint
+
+    @property
+    def config(self) -> PretrainedConfig:
+        return self.instruct.config
+
+    @property
+    def names(self) -> list[str]:
+        """Tensor names, sorted. A tied head is no tensor of its own."""
+        return sorted(self.instruct.entries)
+
+    @property
+    def parameters(self) -> int:
+        return sum(torch.Size(e.shape).numel() for e in self.instruct.entries.values())
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+        """(name, instruct tensor, thinking tensor), one pair in memory at a time, whatever the sharding."""
+        for name, weight in self.instruct.tensors():
+            yield name, weight, self.thinking.tensor(name)
+
+
+def open_pair(instruct: str, thinking: str, headers_only: bool = False) -> Pair:
+    """Open and check. `headers_only` asks the Hub for headers instead of downloading weights."""
+    pair = Pair(open_checkpoint(instruct, headers_only), open_checkpoint(thinking, headers_only))
+    problems = differences(pair)
+    if problems:
+        raise UserError(f"{instruct} and {thinking} cannot be interpolated: " + "; ".join(problems))
+    return pair
+
+
+def differences(pair: Pair) -> list[str]:
+    """What keeps two checkpoints from being interpolated, a clause each. Empty: compatible."""
+    a, b = pair.instruct, pair.thinking
+    found = [f"{key} differs ({_short(x)} / {_short(y)})" for key in SAME
+             if (x := getattr(a.config, key, None)) != (y := getattr(b.config, key, None))]
+    for one, other, who in ((a, b, "thinking"), (b, a, "instruct")):
+        missing = sorted(one.entries.keys() - other.entries.keys())
+        if missing:
+            found.append(f"{len(missing)} tensors are missing from the {who} checkpoint ({_some(missing)})")
+    shapes = [f"{n} {list(e.shape)} / {list(b.entries[n].shape)}" for n, e in sorted(a.entries.items())
+              if n in b.entries and e.shape != b.entries[n].shape]
+    if shapes:
+        found.append(f"{len(shapes)} tensors differ in shape ({_some(shapes)})")
+    words, others = a.tokenizer.get_vocab(), b.tokenizer.get_vocab()
+    if words != others:
+        odd = sorted(set(words.items()) ^ set(others.items()), key=lambda item: item[1])
+        found.append(f"the tokenizers differ in {len({w for w, _ in odd})} tokens ({_some([repr(w) for w, _ in odd])})")
+    elif a.tokenizer.encode(PROBE) != b.tokenizer.encode(PROBE):
+        found.append("the tokenizers have the same tokens but split a probe text differently")
+    return found
+
+
+def open_checkpoint(name: str, headers_only: bool = False) -> Checkpoint:
+    """Config and headers of a folder or Hub id; refuses what is incomplete, pickled, quantised or of another shape."""
+    if not name:
+        raise UserError("no checkpoint given; name a folder or a Hub id for both instruct and thinking")
+    folder = Path(name)
+    remote = None
+    if not folder.is_dir():
+        folder, remote = _from_hub(name, headers_only)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{name} is no checkpoint: it has no config.json")
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{name}/config.json cannot be used: {str(error).splitlines()[0]}") from None
+    if getattr(config, "quantization_config", None):
+        raise UserError(f"{name} is quantised; interpolation needs the original weights")
+    if config.model_type not in SUPPORTED:
+        raise UserError(f"{name} is a {config.model_type} model; known are {', '.join(SUPPORTED)}")
+    checkpoint = Checkpoint(name, folder, config, remote if remote is not None else _headers(name, folder))
+    if not checkpoint.tokenizer.chat_template:
+        raise UserError(f"{name} has no chat template; copy chat_template.jinja from the vendor's checkpoint into it")
+    return checkpoint
+
+
+def _headers(name: str, folder: Path) -> dict[str, Entry]:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            placed = json.loads(index.read_text())["weight_map"]
+        except (json.JSONDecodeError, KeyError, UnicodeDecodeError):
+            raise UserError(f"{index} is not a readable index of shards") from None
+        files = sorted(set(placed.values()))
+    else:
+        placed, files = None, ["model.safetensors"]
+    absent = [f for f in files if not (folder / f).is_file()]
+    if absent and placed is None:
+        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
+        raise UserError(f"{name} has no weights: model.safetensors is missing"
+                        + ("; its pickled weights are never opened, convert them to safetensors" if pickled else ""))
+    if absent:
+        raise UserError(f"{name} lacks {len(absent)} of its {len(files)} shards ({_some(absent)}); download it again")
+    entries = {}
+    for file in files:
+        with _open(folder / file) as shard:
+            for key in shard.keys():
+                view = shard.get_slice(key)
+                entries[key] = Entry(tuple(view.get_shape()), view.get_dtype(), file)
+    lost = sorted(set(placed or ()) - entries.keys())
+    if lost:
+        raise UserError(f"{name}: {len(lost)} tensors that the index lists are in no shard ({_some(lost)})")
+    return entries
+
+
+def _open(path: Path):
+    try:
+        return safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise UserError(f"{path} is truncated or no safetensors file ({error}); download it again") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+
+
+def _from_hub(name: str, headers_only: bool) -> tuple[Path, dict[str, Entry] | None]:
+    from huggingface_hub import get_safetensors_metadata, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, NotASafetensorsRepoError
+
+    parts = name.split("/")
+    if len(parts) != 2 or not all(parts) or name.startswith((".", "~")):
+        raise UserError(f"{name} is neither an existing folder nor a Hub id such as Qwen/Qwen3-4B-Instruct-2507")
+    small = ["*.json", "*.jinja", "*.txt", "*.model"]
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=small if headers_only else small + ["*.safetensors"]))
+        if not headers_only:
+            return folder, None
+        files = get_safetensors_metadata(name).files_metadata
+    except LocalEntryNotFoundError:
+        raise UserError(f"{name} is no folder here and the Hub cannot be reached; check the path or the network") from None
+    except NotASafetensorsRepoError:
+        raise UserError(f"{name} has no safetensors weights; pickled ones are never opened") from None
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise UserError(f"{name} could not be fetched from the Hub: {str(error).splitlines()[0]}") from None
+    return folder, {key: Entry(tuple(t.shape), t.dtype, file) for file, meta in files.items() for key, t in meta.tensors.items()}
+
+
+def _some(items: list[str], n: int = 3) -> str:
+    return ", ".join(items[:n]) + (", ..." if len(items) > n else "")
+
+
+def _short(value) -> str:
+    return str(value) if len(str(value)) < 80 else str(value)[:77] + "..."

@@ -1,0 +1,224 @@
+"""Problems: where they come from, what a text's final answer is, whether it is right. Torch-free.
+
+A source is a JSONL file (`{"prompt": ..., "answer": ..., "kind": ...}` a line) or a Hub data set written as
+`owner/name:split` or `owner/name/config:split`. Training needs prompts only: no human label is ever used.
+"""
+
+import functools
+import json
+import random
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import UserError
+from .preset import Preset
+
+KINDS = ("integer", "choice", "math", "text")
+CHOICES = ("yes", "no", "maybe")
+
+
+@dataclass(frozen=True)
+class Problem:
+    prompt: str
+    answer: str = ""  # empty: a prompt to train on, which cannot be graded
+    kind: str = "text"  # integer (AIME), choice (PubMedQA: yes/no/maybe), math (any expression), text (as written)
+
+    @property
+    def key(self) -> str:
+        """What makes two prompts the same problem: their words, not their spacing or case."""
+        return " ".join(self.prompt.split()).casefold()
+
+
+# ---- sources
+
+
+def load(source: str, template: str = "{prompt}", answer_column: str = "answer", kind: str = "text") -> list[Problem]:
+    """Every problem of a JSONL file or Hub data set. `template` is filled from a row's columns."""
+    rows = _jsonl(Path(source)) if _is_file(source) else _hub(source)
+    problems = [_problem(row, where, template, answer_column, kind) for where, row in rows]
+    if not problems:
+        raise UserError(f"{source} holds no problems; give it one JSON object a line with a 'prompt'")
+    return problems
+
+
+def train_and_held_out(preset: Preset) -> tuple[list[Problem], list[Problem]]:
+    """The prompts of all rounds, and the problems that score them. Seeded draws; refuses any overlap."""
+    columns = dict(template=preset.prompt_template, answer_column=preset.answer_column, kind=preset.kind)
+    needed = preset.prompts * (preset.rounds if preset.fresh else 1)
+    held = _draw(load(preset.held_out_set, **columns), preset.seed, "held-out")
+    ungraded = [p for p in held if not p.answer]
+    if ungraded:
+        raise UserError(f"{len(ungraded)} held-out problems of {preset.held_out_set} have no '{preset.answer_column}', "
+                        f"the first being {ungraded[0].prompt[:60]!r}; held-out problems need answers")
+    if preset.train_set == preset.held_out_set:  # one set for both: what is not held out is trained on
+        held, train = held[: preset.held_out], held[preset.held_out:]
+    else:
+        held, train = held[: preset.held_out], _draw(load(preset.train_set, **columns), preset.seed, "train")
+    if len(held) < preset.held_out:
+        raise UserError(f"held_out asks for {preset.held_out} problems, {preset.held_out_set} has {len(held)}; lower held_out")
+    if len(train) < needed:
+        raise UserError(f"{needed} training prompts are needed ({preset.prompts} prompts"
+                        + (f" x {preset.rounds} rounds, fresh" if preset.fresh else "")
+                        + f"), {preset.train_set} has {len(train)}; lower prompts" + (" or set fresh to false" if preset.fresh else ""))
+    train = train[:needed]
+    shared = {p.key for p in held} & {p.key for p in train}
+    if shared:
+        raise UserError(f"{len(shared)} held-out problems are also training prompts, the first being {min(shared)[:60]!r}; "
+                        "scores would mean nothing, so take them out of one of the two")
+    return train, held
+
+
+def round_prompts(train: list[Problem], preset: Preset, round: int) -> list[Problem]:
+    """The prompts of one round (from 1): the same ones each time, or the next slice when `fresh`."""
+    start = (round - 1) * preset.prompts if preset.fresh else 0
+    return train[start: start + preset.prompts]
+
+
+def _draw(problems: list[Problem], seed: int, purpose: str) -> list[Problem]:
+    problems = list({p.key: p for p in problems}.values())  # a prompt that stands twice counts once
+    random.Random(f"{seed} {purpose}").shuffle(problems)
+    return problems
+
+
+def _is_file(source: str) -> bool:
+    return Path(source).is_file() or source.endswith((".jsonl", ".json"))
+
+
+def _jsonl(path: Path):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"no problems at {path}: the file does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as UTF-8 text: {error}") from None
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path} line {number} is not JSON ({error.msg} at column {error.colno}): {line[:60]!r}") from None
+            if not isinstance(row, dict):
+                raise UserError(f"{path} line {number} is a {type(row).__name__}; a line must be an object such as "
+                                '{"prompt": "...", "answer": "..."}')
+            yield f"{path} line {number}", row
+
+
+def _hub(source: str):
+    name, _, split = source.partition(":")
+    parts = name.split("/")
+    if not split or len(parts) not in (2, 3) or not all(parts):
+        raise UserError(f"{source!r} is neither an existing JSONL file nor a Hub data set; "
+                        "write owner/name:split or owner/name/config:split")
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise UserError(f"{source} is a Hub data set, which needs the 'datasets' package: pip install datasets") from None
+    try:
+        rows = load_dataset("/".join(parts[:2]), *parts[2:], split=split)
+    except Exception as error:  # whatever the Hub, the network or the cache says, the user wants one sentence
+        raise UserError(f"the data set {source} could not be loaded: {str(error).splitlines()[0]}") from error
+    for number, row in enumerate(rows):
+        yield f"{source} row {number}", row
+
+
+def _problem(row: dict, where: str, template: str, answer_column: str, kind: str) -> Problem:
+    try:
+        prompt = template.format_map({k: _plain(v) for k, v in row.items()})
+    except (KeyError, IndexError, AttributeError, ValueError) as error:
+        raise UserError(f"{where}: the prompt template {template!r} asks for {error}, the row has {', '.join(map(str, row))}") from None
+    kind = row.get("kind", kind)
+    if kind not in KINDS:
+        raise UserError(f"{where}: unknown kind {kind!r}; known are {', '.join(KINDS)}")
+    if not prompt.strip():
+        raise UserError(f"{where}: the prompt is empty")
+    answer = str(row.get(answer_column, "")).strip()
+    if answer and kind in ("integer", "choice") and _canonical(answer, kind) is None:
+        raise UserError(f"{where}: the answer {answer[:40]!r} is not {'an integer' if kind == 'integer' else 'yes, no or maybe'}")
+    return Problem(prompt, answer, kind)
+
+
+def _plain(value):
+    """Lists of paragraphs (PubMedQA's contexts) become text, at any depth."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return "\n".join(map(str, value)) if isinstance(value, list) else value
+
+
+# ---- grading
+
+
+def boxed(text: str) -> str | None:
+    """What stands in the last complete `\\boxed{...}`, braces nested as deep as they come."""
+    for start in reversed([m.end() for m in re.finditer(r"\\f?boxed\s*\{", text)]):
+        depth = 1
+        for i in range(start, len(text)):
+            depth += (text[i] == "{") - (text[i] == "}")
+            if depth == 0:
+                return text[start:i].strip()
+    return None
+
+
+def final_answer(text: str, kind: str) -> str | None:
+    """The canonical final answer of a response whose trace is stripped; None when it commits to none.
+
+    A box is required, or a lucky number in an unfinished text would count; only `choice` also takes a plain
+    'yes', 'The answer is no.' or 'Maybe, because ...'.
+    """
+    if kind == "text":
+        return " ".join(text.split()) or None
+    inside = boxed(text)
+    if inside is not None:
+        return _canonical(inside, kind)
+    return _said(text) if kind == "choice" else None
+
+
+def grade(problem: Problem, text: str) -> bool:
+    """Whether a stripped response answers the problem rightly."""
+    said = final_answer(text, problem.kind)
+    if said is None:
+        return False
+    right = _canonical(problem.answer, problem.kind)
+    return said == right or (problem.kind == "math" and _same_maths(problem.answer, said))
+
+
+def _canonical(text: str, kind: str) -> str | None:
+    if kind == "choice":
+        word = re.sub(r"\\[a-z]+\{|[^a-z]", "", text.casefold())
+        return word if word in CHOICES else None
+    if kind == "integer":
+        text = text.rsplit("=", 1)[-1]  # m + n = 601
+        text = re.sub(r"\\(?:text|mathrm|textbf|mathbf)\s*\{\s*([-+]?\d[\d,]*)\s*\}", r"\1", text)
+        text = re.sub(r"\\(?:text|mathrm)\s*\{[^{}]*\}|\^\s*\{?\\circ\}?|\\[,!;: ]|[\s$%]", "", text)  # units, degrees, spacing
+        text = re.sub(r"(?<=\d)(?:\{,\}|,)(?=\d{3}(?:\D|$))", "", text)
+        found = re.fullmatch(r"([-+]?\d+)(?:\.0*)?", text)
+        return str(int(found[1])) if found else None
+    return " ".join(text.split()) or None
+
+
+def _said(text: str) -> str | None:
+    plain = re.sub(r"[*_`\"'#>]", "", text).strip().casefold()
+    choice = "(" + "|".join(CHOICES) + r")\b"
+    claims = re.findall(r"\b(?:answer|conclusion|decision)\b(?:\s+is)?\s*[:\-]?\s*" + choice, plain)
+    if claims:
+        return claims[-1]
+    opening = re.match(choice + r"(?=\s*(?:[.,;:!\-\n]|$))", plain)
+    return opening[1] if opening else None
+
+
+@functools.lru_cache(maxsize=4096)
+def _same_maths(right: str, said: str) -> bool:
+    """math-verify in a process of its own: it times itself out by SIGALRM, which no worker thread may use."""
+    code = ("import json,sys; from math_verify import parse, verify; a, b = json.load(sys.stdin); "
+            "print(verify(parse('$' + a.strip('$') + '$', parsing_timeout=None), "
+            "parse('$' + b.strip('$') + '$', parsing_timeout=None), timeout_seconds=None))")
+    try:
+        done = subprocess.run([sys.executable, "-c", code], input=json.dumps([right, said]), text=True,
+                              capture_output=True, timeout=10)
+    except subprocess.TimeoutExpired:  # 9^{9^{9^9}}
+        return False
+    if done.returncode:
+        raise RuntimeError(f"math-verify failed on {right!r} and {said!r}: {done.stderr.strip()}")
+    return done.stdout.strip() == "True"

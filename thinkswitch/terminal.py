@@ -1,0 +1,131 @@
+"""What the command line shows: the loop live, scores, columns side by side. Reads events; knows nothing of the method."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.columns import Columns
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from .preset import Preset
+
+BLUE, ORANGE = "#4c8fd6", "#e08a1e"  # instruct, thinking: one colour each everywhere
+COLOURS = {"instruct": BLUE, "thinking": ORANGE}
+
+
+def console() -> Console:
+    return Console(highlight=False)
+
+
+def show(events: Iterator, preset: Preset, folder: Path) -> str:
+    """Draw a run as it happens; returns how it ended: done | stopped."""
+    out = console()
+    bar = Progress(TextColumn("[bold]{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+                   TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=out)
+    whole = bar.add_task(f"round 0 of {preset.rounds}", total=preset.rounds + 1, note="")
+    phase, measured, current, ended = None, [], None, "stopped"
+    began = time.time()
+    with Live(console=out, refresh_per_second=4, transient=False) as live:
+        for event in events:
+            data, ended = event.data, event.phase
+            if (event.round, event.phase) != current:
+                current = (event.round, event.phase)
+                if phase is not None:
+                    bar.remove_task(phase)
+                phase = bar.add_task(f"  {event.phase}", total=max(1, event.total), note="")
+                bar.update(whole, completed=event.round, description=f"round {event.round} of {preset.rounds}")
+            bar.update(phase, total=max(1, event.total), completed=event.step, note=note(event))
+            if event.phase == "measure" and "checkpoint" in data:
+                measured.append(event.to_dict())
+            if event.phase == "done":
+                bar.update(whole, completed=preset.rounds + 1)
+            live.update(Group(scores(measured), bar))
+            if not out.is_terminal and (event.step == event.total):  # a log file gets lines, not pictures
+                out.print(f"round {event.round} {event.phase} {event.step}/{event.total} {note(event)}", soft_wrap=True)
+    out.print(f"{ended} after {time.time() - began:.0f} s; results in {folder}", soft_wrap=True)
+    return ended
+
+
+def note(event) -> str:
+    data = event.data
+    if event.phase == "distil":
+        return f"loss {data['loss']:.3f}  lr {data['lr']:.1e}  {data['tokens_per_s']:,} tokens/s"
+    if event.phase == "strip":
+        dropped = ", ".join(f"{n} {why}" for why, n in data["dropped"].items())
+        return f"kept {data['kept']}" + (f", dropped {dropped}" if dropped else "")
+    if event.phase == "measure" and "checkpoint" in data:
+        return f"{data['checkpoint']} {percent(data)}"
+    return data.get("of", data.get("message", ""))
+
+
+def percent(row: dict) -> str:
+    return f"{100 * row['accuracy']:.1f} % [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+
+
+def scores(measured: list[dict]) -> Table:
+    """Accuracy of both checkpoints by round, with 95 % intervals and the paired test against round 0."""
+    table = Table(box=None, pad_edge=False, title_justify="left")
+    for heading in ("round", "checkpoint", "accuracy [95 %]", "think rate", "tokens", "gained/lost", "p"):
+        table.add_column(heading, no_wrap=True)
+    for row in measured:
+        paired = row.get("since_start")
+        table.add_row(str(row["round"]), Text(row["checkpoint"], COLOURS[row["checkpoint"]]), percent(row), f"{row['think_rate']:.2f}",
+                      f"{row['mean_tokens']:.1f}", f"+{paired['gained']} -{paired['lost']}" if paired else "",
+                      f"{paired['p']:.1g}" if paired else "")
+    return table
+
+
+def spectrum(points: list[dict], title: str) -> Table:
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left")
+    for heading in ("t", "accuracy [95 %]", "think rate", "tokens", ""):
+        table.add_column(heading, no_wrap=True)
+    for row in points:
+        table.add_row(f"{row['t']:g}", percent(row), f"{row['think_rate']:.3f}", f"{row['mean_tokens']:.1f}",
+                      Text("#" * round(30 * row["accuracy"]), ORANGE if row["think_rate"] > 0.5 else BLUE))
+    return table
+
+
+def progress(steps: Iterator, what: str):
+    """Drain steps of (done, total) behind a bar; returns the last item, which is the result."""
+    with Progress(TextColumn(what), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"), TimeRemainingColumn(),
+                  console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        result = None
+        for result in steps:
+            if isinstance(result, tuple):
+                bar.update(task, completed=result[0], total=result[1])
+    return result
+
+
+def columns(prompt: str, ts: list[float], round: int, chunks: Iterator) -> None:
+    """Answers side by side as they are written; the trace dimmed."""
+    out = console()
+    latest, began, took = {}, time.time(), {}
+
+    def draw():
+        panels = []
+        for i, t in enumerate(ts):
+            c = latest.get(i)
+            name, colour = ("instruct", BLUE) if t == 0 else ("thinking", ORANGE) if t == 1 else ("blend", "#8e7cc3")
+            body = Text()
+            foot = "..."
+            if c:
+                body.append(c.trace + ("\n\n" if c.trace and c.answer else ""), "dim italic")
+                body.append(c.answer)
+                foot = f"{c.tokens} tokens" + (f", {took[i]:.2f} s, {c.finish}" if c.finish else " ...")
+            panels.append(Panel(body, title=f"t = {t:g}  {name}", subtitle=foot, border_style=colour,
+                                width=max(24, min(60, out.width // max(1, min(len(ts), out.width // 26)) - 1))))
+        return Columns(panels, padding=(0, 0))
+
+    out.print(f"[bold]{'round ' + str(round) if round else 'the pair'}:[/] ", Text(prompt), soft_wrap=True)
+    with Live(draw(), console=out, refresh_per_second=10) as live:
+        for chunk in chunks:
+            latest[chunk.row] = chunk
+            if chunk.finish:
+                took[chunk.row] = time.time() - began
+            live.update(draw())
