@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 something for you to mend, in one sentence; 130 stopped (t
 import argparse
 import errno
 import json
+import logging
 import os
 import sys
 import time
@@ -22,6 +23,7 @@ DISK = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errn
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # speaks while it is imported
     try:
         return args.verb(args)
     except UserError as error:

@@ -7,16 +7,18 @@ the optimiser's state is kept on disk, so a resumed run ends in the same bits.
 
 import json
 import math
+import os
 import random
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.utils.checkpoint import checkpoint
 
@@ -51,6 +53,7 @@ def distil(model, examples: list[Example], preset: Preset, seed: int, folder: Pa
     A state that an earlier, killed try left in `folder` is taken up where it stood. NaN raises a UserError after
     the last good adapter is saved as `folder`/last_good_adapter.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     wrapped = get_peft_model(model, LoraConfig(
         r=preset.lora_rank, lora_alpha=preset.lora_alpha, lora_dropout=preset.lora_dropout, task_type="CAUSAL_LM",
@@ -157,7 +160,7 @@ def soften(teacher, examples: list[Example], contexts: list[tuple[int, ...]], k:
 
 
 def _save(wrapped, path: Path) -> None:
-    with runs.whole_folder(path) as beside:
+    with writing(path), runs.whole_folder(path) as beside:
         wrapped.save_pretrained(beside)
         config = beside / "adapter_config.json"  # peft lists the targets in the order of a set: not the same twice
         values = json.loads(config.read_text())
@@ -174,8 +177,18 @@ def _keep(path: Path, weights, optimiser, step: int) -> None:
         moments = optimiser.state[p]
         tensors |= {f"{i}.weight": p.detach(), f"{i}.m": moments["exp_avg"], f"{i}.v": moments["exp_avg_sq"]}
     beside = path.with_suffix(".tmp")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, beside, {"step": str(step)})
-    beside.replace(path)
+    with writing(path):
+        save_file({k: v.contiguous() for k, v in tensors.items()}, beside, {"step": str(step)})
+        os.replace(beside, path)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """safetensors has its own name for a full disk."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise UserError(f"{path} cannot be written ({error}); what is there is unharmed, so make room and resume") from None
 
 
 def _restore(path: Path, weights, optimiser) -> int:

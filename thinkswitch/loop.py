@@ -22,7 +22,7 @@ from . import distil as distiller
 from . import evaluate, recipe, runs, tasks, trace
 from .errors import UserError
 from .evaluate import Score, seed_of
-from .generate import generate, groups
+from .generate import Chunk, Row, generate, groups
 from .materialise import machine, materialise
 from .pair import Checkpoint, Pair, open_pair
 from .preset import Preset
@@ -107,22 +107,15 @@ def _recorded(job: Job) -> Iterator[Event]:
 
 def one_round(job: Job, number: int) -> Stage:
     """The method in five lines. Round 0 only measures where the pair stands."""
-    if number == 0:
-        yield from begin(job)
-    else:
+    if number > 0:
         before = recipe.read_round(job.folder, number - 1)
         yield from think(job, before)
         kept = yield from strip(job, number)
         yield from distil(job, before, kept)
         yield from rebuild(job, before)
-    yield from measure(job, recipe.read_round(job.folder, number))
-
-
-def begin(job: Job) -> Stage:
-    if not (runs.round_dir(job.folder, 0) / "recipe.json").is_file():
+    elif not (runs.round_dir(job.folder, 0) / "recipe.json").is_file():
         recipe.write_round(job.folder, recipe.start(job.pair))
-    return
-    yield  # a stage like the others, with nothing to tell
+    yield from measure(job, recipe.read_round(job.folder, number))
 
 
 def think(job: Job, before: Round) -> Stage:
@@ -132,31 +125,54 @@ def think(job: Job, before: Round) -> Stage:
     prompts = tasks.round_prompts(job.train, preset, number)
     role = "instruct" if preset.labels == "self" else "thinking"
     checkpoint: Checkpoint = getattr(job.pair, role)
-    keys = [(i, s) for i in range(len(prompts)) for s in range(preset.samples)]
-    done = {(line["prompt_index"], line["sample"]) for line in runs.read_lines(path)}
-    if len(done) == len(keys):
-        return
     settings = evaluate.sampling(preset, role)
+    keys = [(i, s) for i in range(len(prompts)) for s in range(preset.samples)]
     rows = [evaluate.row(checkpoint, prompts[i].prompt, settings, seed_of(preset.seed, "think", number, i, s)) for i, s in keys]
-    model = job.model(before, getattr(before, role))
-    shown = 0.0
-    # A group that a kill cut short is decoded again whole: the same company gives the same bits.
-    for group in groups(rows, preset.rows):
-        if all(keys[i] in done for i in group):
+    done = {line["prompt_index"] * preset.samples + line["sample"] for line in runs.read_lines(path)}
+    if len(done) == len(rows):
+        return
+    model, due = job.model(before, getattr(before, role)), Due()
+    for at, chunk in decode(job, model, checkpoint, rows, done):
+        (i, s), problem = keys[at], prompts[keys[at][0]]
+        runs.append(path, dict(prompt_index=i, sample=s, kind=problem.kind, prompt=problem.prompt, text=chunk.text,
+                               prefilled=checkpoint.prefills_think, tokens=chunk.tokens, finish=chunk.finish))
+        if due(chunk.tokens) or len(done) == len(rows):
+            yield Event(number, "think", len(done), len(rows), dict(tokens_per_s=due.rate))
+    del model
+    _free()
+
+
+def decode(job: Job, model, checkpoint: Checkpoint, rows: list[Row], done: set[int]) -> Iterator[tuple[int, Chunk]]:
+    """(index, last chunk) of every row that is not `done`, which grows with them.
+
+    A group that a kill cut short is decoded again whole: only the same company gives the same bits.
+    """
+    for group in groups(rows, job.preset.rows):
+        if done.issuperset(group):
             continue
         for chunk in generate(model, checkpoint.tokenizer, [rows[i] for i in group], checkpoint.stops, len(group), False, job.stopped):
             if chunk.finish == "cancel":
                 raise Stopped
-            i, s = keys[group[chunk.row]]
-            if (i, s) not in done:
-                done.add((i, s))
-                runs.append(path, dict(prompt_index=i, sample=s, kind=prompts[i].kind, prompt=prompts[i].prompt, text=chunk.text,
-                                       prefilled=checkpoint.prefills_think, tokens=chunk.tokens, finish=chunk.finish))
-            if time.monotonic() - shown > EVENT_SECONDS or len(done) == len(keys):
-                shown = time.monotonic()
-                yield Event(number, "think", len(done), len(keys))
-    del model
-    _free()
+            if group[chunk.row] not in done:
+                done.add(group[chunk.row])
+                yield group[chunk.row], chunk
+
+
+class Due:
+    """Whether it is time to tell of progress again, and at how many tokens a second it goes."""
+
+    def __init__(self):
+        self.tokens, self.rate = 0, 0
+        self.began = self.told = time.monotonic()
+
+    def __call__(self, tokens: int) -> bool:
+        self.tokens += tokens
+        now = time.monotonic()
+        self.rate = round(self.tokens / max(1e-9, now - self.began))
+        if now - self.told < EVENT_SECONDS:
+            return False
+        self.told = now
+        return True
 
 
 def strip(job: Job, number: int) -> Generator[Event, None, list[dict]]:
@@ -277,23 +293,15 @@ def measure(job: Job, round: Round) -> Stage:
         settings = evaluate.sampling(preset, role, preset.greedy)
         rows = [evaluate.row(checkpoint, p.prompt, settings, seed_of(preset.seed, "measure", role, q))
                 for q, p in enumerate(job.held_out)]
-        model = job.model(round, getattr(round, role)) if len(scores) < len(rows) else None
-        shown = 0.0
-        for group in groups(rows, preset.rows):
-            if all(q in scores for q in group):
-                continue
-            for chunk in generate(model, checkpoint.tokenizer, [rows[q] for q in group], checkpoint.stops, len(group), False, job.stopped):
-                if chunk.finish == "cancel":
-                    raise Stopped
-                q = group[chunk.row]
-                if q not in scores:
-                    scores[q] = evaluate.score(job.held_out[q], q, chunk)
-                    runs.append(path, dict(checkpoint=role, **asdict(scores[q])))
-                if time.monotonic() - shown > EVENT_SECONDS and len(scores) < len(rows):
-                    shown = time.monotonic()
-                    yield Event(number, "measure", len(scores), len(rows), dict(of=role))
-        del model
-        _free()
+        if len(scores) < len(rows):
+            model, due, done = job.model(round, getattr(round, role)), Due(), set(scores)
+            for q, chunk in decode(job, model, checkpoint, rows, done):
+                scores[q] = evaluate.score(job.held_out[q], q, chunk)
+                runs.append(path, dict(checkpoint=role, **asdict(scores[q])))
+                if due(chunk.tokens) and len(done) < len(rows):
+                    yield Event(number, "measure", len(done), len(rows), dict(of=role, tokens_per_s=due.rate))
+            del model
+            _free()
         yield Event(number, "measure", len(rows), len(rows), _measured(job, number, role, list(scores.values())))
 
 

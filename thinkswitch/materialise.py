@@ -1,11 +1,13 @@
 """Recipe -> tensor stream -> a plain transformers model in memory. Memory is the model and one tensor of each side."""
 
+import logging
+import warnings
 from collections.abc import Iterator
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
-from transformers.utils import logging
+from transformers.utils import logging as hf_logging
 
 from .errors import UserError
 from .pair import Pair
@@ -80,6 +82,7 @@ def four_bit_linear(weight: torch.Tensor, device: str, dtype: torch.dtype, bias:
     layer = bnb.nn.Linear4bit(weight.shape[1], weight.shape[0], bias=bias, compute_dtype=dtype, quant_type="nf4", device="meta")
     layer.weight = bnb.nn.Params4bit(weight.to(dtype).contiguous(), requires_grad=False, quant_type="nf4",
                                      compress_statistics=True).to(device)
+    layer.support_avx512bf16_for_cpu = False  # would repack to bf16 on some CPUs: other numbers, and not every shape
     return layer.requires_grad_(False)
 
 
@@ -96,5 +99,7 @@ def machine(preset: Preset) -> dict:
 
 def quiet() -> None:
     """No progress bars of transformers between our own lines."""
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity_error()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # tells of kernels it would fetch
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")

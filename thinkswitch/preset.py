@@ -157,9 +157,9 @@ def to_yaml(preset: Preset, only_changes: bool = False) -> str:
             continue
         if f.metadata["group"]:
             lines += ["", f"# {f.metadata['group']}"]
-        if dataclasses.is_dataclass(value):
-            value = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(value).items()}
-        text = yaml.safe_dump({f.name: value}, default_flow_style=None, sort_keys=False, allow_unicode=True, width=10**9).strip()
+        plain = dataclasses.is_dataclass(value) and {k: list(v) if isinstance(v, tuple) else v for k, v in vars(value).items()}
+        text = (f"{f.name}: {yaml.safe_dump(plain, default_flow_style=True, width=10**9)}" if plain else
+                yaml.safe_dump({f.name: value}, default_flow_style=False, allow_unicode=True, width=10**9)).strip()
         lines.append(text if only_changes or "\n" in text else f"{text}  # {f.metadata['help']}")
     return "\n".join(lines).strip() + "\n"
 

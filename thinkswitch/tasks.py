@@ -152,7 +152,7 @@ def _plain(value):
 
 def boxed(text: str) -> str | None:
     """What stands in the last complete `\\boxed{...}`, braces nested as deep as they come."""
-    for start in reversed([m.end() for m in re.finditer(r"\\f?boxed\s*\{", text)]):
+    for start in reversed([m.end() for m in re.finditer(r"\\(?:boxed|fbox)\s*\{", text)]):
         depth = 1
         for i in range(start, len(text)):
             depth += (text[i] == "{") - (text[i] == "}")

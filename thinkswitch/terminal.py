@@ -8,7 +8,7 @@ from rich.columns import Columns
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -25,7 +25,7 @@ def console() -> Console:
 def show(events: Iterator, preset: Preset, folder: Path) -> str:
     """Draw a run as it happens; returns how it ended: done | stopped."""
     out = console()
-    bar = Progress(TextColumn("[bold]{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+    bar = Progress(TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(),
                    TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=out)
     whole = bar.add_task(f"round 0 of {preset.rounds}", total=preset.rounds + 1, note="")
     phase, measured, current, ended = None, [], None, "stopped"
@@ -60,7 +60,8 @@ def note(event) -> str:
         return f"kept {data['kept']}" + (f", dropped {dropped}" if dropped else "")
     if event.phase == "measure" and "checkpoint" in data:
         return f"{data['checkpoint']} {percent(data)}"
-    return data.get("of", data.get("message", ""))
+    rate = f"{data['tokens_per_s']:,} tokens/s" if "tokens_per_s" in data else ""
+    return "  ".join(filter(None, (data.get("of"), data.get("message"), rate)))
 
 
 def percent(row: dict) -> str:
@@ -92,7 +93,7 @@ def spectrum(points: list[dict], title: str) -> Table:
 
 def progress(steps: Iterator, what: str):
     """Drain steps of (done, total) behind a bar; returns the last item, which is the result."""
-    with Progress(TextColumn(what), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"), TimeRemainingColumn(),
+    with Progress(TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                   console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
         result = None

@@ -1,0 +1,93 @@
+"""What the benchmarks share: random pairs of real size, and honest clocks."""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+
+from thinkswitch.materialise import quiet
+from thinkswitch.pair import Pair, open_pair
+
+TINY = Path(__file__).parents[1] / "presets" / "tiny"
+SIZES = {  # hidden, intermediate, layers, heads, kv heads, head_dim, vocabulary: the proportions of Qwen3's small models
+    "42M": (512, 1536, 8, 8, 4, 64, 16_000),
+    "0.3B": (1024, 3072, 18, 16, 8, 64, 50_000),
+}
+
+
+def arguments(description: str) -> argparse.Namespace:
+    flag = argparse.ArgumentParser(description=description)
+    flag.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    flag.add_argument("--threads", type=int, default=torch.get_num_threads())
+    flag.add_argument("--repeats", type=int, default=3)
+    flag.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    args = flag.parse_args()
+    torch.set_num_threads(args.threads)
+    quiet()
+    return args
+
+
+@contextmanager
+def random_pair(size: str):
+    """A pair of random Qwen3 checkpoints of `size`, bf16 on disk, gone afterwards."""
+    hidden, intermediate, layers, heads, kv, head_dim, vocabulary = SIZES[size]
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        model = Qwen3ForCausalLM(Qwen3Config(
+            vocab_size=vocabulary, hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers,
+            num_attention_heads=heads, num_key_value_heads=kv, head_dim=head_dim, tie_word_embeddings=True, rope_theta=1e6,
+            max_position_embeddings=4096, bos_token_id=None, eos_token_id=2, pad_token_id=0)).to(torch.bfloat16)
+        for role in ("instruct", "thinking"):
+            if role == "thinking":
+                with torch.no_grad():
+                    for p in model.parameters():
+                        p.add_(torch.randn_like(p) * 0.1 * (p.float().std().nan_to_num(0) + 0.01))
+            model.save_pretrained(Path(folder) / role)
+            AutoTokenizer.from_pretrained(TINY / role).save_pretrained(Path(folder) / role)
+        del model
+        yield open_pair(f"{folder}/instruct", f"{folder}/thinking")
+
+
+def seconds(work, repeats: int) -> float:
+    """Median wall time, after one run that does not count."""
+    def once() -> float:
+        start = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    once()
+    return statistics.median(once() for _ in range(repeats))
+
+
+def endless(model) -> None:
+    """transformers' generate, without a stop token: every call makes the same number of tokens."""
+    model.generation_config.eos_token_id = None
+
+
+def machine(args) -> dict:
+    gpu = torch.cuda.get_device_name() if args.device == "cuda" else None
+    return dict(device=gpu or args.device, threads=args.threads, cpu=torch.backends.cpu.get_cpu_capability(), torch=torch.__version__,
+                python=platform.python_version())
+
+
+def report(args, name: str, rows: list[dict]) -> None:
+    """A table for people, then one JSON line for programs."""
+    for row in rows:
+        print("  ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()))
+    print(json.dumps(dict(bench=name, **machine(args), results=rows)))
+
+
+def parameters(pair: Pair) -> str:
+    return f"{pair.parameters / 1e6:.1f}M"

@@ -1,0 +1,174 @@
+"""One decode loop: what a row says depends on the row alone."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from thinkswitch import recipe
+from thinkswitch.blend import Blend
+from thinkswitch.generate import Row, Sampler, Sampling, Writer, generate, groups
+from thinkswitch.materialise import materialise
+from thinkswitch.pair import open_pair
+
+WILD = Sampling(temperature=1.0, top_p=0.95, top_k=40, max_new_tokens=24)
+
+
+@pytest.fixture(scope="module")
+def setting(folders):
+    pair = open_pair(*folders("qwen3"))
+    return pair, materialise(pair, [], recipe.start(pair).instruct)
+
+
+def prompt(pair, text):
+    return tuple(pair.instruct.prompt_ids(text))
+
+
+def texts(model, pair, rows, **more):
+    return [c.text for c in sorted((c for c in generate(model, pair.instruct.tokenizer, rows, pair.instruct.stops, **more) if c.finish),
+                                   key=lambda c: c.row)]
+
+
+def test_same_seed_same_text_alone_or_in_company(setting):
+    pair, model = setting
+    rows = [Row(prompt(pair, "a" * n), WILD, seed=n) for n in (3, 17, 5, 9, 1)]
+    together = texts(model, pair, rows)
+    assert together == [texts(model, pair, [row])[0] for row in rows]
+    assert together == texts(model, pair, rows, batch=2)
+    assert len(set(together)) == len(rows)
+
+
+def test_another_seed_is_another_text(setting):
+    pair, model = setting
+    row = Row(prompt(pair, "hello"), WILD, seed=1)
+    assert texts(model, pair, [row]) != texts(model, pair, [dataclasses.replace(row, seed=2)])
+
+
+@pytest.mark.parametrize("greedy", [Sampling(max_new_tokens=24), dataclasses.replace(WILD, temperature=0.0), dataclasses.replace(WILD, top_k=1)])
+def test_at_temperature_zero_the_seed_is_irrelevant(setting, greedy):
+    pair, model = setting
+    one, two = texts(model, pair, [Row(prompt(pair, "hello"), greedy, seed=s) for s in (1, 2)])
+    assert one == two
+
+
+def test_rows_of_one_batch_have_their_own_settings(setting):
+    pair, model = setting
+    rows = [Row(prompt(pair, "hi"), Sampling(max_new_tokens=5)), Row(prompt(pair, "hi"), WILD, seed=4),
+            Row(prompt(pair, "hi"), dataclasses.replace(WILD, top_k=0, top_p=1.0), seed=4), Row(prompt(pair, "hi"), Sampling(max_new_tokens=9))]
+    assert texts(model, pair, rows) == [texts(model, pair, [r])[0] for r in rows]
+
+
+def test_greedy_equals_model_generate_with_padding_and_stops(setting):
+    """Rows of uneven length, some stopping early, against transformers on the same left-padded batch."""
+    pair, model = setting
+    tok = pair.instruct.tokenizer
+    rows = [Row(prompt(pair, "x" * n), Sampling(max_new_tokens=40)) for n in (2, 11, 30)]
+    free = texts(model, pair, rows)
+    stops = {tok.encode(free[0])[3], tok.encode(free[2])[10]}  # tokens that do come, so that rows leave at different steps
+    ours = {c.row: c for c in generate(model, tok, rows, stops, stream=False)}
+    assert {c.finish for c in ours.values()} >= {"stop"}
+    batch = tok.pad([{"input_ids": list(r.ids)} for r in rows], return_tensors="pt", padding_side="left")
+    out = model.generate(**batch, do_sample=False, max_new_tokens=40, eos_token_id=sorted(stops), pad_token_id=tok.pad_token_id)
+    for i in range(3):
+        ids = out[i, batch["input_ids"].shape[1]:].tolist()
+        end = next((k for k, t in enumerate(ids) if t in stops), len(ids))
+        assert ours[i].text == tok.decode(ids[:end]) and ours[i].tokens == end
+
+
+def test_limits_and_finish(setting):
+    pair, model = setting
+    rows = [Row(prompt(pair, "hi"), Sampling(max_new_tokens=n)) for n in (1, 4, 7)]
+    last = {c.row: c for c in generate(model, pair.instruct.tokenizer, rows, set())  if c.finish}
+    assert [(last[i].tokens, last[i].finish) for i in range(3)] == [(1, "length"), (4, "length"), (7, "length")]
+
+
+def test_cancel_takes_effect_within_one_step(setting):
+    pair, model = setting
+    steps = []
+
+    class Counting(torch.nn.Module):
+        config = model.config
+        parameters = model.parameters
+
+        def forward(self, **inputs):
+            steps.append(1)
+            return model(**inputs)
+
+    rows = [Row(prompt(pair, "hi"), Sampling(max_new_tokens=200)) for _ in range(2)]
+    chunks = list(generate(Counting(), pair.instruct.tokenizer, rows, set(), cancelled=lambda: len(steps) >= 5))
+    assert len(steps) == 5 and [c.finish for c in chunks[-2:]] == ["cancel", "cancel"]
+    assert all(c.text and c.tokens == 5 for c in chunks[-2:])  # what was written is kept
+
+
+def test_stream_grows_to_the_last_chunk(setting):
+    pair, model = setting
+    shown = ""
+    for chunk in generate(model, pair.instruct.tokenizer, [Row(prompt(pair, "hi"), WILD, seed=3)], set()):
+        now = chunk.trace + chunk.answer
+        assert now.startswith(shown.rstrip()) or chunk.finish
+        assert not now.endswith("\ufffd") or chunk.finish  # half a character waits for its other half
+        shown = now
+
+
+def test_finished_rows_leave_the_batch(setting):
+    pair, model = setting
+    sizes = []
+
+    class Watching(torch.nn.Module):
+        config = model.config
+        parameters = model.parameters
+
+        def forward(self, **inputs):
+            sizes.append(len(inputs["input_ids"]))
+            return model(**inputs)
+
+    rows = [Row(prompt(pair, "hi"), Sampling(max_new_tokens=n)) for n in (2, 2, 6)]
+    list(generate(Watching(), pair.instruct.tokenizer, rows, set()))
+    assert sizes == [3, 3, 1, 1, 1, 1]
+
+
+def test_a_generator_left_early_leaks_no_inference_mode(setting):
+    pair, model = setting
+    stream = generate(model, pair.instruct.tokenizer, [Row(prompt(pair, "hi"), WILD)], set())
+    next(stream)
+    assert not torch.is_inference_mode_enabled()
+    stream.close()
+    assert torch.ones(1, requires_grad=True).mul(2).requires_grad
+
+
+def test_characters_of_several_tokens_are_never_shown_in_half(setting):
+    pair, _ = setting
+    tok = pair.instruct.tokenizer
+    writer, text = Writer(tok, Row(()), 0), "½ 你好 \U0001f914 <think>\nnaïve</think>\n\né"
+    for token in tok.encode(text):
+        writer.add(token)
+        writer.read()
+        assert text.startswith(writer.text)
+    writer.end("stop")
+    assert writer.text == text and writer.split.answer.endswith("é") and "naïve" in writer.split.trace
+
+
+def test_sampler_follows_the_filters():
+    """Against probabilities worked out by hand: 0.5, 0.3, 0.15, 0.05."""
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+    count = lambda **s: torch.bincount(torch.stack([Sampler([Row((), Sampling(temperature=1.0, **s), seed=i)], "cpu")(logits[None])[0]
+                                                    for i in range(2000)]), minlength=4) / 2000
+    assert count().tolist() == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.04)
+    assert count(top_k=2).tolist() == pytest.approx([0.625, 0.375, 0, 0], abs=0.04)
+    assert count(top_p=0.75).tolist() == pytest.approx([0.625, 0.375, 0, 0], abs=0.04)
+    assert count(top_p=0.81).tolist() == pytest.approx([0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0], abs=0.04)
+    assert count(top_p=0.01).tolist() == [1, 0, 0, 0]
+
+
+def test_groups_put_like_lengths_together_and_miss_none():
+    rows = [Row((1,) * n) for n in (3, 9, 1, 9, 5)]
+    assert groups(rows, 2) == [[1, 3], [4, 0], [2]]
+
+
+def test_blend_rows_leave_with_their_recipes(folders):
+    """Rows at different t finishing at different steps: those that stay keep their own point."""
+    pair = open_pair(*folders("qwen3"))
+    state = recipe.start(pair)
+    blend = Blend(pair)
+    rows = [Row(prompt(pair, "hi"), Sampling(max_new_tokens=n), recipe=state.point(t)) for n, t in ((3, 0.0), (20, 0.5), (6, 1.0), (20, 1.0))]
+    assert texts(blend, pair, rows) == [texts(materialise(pair, [], r.recipe), pair, [dataclasses.replace(r, recipe=None)])[0] for r in rows]

@@ -1,0 +1,170 @@
+"""The algebra: SLERP in closed form is SLERP of the weights."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_adapter
+
+from thinkswitch import recipe
+from thinkswitch.materialise import combine, stream
+from thinkswitch.pair import open_pair
+from thinkswitch.preset import Schedule
+
+
+def mergekit_slerp(t, v0, v1, threshold=0.9995, eps=1e-8):
+    """mergekit 0.1.5's formula (merge_methods/slerp.py), written out in numpy: whole tensor, LERP when nearly collinear."""
+    unit = [v / n if (n := np.linalg.norm(v)) > eps else v for v in (v0, v1)]
+    dot = np.sum(unit[0] * unit[1])
+    if np.abs(dot) > threshold:
+        return (1 - t) * v0 + t * v1
+    theta = np.arccos(dot)
+    return np.sin(theta * (1 - t)) / np.sin(theta) * v0 + np.sin(theta * t) / np.sin(theta) * v1
+
+
+def gram_of(*vectors):
+    return [[float(a @ b) for b in vectors] for a in vectors]
+
+
+def apply(coefficients, *vectors):
+    return sum(c * v for c, v in zip(coefficients, vectors))
+
+
+def two(angle, size=64):
+    """Two unit vectors at an angle."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, size))
+    a /= np.linalg.norm(a)
+    b -= (b @ a) * a
+    return a, math.cos(angle) * a + math.sin(angle) * b / np.linalg.norm(b)
+
+
+I, T = (1.0, 0.0), (0.0, 1.0)
+
+
+@pytest.mark.parametrize("angle", [0.001, 0.02, 0.1, 1.0, 2.0, 3.0, 3.1])
+@pytest.mark.parametrize("t", [0.0, 0.13, 0.5, 0.8, 1.0])
+def test_equals_mergekit(angle, t):
+    a, b = two(angle)
+    b = 3 * b  # norms differ
+    assert np.allclose(apply(recipe.slerp(gram_of(a, b), I, T, t), a, b), mergekit_slerp(t, a, b), atol=1e-9)
+
+
+def test_ends_are_exact():
+    a, b = two(1.0)
+    assert recipe.slerp(gram_of(a, b), I, T, 0) == I
+    assert recipe.slerp(gram_of(a, b), I, T, 1) == T
+
+
+@pytest.mark.parametrize("t", [0.1, 0.37, 0.5])
+def test_symmetry(t):
+    gram = gram_of(*two(0.7))
+    assert recipe.slerp(gram, I, T, t) == pytest.approx(recipe.slerp(gram, T, I, 1 - t))
+
+
+@pytest.mark.parametrize("t", [0.1, 0.37, 0.5, 0.9])
+def test_unit_vectors_stay_on_the_sphere_at_a_share_of_the_angle(t):
+    a, b = two(1.2)
+    point = apply(recipe.slerp(gram_of(a, b), I, T, t), a, b)
+    assert np.linalg.norm(point) == pytest.approx(1)
+    assert math.acos(point @ a) == pytest.approx(1.2 * t)
+
+
+def test_collinear_and_opposite_fall_back_to_lerp():
+    a, _ = two(1.0)
+    assert recipe.slerp(gram_of(a, 2 * a), I, T, 0.25) == (0.75, 0.25)
+    assert recipe.slerp(gram_of(a, -a), I, T, 0.25) == (0.75, 0.25)
+    assert recipe.slerp(gram_of(a, 0 * a), I, T, 0.25) == (0.75, 0.25)
+
+
+def test_just_past_the_threshold_it_is_slerp():
+    below, above = math.acos(0.99951), math.acos(0.99949)
+    assert recipe.slerp(gram_of(*two(below)), I, T, 0.25) == (0.75, 0.25)
+    assert recipe.slerp(gram_of(*two(above)), I, T, 0.25) != (0.75, 0.25)
+
+
+@pytest.fixture(scope="module", params=["qwen3", "qwen2"])
+def pair(request, folders):
+    return open_pair(*folders(request.param))
+
+
+def test_gram_is_of_the_tensors(pair):
+    gram = recipe.base_gram(pair)
+    for name, w_i, w_t in pair.tensors():
+        flat = [w.double().flatten() for w in (w_i, w_t)]
+        expected = [[float(x @ y) for y in flat] for x in flat]
+        assert gram[name] == [pytest.approx(row, rel=1e-9) for row in expected]
+
+
+def test_dot_sums_whole_tensors_in_chunks():
+    x, y = torch.randn(2, 1000)
+    assert recipe.dot(x, y, chunk=7) == pytest.approx(float(x.double() @ y.double()))
+
+
+@pytest.mark.parametrize("anchor", ["original", "previous"])
+def test_three_rounds_in_closed_form_equal_three_rounds_of_weights(pair, anchor):
+    """What the run directory stores as scalars is what streaming all weights through mergekit's SLERP gives."""
+    schedule, t = Schedule(attention=0.5, depth=(0.6, 1.0)), 0.8
+    state = recipe.start(pair)
+    instruct = {n: pair.instruct.tensor(n).double().numpy() for n in pair.names}
+    original = thinking = {n: pair.thinking.tensor(n).double().numpy() for n in pair.names}
+    depth = recipe.layers(pair.names)
+    for number in (1, 2, 3):
+        adapter = random_adapter(pair, seed=number)
+        state = recipe.rebuild(pair, state, adapter, t, anchor, schedule)
+        instruct = {n: w + (adapter.delta(n).double().numpy() if n in adapter.low_rank else 0) for n, w in instruct.items()}
+        end = original if anchor == "original" else thinking
+        thinking = {n: mergekit_slerp(recipe.scheduled(n, t, schedule, depth), instruct[n].ravel(), end[n].ravel()).reshape(instruct[n].shape)
+                    for n in pair.names}
+        for name in pair.names:
+            for point, expected in ((state.instruct, instruct), (state.thinking, thinking)):
+                got = combine(pair, state.adapters, point, name).double().numpy()
+                assert np.linalg.norm(got - expected[name]) <= 1e-6 * np.linalg.norm(expected[name]), (number, name)
+    assert any(recipe.cosine(g, I, T) < recipe.LERP_ABOVE for g in state.gram.values())  # both formulas were exercised
+
+
+def test_extended_gram_is_that_of_the_formed_updates(pair):
+    adapters = [random_adapter(pair, seed) for seed in (1, 2)]
+    gram = recipe.base_gram(pair)
+    for n in (1, 2):
+        gram = recipe.extend_gram(gram, pair, adapters[:n])
+    name = next(iter(adapters[0].low_rank))
+    basis = [pair.instruct.tensor(name), pair.thinking.tensor(name), *(a.delta(name) for a in adapters)]
+    assert np.allclose(gram[name], gram_of(*(w.double().flatten().numpy() for w in basis)), rtol=1e-5, atol=1e-6)
+
+
+def test_a_round_is_plain_data_there_and_back(pair, tmp_path):
+    state = recipe.start(pair)
+    recipe.write_round(tmp_path, state)
+    assert recipe.read_round(tmp_path, 0) == state
+
+
+@pytest.mark.parametrize("name, kind", [
+    ("model.layers.3.self_attn.q_proj.weight", "attention"), ("model.layers.3.self_attn.k_proj.bias", "attention"),
+    ("model.layers.3.self_attn.q_norm.weight", "norm"), ("model.layers.3.mlp.down_proj.weight", "mlp"),
+    ("model.layers.3.input_layernorm.weight", "norm"), ("model.norm.weight", "norm"),
+    ("model.embed_tokens.weight", "embedding"), ("lm_head.weight", "embedding")])
+def test_module_kinds(name, kind):
+    assert recipe.module_kind(name) == kind
+
+
+def test_schedules_over_depth_and_kind():
+    name = "model.layers.{}.mlp.up_proj.weight".format
+    last_two_thirds = Schedule(depth=(0, 1, 1))
+    assert [recipe.scheduled(name(i), 0.8, last_two_thirds, 5) for i in range(5)] == pytest.approx([0, 0.4, 0.8, 0.8, 0.8])
+    assert recipe.scheduled(name(0), 0.8, Schedule(mlp=0), 5) == 0
+    assert recipe.scheduled(name(0), 0.8, Schedule(mlp=2), 5) == 1  # cut to 1
+    assert recipe.scheduled("model.norm.weight", 0.8, last_two_thirds, 5) == 0.8  # outside the layers there is no depth
+    assert recipe.scheduled(name(0), 0.8, Schedule(depth=(0.5,)), 1) == pytest.approx(0.4)
+
+
+def test_a_side_without_coefficient_is_not_read(pair):
+    class Unreadable:
+        def tensor(self, name):
+            raise AssertionError("read")
+
+    from types import SimpleNamespace
+    half = SimpleNamespace(instruct=pair.instruct, thinking=Unreadable(), names=pair.names)
+    for name, tensor in stream(half, [], recipe.constant(pair.names, I)):
+        assert torch.equal(tensor, pair.instruct.tensor(name))
