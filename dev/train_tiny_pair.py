@@ -12,13 +12,21 @@ import itertools
 import json
 import math
 import random
+import sys
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from tiny_problems import TINY, Made, problems, take
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from thinkswitch import evaluate, recipe, tasks, terminal
+from thinkswitch.blend import Blend
+from thinkswitch.pair import open_pair
+from thinkswitch.preset import Preset
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TAGS = ["<think>", "</think>", "<tool_call>", "</tool_call>"]
@@ -115,19 +123,30 @@ def main() -> None:
     flag.add_argument("--base", type=Path, help="folder: take the base from here, or keep it here for next time")
     flag.add_argument("--vocabulary", type=int, default=384)
     flag.add_argument("--batch", type=int, default=64)
-    flag.add_argument("--base-steps", type=int, default=2000)
+    flag.add_argument("--base-steps", type=int, default=2200)
     flag.add_argument("--base-lr", type=float, default=2e-3)
-    flag.add_argument("--traced", type=float, default=0.8, help="share of the base's answers that carry a trace")
-    flag.add_argument("--instruct-steps", type=int, default=150)
+    flag.add_argument("--traced", type=float, default=0.9, help="share of the base's answers that carry a trace")
+    flag.add_argument("--instruct-steps", type=int, default=120)
     flag.add_argument("--thinking-steps", type=int, default=400)
     flag.add_argument("--twin-lr", type=float, default=1e-3)
     flag.add_argument("--seed", type=int, default=0)
+    flag.add_argument("--only-report", action="store_true", help="measure the pair that is there")
     args = flag.parse_args()
-    torch.manual_seed(args.seed)
+    if not args.only_report:
+        make_pair(args)
+    flags = {k: v for k, v in vars(args).items() if k not in ("out", "base", "only_report")}
+    found = report(args.out, flags)
+    (args.out / "report.json").write_text(json.dumps(found, indent=1) + "\n")
+    for row in (dict(found["thinking"], t="thinking, own template"), *found["spectrum_under_instruct_template"]):
+        print(f"t={row['t']}: accuracy {100 * row['accuracy']:.1f} % [{100 * row['low']:.1f}, {100 * row['high']:.1f}], "
+              f"think rate {row['think_rate']:.3f}, {row['mean_tokens']:.1f} tokens")
 
+
+def make_pair(args) -> None:
+    torch.manual_seed(args.seed)
     tok = make_tokenizer(args.vocabulary)
     base = make_model(tok)
-    print(f"{base.num_parameters():,} parameters, {len(tok)} tokens; {vars(args)}", flush=True)
+    print(f"{base.num_parameters():,} parameters, {len(tok)} tokens", flush=True)
     if args.base and (args.base / "base.pt").exists():
         base.load_state_dict(torch.load(args.base / "base.pt", weights_only=True))
     else:
@@ -143,6 +162,22 @@ def main() -> None:
         twin.load_state_dict(state)
         train(twin, tok, steps, args.twin_lr, traced, args.seed + 1 + int(traced), args.batch, name)
         save(twin, tok, args.out / name, prefill, generation)
+
+
+def report(out: Path, flags: dict) -> dict:
+    """What the pair can do on its held-out problems, by the engine's own measure: parents, then the spectrum."""
+    pair = open_pair(str(out / "instruct"), str(out / "thinking"))
+    state, problems = recipe.start(pair), tasks.load(str(TINY / "held_out.jsonl"))
+    preset = Preset(greedy=True, think_tokens=128, rows=256)
+    blend = Blend(pair)
+    ts = [0, 0.1, 0.2, 0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9, 1]
+    spectrum = terminal.progress(evaluate.sweep(blend, pair.instruct, {t: state.point(t) for t in ts}, problems, preset), "spectrum")
+    own = terminal.progress(evaluate.sweep(blend, pair.thinking, {1: state.thinking}, problems, preset), "thinking")
+    cosines = sorted(recipe.cosine(g, recipe.INSTRUCT, recipe.THINKING) for g in state.gram.values())
+    return dict(made=time.strftime("%Y-%m-%d"), torch=torch.__version__, parameters=pair.parameters, flags=flags, problems=len(problems),
+                instruct=spectrum[0], thinking=own[0], spectrum_under_instruct_template=spectrum,
+                cosine=dict(lowest=cosines[0], median=cosines[len(cosines) // 2], highest=cosines[-1],
+                            share_that_falls_back_to_lerp=sum(c > recipe.LERP_ABOVE for c in cosines) / len(cosines)))
 
 
 if __name__ == "__main__":

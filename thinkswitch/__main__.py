@@ -17,12 +17,12 @@ from . import preset as presets
 from . import runs
 from .errors import UserError
 
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-DISK = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR, errno.EIO}
+DISK = {getattr(errno, name, None) for name in "ENOSPC EROFS EACCES EPERM EDQUOT EFBIG ENOTDIR EIO".split()} - {None}
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # calls nobody
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # speaks while it is imported
     try:
         return args.verb(args)
@@ -142,8 +142,9 @@ def do_status(args) -> int:
     if args.json:
         print(json.dumps(dict(state=runs.state(args.run), preset=preset.name, rounds=preset.rounds, last=last, measured=measured)))
         return 0
-    print(f"{args.run}: {runs.state(args.run)}" + (f", round {last['round']} of {preset.rounds}, {last['phase']} {last['step']}/{last['total']}"
-                                                   if last else "") + (f"; {last['message']}" if "message" in last else ""))
+    print(f"{args.run}: {runs.state(args.run)}" + (f", round {last['round']} of {preset.rounds}" if last else "")
+          + (f", {last['phase']} {last['step']}/{last['total']}" if last.get("total") and last["phase"] != "done" else "")
+          + (f"; {last['message']}" if "message" in last else ""))
     from . import terminal
     terminal.console().print(terminal.scores(measured))
     return 0

@@ -131,15 +131,20 @@ def answer_loss(model, batch: list[Example], device) -> torch.Tensor:
                          device=device)
     hidden = model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[where[:, 0], where[:, 1]]
     if batch[0].soft_ids is None:
-        targets = (torch.tensor([t for e in batch for t in e.answer], device=device),)
-        loss = lambda h, t: F.cross_entropy(model.lm_head(h).float(), t, reduction="sum")
+        targets = [torch.tensor([t for e in batch for t in e.answer], device=device)]
     else:
-        targets = tuple(torch.cat([getattr(e, key) for e in batch]).to(device) for key in ("soft_ids", "soft_p"))
-        loss = lambda h, ids, p: F.kl_div(model.lm_head(h).float().log_softmax(-1).gather(-1, ids), p, reduction="sum")
+        targets = [torch.cat([getattr(e, key) for e in batch]).to(device) for key in ("soft_ids", "soft_p")]
+
+    def loss(h: torch.Tensor, *targets: torch.Tensor) -> torch.Tensor:
+        logits = model.lm_head(h).float()
+        if len(targets) == 1:
+            return F.cross_entropy(logits, targets[0], reduction="sum")
+        ids, p = targets
+        return F.kl_div(logits.log_softmax(-1).gather(-1, ids), p, reduction="sum")
+
     if len(hidden) <= LOGIT_CHUNK:
         return loss(hidden, *targets)
-    return sum(checkpoint(loss, h, *t, use_reentrant=False)
-               for h, *t in zip(hidden.split(LOGIT_CHUNK), *(x.split(LOGIT_CHUNK) for x in targets)))
+    return sum(checkpoint(loss, *chunk, use_reentrant=False) for chunk in zip(*(x.split(LOGIT_CHUNK) for x in (hidden, *targets))))
 
 
 @torch.inference_mode()

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
 
 from .generate import Chunk, Row, Sampling, generate
@@ -99,21 +99,19 @@ def row(checkpoint: Checkpoint, prompt: str, settings: Sampling, seed: int, reci
     return Row(tuple(checkpoint.prompt_ids(prompt)), settings, seed, checkpoint.prefills_think, recipe)
 
 
-def sweep(blend, template: Checkpoint, points: dict[float, Recipe], problems: list[Problem], preset: Preset,
-          cancelled: Callable[[], bool] = lambda: False) -> Iterator[tuple[int, int] | dict]:
-    """Score every point of the spectrum on the same problems, all under one template, points mixed in each batch.
+def sweep(blend, template: Checkpoint, points: dict[float, Recipe], problems: list[Problem],
+          preset: Preset) -> Generator[tuple[int, int], None, list[dict]]:
+    """Score points of the spectrum on the same problems, all under one template, the points mixed in each batch.
 
-    Yields (finished rows, all rows) as it goes, and last a list of {t, **Summary}, in the order of t.
+    Yields (finished rows, all rows) as it goes; returns a list of {t, **Summary} in the order of t.
     """
     settings = sampling(preset, "thinking", preset.greedy)
     ts = sorted(points)
     rows = [row(template, p.prompt, settings, seed_of(preset.seed, "sweep", q), points[t])
             for t in ts for q, p in enumerate(problems)]
     scores: dict[float, list[Score]] = {t: [] for t in ts}
-    done = 0
-    for chunk in generate(blend, template.tokenizer, rows, template.stops, preset.rows, stream=False, cancelled=cancelled):
+    for done, chunk in enumerate(generate(blend, template.tokenizer, rows, template.stops, preset.rows, stream=False), 1):
         at, q = divmod(chunk.row, len(problems))
         scores[ts[at]].append(score(problems[q], q, chunk))
-        done += 1
         yield done, len(rows)
-    yield [dict(t=t, **asdict(summarise(scores[t]))) for t in ts]
+    return [dict(t=t, **asdict(summarise(scores[t]))) for t in ts]

@@ -153,9 +153,8 @@ class Sampler:
 
     def __init__(self, rows: list[Row], device):
         self.random = [random.Random(row.seed) for row in rows]
-        column = lambda key, dtype: torch.tensor([[getattr(r.sampling, key)] for r in rows], dtype=dtype, device=device)
-        self.temperature, self.top_p = column("temperature", torch.float32), column("top_p", torch.float32)
-        self.top_k = column("top_k", torch.long)
+        settings = [(r.sampling.temperature, r.sampling.top_p, r.sampling.top_k) for r in rows]
+        self.temperature, self.top_p, self.top_k = torch.tensor(settings, dtype=torch.float32, device=device)[:, :, None].unbind(1)
         self._look()
 
     def _look(self) -> None:

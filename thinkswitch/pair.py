@@ -53,10 +53,9 @@ class Checkpoint:
     def stops(self) -> set[int]:
         """Token ids that end an answer."""
         path = self.folder / "generation_config.json"
-        ids = json.loads(path.read_text())["eos_token_id"] if path.is_file() and "eos_token_id" in path.read_text() else None
+        ids = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
         ids = self.config.eos_token_id if ids is None else ids
-        found = set(ids if isinstance(ids, list) else [ids]) | {self.tokenizer.eos_token_id}
-        return {i for i in found if i is not None}
+        return {i for i in [*(ids if isinstance(ids, list) else [ids]), self.tokenizer.eos_token_id] if i is not None}
 
     @cached_property
     def turn_end(self) -> int:

@@ -1,7 +1,7 @@
 """What the command line shows: the loop live, scores, columns side by side. Reads events; knows nothing of the method."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from rich.columns import Columns
@@ -37,15 +37,17 @@ def show(events: Iterator, preset: Preset, folder: Path) -> str:
                 current = (event.round, event.phase)
                 if phase is not None:
                     bar.remove_task(phase)
-                phase = bar.add_task(f"  {event.phase}", total=max(1, event.total), note="")
+                working = event.phase not in ("done", "stopped", "error")
+                phase = bar.add_task(f"  {event.phase}", total=1, note="") if working else None
                 bar.update(whole, completed=event.round, description=f"round {event.round} of {preset.rounds}")
-            bar.update(phase, total=max(1, event.total), completed=event.step, note=note(event))
+            if phase is not None:
+                bar.update(phase, total=max(1, event.total), completed=event.step, note=note(event))
             if event.phase == "measure" and "checkpoint" in data:
                 measured.append(event.to_dict())
             if event.phase == "done":
                 bar.update(whole, completed=preset.rounds + 1)
             live.update(Group(scores(measured), bar))
-            if not out.is_terminal and (event.step == event.total):  # a log file gets lines, not pictures
+            if not out.is_terminal and event.step == event.total and phase is not None:  # a log file gets lines, not pictures
                 out.print(f"round {event.round} {event.phase} {event.step}/{event.total} {note(event)}", soft_wrap=True)
     out.print(f"{ended} after {time.time() - began:.0f} s; results in {folder}", soft_wrap=True)
     return ended
@@ -91,16 +93,17 @@ def spectrum(points: list[dict], title: str) -> Table:
     return table
 
 
-def progress(steps: Iterator, what: str):
-    """Drain steps of (done, total) behind a bar; returns the last item, which is the result."""
-    with Progress(TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                  console=Console(stderr=True), transient=True) as bar:
+def progress(steps: Generator, what: str):
+    """Drain (done, total) steps behind a bar; returns what the generator returns."""
+    with Progress(TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True),
+                  transient=True) as bar:
         task = bar.add_task(what, total=None)
-        result = None
-        for result in steps:
-            if isinstance(result, tuple):
-                bar.update(task, completed=result[0], total=result[1])
-    return result
+        while True:
+            try:
+                done, total = next(steps)
+            except StopIteration as end:
+                return end.value
+            bar.update(task, completed=done, total=total)
 
 
 def columns(prompt: str, ts: list[float], round: int, chunks: Iterator) -> None:
