@@ -2,9 +2,12 @@
 
     python bench/labels.py [--repeats 3]
 
-16 prompts on a random 42 M model: 14 answers end after 40 tokens, 2 after 400 (as traces do). Both sides make the
-same tokens; only useful ones count. Last line: JSON.
+32 prompts on a random 33 M model; answers end after 10 to 600 tokens, log-normal around 60, as traces do. Both sides
+make the same tokens; only useful ones count. Last line: JSON.
 """
+
+import math
+import random
 
 import torch
 from common import arguments, endless, parameters, random_pair, report, seconds
@@ -27,12 +30,13 @@ class PerRow(StoppingCriteria):
 
 def main() -> None:
     args = arguments(__doc__.splitlines()[0])
-    long = 80 if args.quick else 400
-    limits = [40] * 14 + [long] * 2
+    rng, long = random.Random(0), 80 if args.quick else 600
+    limits = [min(long, max(10, round(rng.lognormvariate(math.log(60), 1)))) for _ in range(32)]
+    long = max(limits)
     with random_pair("42M") as pair:
         model = materialise(pair, [], recipe.start(pair).thinking, args.device, torch.float32)
         endless(model)
-        prompts = [pair.instruct.prompt_ids(f"What is {i} + {i + 1}?") for i in range(16)]
+        prompts = [pair.instruct.prompt_ids(f"What is {i} + {i + 1}?") for i in range(32)]
         rows = [Row(tuple(p), Sampling(max_new_tokens=n)) for p, n in zip(prompts, limits)]
         batch = pair.instruct.tokenizer.pad([{"input_ids": p} for p in prompts], return_tensors="pt", padding_side="left").to(args.device)
         width = batch["input_ids"].shape[1]
@@ -46,7 +50,7 @@ def main() -> None:
 
         assert list(dict(sorted(ours().items())).values()) == limits and theirs().shape[1] == width + long
         a, b = seconds(ours, args.repeats), seconds(theirs, args.repeats)
-        report(args, "labels", [dict(parameters=parameters(pair), rows=16, useful_tokens=sum(limits), compacting_tokens_per_s=sum(limits) / a,
+        report(args, "labels", [dict(parameters=parameters(pair), rows=32, longest=long, useful_tokens=sum(limits), compacting_tokens_per_s=sum(limits) / a,
                                      generate_tokens_per_s=sum(limits) / b, ratio=b / a)])
 
 

@@ -46,7 +46,7 @@ def main() -> None:
     with random_pair("42M" if args.quick else "0.3B") as big:
         half = torch.bfloat16
         for points, dtype in ((3, half), (3, torch.float32), (11, half if args.device == "cuda" else torch.float32)):
-            rows.append(measure(args, big, points, 8 if args.quick else 24, dtype))
+            rows.append(measure(args, big, points, 8 if args.quick else 16, dtype))
     report(args, "spectrum", rows)
 
 

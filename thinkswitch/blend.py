@@ -15,6 +15,8 @@ from .materialise import empty_model, finish, four_bit_linear
 from .pair import Pair
 from .recipe import Adapter, Recipe
 
+SMALL = 1 << 18  # elements of a weight; below, a product costs less than its call
+
 
 class Blend(nn.Module):
     """Called like a transformers model, after `place` has said which recipe each row of the batch is at."""
@@ -68,7 +70,7 @@ class Blend(nn.Module):
                 tables = both(weight)
                 place(path, BlendEmbedding(tables, at[weight]))
                 if pair.config.tie_word_embeddings:
-                    self.model.lm_head = BlendLinear([Dense(t) for t in tables], at[weight])
+                    self.model.lm_head = BlendLinear([Dense(t) for t in tables], at[weight], dtype)
             elif isinstance(module, nn.Linear) and weight in at:
                 if four_bit and module is not head:
                     sides = [four_bit_linear(w, str(self.device), dtype) for w in both(weight)]
@@ -76,7 +78,7 @@ class Blend(nn.Module):
                     sides = [Dense(w) for w in both(weight)]
                 low_rank = [(j, *a.low_rank[weight]) for j, a in enumerate(adapters) if weight in a.low_rank]
                 low_rank = [(j, a.to(self.device, dtype), b.to(self.device, dtype)) for j, a, b in low_rank]
-                place(path, BlendLinear(sides, at[weight], low_rank, *((both(bias), at[bias]) if bias in at else ())))
+                place(path, BlendLinear(sides, at[weight], dtype, low_rank, *((both(bias), at[bias]) if bias in at else ())))
             elif type(module).__name__.endswith("RMSNorm"):
                 place(path, BlendNorm(both(weight), at[weight], module.variance_epsilon))
         self._blended = [m for m in self.model.modules() if isinstance(m, (BlendLinear, BlendEmbedding, BlendNorm))]
@@ -104,49 +106,58 @@ class Dense(nn.Module):
 
 
 class BlendLinear(nn.Module):
-    """x (rows, length, in) -> (rows, length, out). A side is computed for the span of rows that need it."""
+    """x (rows, length, in) -> (rows, length, out).
 
-    def __init__(self, sides, index: int, low_rank=(), biases=None, bias_index=None):
+    A side is computed for the span of rows that need it; sides so small that the call costs more than the
+    arithmetic are computed as one product instead.
+    """
+
+    def __init__(self, sides, index: int, dtype: torch.dtype, low_rank=(), biases=None, bias_index=None):
         super().__init__()
         self.sides = nn.ModuleList(sides)
-        self.index, self.bias_index, self.biases = index, bias_index, biases
+        self.index, self.dtype, self.bias_index, self.biases = index, dtype, bias_index, biases
         self.tensors = {index} if bias_index is None else {index, bias_index}
+        dense = all(isinstance(side, Dense) for side in sides)
+        self.stacked = torch.cat([side.weight for side in sides]).T.contiguous() if dense and sides[0].weight.numel() <= SMALL else None
         self.ranks = [(2 + j, a.shape[0]) for j, a, _ in low_rank]
         if low_rank:  # all rounds' adapters as one: two products however many rounds there were
             self.a = nn.Parameter(torch.cat([a for _, a, _ in low_rank]), requires_grad=False)
             self.b = nn.Parameter(torch.cat([b for _, _, b in low_rank], dim=1), requires_grad=False)
 
     def place(self, table: torch.Tensor, spans: list[tuple[int, int]]) -> None:
-        dtype = self.biases[0].dtype if self.biases else self.a.dtype if self.ranks else None
-        own = table[:, self.index]  # (rows, sides)
-        self.rows, self.spans = len(table), spans
-        self.scales = own[:, None, :].to(dtype or table.dtype)
-        self.low_rank = None
+        """Work out once what every forward needs, until the rows change."""
+        own, rows = table[:, self.index].to(self.dtype), len(table)  # (rows, sides)
+        self.both = own[:, None, :2, None]
+        self.parts = [(side, None if hi - lo == rows else slice(lo, hi), own[lo:hi, i, None, None])
+                      for i, (side, (lo, hi)) in enumerate(zip(self.sides, spans)) if hi > lo]
+        self.low_rank = self.bias = None
         if any(spans[side][1] for side, _ in self.ranks):
-            self.low_rank = torch.cat([own[:, side, None].expand(-1, rank) for side, rank in self.ranks], 1)[:, None].to(dtype)
-        self.bias = None
+            self.low_rank = torch.cat([own[:, side, None].expand(-1, rank) for side, rank in self.ranks], 1)[:, None]
         if self.biases:
-            c = table[:, self.bias_index, :2].to(dtype)
+            c = table[:, self.bias_index, :2].to(self.dtype)
             self.bias = (c[:, :1] * self.biases[0] + c[:, 1:] * self.biases[1])[:, None]
 
     def forward(self, x):
-        y = None
-        for i, side in enumerate(self.sides):
-            lo, hi = self.spans[i]
-            if hi == lo:
-                continue
-            c = self.scales[lo:hi, :, i, None].to(x.dtype)
-            if hi - lo == self.rows:
-                y = side(x).mul_(c) if y is None else y.addcmul_(side(x), c)
-            else:
-                part = side(x[lo:hi])
-                if y is None:
-                    y = part.new_zeros(*x.shape[:2], part.shape[-1])
-                y[lo:hi].addcmul_(part, c)
+        if self.stacked is not None and len(self.parts) == 2:
+            y = (x @ self.stacked).unflatten(-1, (2, -1)).mul_(self.both).sum(-2)
+        else:
+            y = self._by_spans(x)
         if self.low_rank is not None:
             low = F.linear(F.linear(x, self.a) * self.low_rank, self.b)
-            y = low if y is None else y + low
+            y = low if y is None else y.add_(low)
         return y if self.bias is None else y + self.bias
+
+    def _by_spans(self, x):
+        y = None
+        for side, rows, c in self.parts:
+            part = side(x if rows is None else x[rows])
+            if y is None and rows is None:
+                y = part.mul_(c)
+                continue
+            if y is None:
+                y = part.new_zeros(*x.shape[:-1], part.shape[-1])
+            (y if rows is None else y[rows]).addcmul_(part, c)
+        return y
 
 
 class BlendEmbedding(nn.Module):
@@ -169,18 +180,21 @@ class BlendEmbedding(nn.Module):
 
 
 class BlendNorm(nn.Module):
-    """RMSNorm with a gain per row; input (rows, length, ..., size), arithmetic as in transformers."""
+    """RMSNorm with a gain per row; input (rows, length, ..., size)."""
 
     def __init__(self, gains, index: int, eps: float):
         super().__init__()
         self.gains = nn.ParameterList(nn.Parameter(g, requires_grad=False) for g in gains)
-        self.eps, self.index, self.tensors = eps, index, {index}
+        size = gains[0].numel()
+        # sqrt(size) * rsqrt(sum of squares + size * eps): the mean's division is done once, in the gain
+        self.scale, self.floor = size**0.5, size * eps
+        self.index, self.tensors = index, {index}
 
     def place(self, table: torch.Tensor, spans) -> None:
-        c = table[:, self.index, :2]
-        self.gain = (c[:, :1] * self.gains[0] + c[:, 1:] * self.gains[1]).to(self.gains[0].dtype)  # (rows, size)
+        c = table[:, self.index, :2] * self.scale
+        self.gain = c[:, :1] * self.gains[0].float() + c[:, 1:] * self.gains[1].float()  # (rows, size)
 
     def forward(self, x):
         h = x.float()
-        h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.gain.view(len(x), *[1] * (x.dim() - 2), -1) * h.to(x.dtype)
+        root = (h * h).sum(-1, keepdim=True).add_(self.floor).rsqrt_()
+        return (h * root).mul_(self.gain.view(len(x), *[1] * (x.dim() - 2), -1)).to(x.dtype)
