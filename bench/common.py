@@ -25,12 +25,14 @@ SIZES = {  # hidden, intermediate, layers, heads, kv heads, head_dim, vocabulary
 }
 
 
-def arguments(description: str) -> argparse.Namespace:
+def arguments(description: str, **more: str) -> argparse.Namespace:
     flag = argparse.ArgumentParser(description=description)
     flag.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     flag.add_argument("--threads", type=int, default=torch.get_num_threads())
     flag.add_argument("--repeats", type=int, default=3)
     flag.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    for name, help in more.items():
+        flag.add_argument(f"--{name}", help=help)
     args = flag.parse_args()
     torch.set_num_threads(args.threads)
     quiet()

@@ -1,12 +1,15 @@
 """(c) From moving the slider to the first new token: the live blend, a model materialised in memory, a merged folder.
 
-    python bench/slider.py [--repeats 3]
+    python bench/slider.py [--repeats 3] [--mergekit PATH/mergekit-yaml]
 
 A random pair of 0.3 B. The blend is loaded once, before; the other two must make new weights for every t, which is
-what moving the slider means for them. Same point, same prompt, same token. Last line: JSON.
+what moving the slider means for them: the folder is written by our own fast stream and, with --mergekit, by
+mergekit's command (0.1.5, in a venv of its own), as one would do today. Same point, same prompt. Last line: JSON.
 """
 
+import subprocess
 import tempfile
+from pathlib import Path
 
 import torch
 from common import arguments, parameters, random_pair, report, seconds
@@ -40,14 +43,28 @@ def measure(args, pair, dtype, folder) -> dict:
         del merged
         return first_token(AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(args.device))
 
-    times = {f.__name__: seconds(f, args.repeats) for f in (live, in_memory, by_folder)}
+    def by_mergekit():
+        config = Path(folder) / "slerp.yml"
+        config.write_text(f"""
+slices: [{{sources: [{{model: {pair.instruct.folder}, layer_range: [0, {pair.config.num_hidden_layers}]}},
+                     {{model: {pair.thinking.folder}, layer_range: [0, {pair.config.num_hidden_layers}]}}]}}]
+merge_method: slerp
+base_model: {pair.instruct.folder}
+parameters: {{t: 0.55}}
+dtype: bfloat16
+""")
+        subprocess.run([args.mergekit, config, f"{folder}/merged", "--quiet"], check=True, capture_output=True)
+        return first_token(AutoModelForCausalLM.from_pretrained(f"{folder}/merged", dtype=dtype).to(args.device))
+
+    ways = [live, in_memory, by_folder] + ([by_mergekit] if args.mergekit else [])
+    times = {f.__name__: seconds(f, args.repeats) for f in ways}
     return dict(parameters=parameters(pair), dtype=str(dtype).removeprefix("torch."), prompt_tokens=len(ids),
                 **{f"{k}_s": v for k, v in times.items()},
-                ratio_in_memory=times["in_memory"] / times["live"], ratio_folder=times["by_folder"] / times["live"])
+                **{f"ratio_{k}": v / times["live"] for k, v in times.items() if k != "live"})
 
 
 def main() -> None:
-    args = arguments(__doc__.splitlines()[0])
+    args = arguments(__doc__.splitlines()[0], mergekit="path of mergekit-yaml, to time it as well")
     dtypes = [torch.bfloat16] if args.device == "cuda" else [torch.float32, torch.bfloat16]
     with random_pair("42M" if args.quick else "0.3B") as pair, tempfile.TemporaryDirectory() as folder:
         report(args, "slider", [measure(args, pair, dtype, folder) for dtype in dtypes])

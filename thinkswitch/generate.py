@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from transformers import DynamicCache, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
 
 from .blend import Blend
 from .recipe import Recipe
@@ -76,6 +77,7 @@ def _decode(model, tokenizer, rows, live: list[int], stops, stream, cancelled) -
     if isinstance(model, Blend):
         model.place([rows[i].recipe for i in live])
     cache = DynamicCache(config=model.config)
+    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     sampler = Sampler([rows[i] for i in live], device)
     while live:
         if cancelled():
@@ -108,6 +110,31 @@ def _decode(model, tokenizer, rows, live: list[int], stops, stream, cancelled) -
             mask, position, tokens = mask[chosen], position[chosen], tokens[chosen]
         ids, position = tokens[:, None], position[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(live), 1)], 1)
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values (rows, heads, length, size) in room made ahead; torch.cat copies the whole cache at every token."""
+
+    room: list[torch.Tensor] | None = None
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        old, new = self.get_seq_length(), self.get_seq_length() + keys.shape[-2]
+        if self.room is None or new > self.room[0].shape[-2]:
+            grown = [x.new_empty(*x.shape[:2], new + max(64, new // 4), x.shape[-1]) for x in (keys, values)]
+            for room, before in zip(grown, (self.keys, self.values) if old else ()):
+                room[:, :, :old] = before
+            self.room = grown
+        for room, x in zip(self.room, (keys, values)):
+            room[:, :, old:new] = x
+        self.keys, self.values = (room[:, :, :new] for room in self.room)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        used = self.get_seq_length()
+        self.room = [room[indices] for room in self.room]
+        self.keys, self.values = (room[:, :, :used] for room in self.room)
 
 
 class Writer:
