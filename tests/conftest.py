@@ -21,7 +21,7 @@ TINY = ROOT / "presets" / "tiny"
 CHATML = ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
           "{% if add_generation_prompt %}<|im_start|>assistant\nPREFILL{% endif %}")
 FAMILIES = {
-    "qwen3": (Qwen3Config, dict(head_dim=16)),
+    "qwen3": (Qwen3Config, dict(head_dim=32)),
     "qwen2": (Qwen2Config, {}),  # biases on q, k, v
     "llama": (LlamaConfig, dict(attention_bias=True, mlp_bias=True)),
 }
@@ -50,7 +50,7 @@ def save_pair(folder: Path, family: str = "qwen3", tied: bool = True, apart: flo
     """Two random checkpoints of one architecture; `apart` is their relative distance. Returns both folders."""
     tok = byte_tokenizer()
     kind, own = FAMILIES[family]
-    config = kind(**{**dict(vocab_size=len(tok), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+    config = kind(**{**dict(vocab_size=len(tok), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
                             num_key_value_heads=1, initializer_range=0.2, max_position_embeddings=512, tie_word_embeddings=tied,
                             eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id, bos_token_id=None), **own, **changes})
     torch.manual_seed(seed)

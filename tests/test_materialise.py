@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import random_adapter
+from conftest import random_adapter, save_pair
 from transformers import AutoModelForCausalLM
 
 from thinkswitch import recipe
@@ -56,6 +56,16 @@ def test_four_bit_quantises_the_linear_layers_only(folders):
     layer, name = model.model.layers[0].mlp.up_proj, "model.layers.0.mlp.up_proj.weight"
     weight, exact = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state), pair.instruct.tensor(name)
     assert 0.05 < float((weight - exact).norm() / exact.norm()) < 0.12  # NF4's error on Gaussian weights is 0.09
+
+
+def test_rows_that_are_no_whole_blocks_stay_exact(tmp_path):
+    """bitsandbytes 0.50.2 on a CPU reads the wrong block scales where a row is not a multiple of 64: 38 % error, silently."""
+    import bitsandbytes as bnb
+    pair = open_pair(*save_pair(tmp_path, "qwen3", intermediate_size=80))
+    model = materialise(pair, [], recipe.start(pair).instruct, four_bit=True)
+    mlp = model.model.layers[0].mlp
+    assert isinstance(mlp.up_proj, bnb.nn.Linear4bit) and not isinstance(mlp.down_proj, bnb.nn.Linear4bit)
+    assert torch.equal(mlp.down_proj.weight, pair.instruct.tensor("model.layers.0.mlp.down_proj.weight"))
 
 
 def test_a_missing_tensor_is_refused_not_made_up(folders, monkeypatch):

@@ -74,7 +74,7 @@ def test_shapes_and_names_that_differ(copied):
         open_pair(*map(str, copied))
     assert "missing from the thinking checkpoint (model.layers.0.mlp.up_proj.weight)" in str(caught.value)
     assert "missing from the instruct checkpoint (extra.weight)" in str(caught.value)
-    assert "model.norm.weight [32] / [7]" in str(caught.value)
+    assert "model.norm.weight [64] / [7]" in str(caught.value)
 
 
 def test_tokenizers_that_differ(copied):
@@ -106,7 +106,7 @@ def test_damaged_weights(copied):
 def test_missing_shards(tmp_path):
     folders = [Path(f) for f in save_pair(tmp_path, shard="20KB")]
     next(folders[0].glob("model-00002*")).unlink()
-    refuse(folders, "lacks 1 of its . shards .model-00002")
+    refuse(folders, r"lacks 1 of its \d+ shards .model-00002")
     (folders[0] / "model.safetensors.index.json").write_text("{")
     refuse(folders, "not a readable index")
 

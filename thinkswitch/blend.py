@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .errors import UserError
-from .materialise import empty_model, finish, four_bit_linear
+from .materialise import empty_model, finish, four_bit_linear, quantisable
 from .pair import Pair
 from .recipe import Adapter, Recipe
 
@@ -72,10 +72,11 @@ class Blend(nn.Module):
                 if pair.config.tie_word_embeddings:
                     self.model.lm_head = BlendLinear([Dense(t) for t in tables], at[weight], dtype)
             elif isinstance(module, nn.Linear) and weight in at:
-                if four_bit and module is not head:
-                    sides = [four_bit_linear(w, str(self.device), dtype) for w in both(weight)]
+                weights = both(weight)
+                if four_bit and module is not head and quantisable(weights[0]):
+                    sides = [four_bit_linear(w, str(self.device), dtype) for w in weights]
                 else:
-                    sides = [Dense(w) for w in both(weight)]
+                    sides = [Dense(w) for w in weights]
                 low_rank = [(j, *a.low_rank[weight]) for j, a in enumerate(adapters) if weight in a.low_rank]
                 low_rank = [(j, a.to(self.device, dtype), b.to(self.device, dtype)) for j, a, b in low_rank]
                 place(path, BlendLinear(sides, at[weight], dtype, low_rank, *((both(bias), at[bias]) if bias in at else ())))
