@@ -58,7 +58,7 @@ def test_events_tell_the_method_in_order(whole):
     phases = ["think", "strip", "distil", "rebuild", "measure"]
     assert order == [(0, "measure"), *((1, p) for p in phases), *((2, p) for p in phases), (2, "done")]
     for r in (0, 1, 2):
-        scored = [e.data for e in events if e.round == r and e.phase == "measure" and "checkpoint" in e.data]
+        scored = [e.data for e in events if e.round == r and e.phase == "measure" and e.step == e.total]
         assert [s["checkpoint"] for s in scored] == ["instruct", "thinking"]
         assert all({"n", "correct", "accuracy", "low", "high", "think_rate", "mean_tokens"} <= s.keys() for s in scored)
         assert all(s["n"] == 10 and s["low"] <= s["accuracy"] <= s["high"] for s in scored)

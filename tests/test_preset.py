@@ -55,8 +55,9 @@ def test_settings_of_the_command_line():
     changed = presets.from_settings(base, ["rounds=1", "t=0.5", "labels=self", "four_bit=true", "schedule={mlp: 0.5}"])
     assert (changed.rounds, changed.t, changed.labels, changed.four_bit, changed.schedule.mlp) == (1, 0.5, "self", True, 0.5)
     assert dataclasses.replace(changed, rounds=base.rounds, t=base.t, labels=base.labels, four_bit=None, schedule=base.schedule) == base
-    with pytest.raises(UserError, match="key=value"):
-        presets.from_settings(base, ["rounds"])
+    for setting, says in (("rounds", "key=value"), ("schedule={mlp", "not readable as YAML"), ("schedule=mlp", "must be a mapping")):
+        with pytest.raises(UserError, match=says):
+            presets.from_settings(base, [setting])
 
 
 @pytest.mark.parametrize("only_changes", [True, False])

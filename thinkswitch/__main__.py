@@ -137,7 +137,7 @@ def do_stop(args) -> int:
 def do_status(args) -> int:
     preset = runs.open_run(args.run)
     events = list(runs.read_lines(args.run / "events.jsonl"))
-    measured = [e for e in events if e["phase"] == "measure" and "checkpoint" in e]
+    measured = [e for e in events if e["phase"] == "measure" and e["step"] == e["total"]]
     last = events[-1] if events else {}
     if args.json:
         print(json.dumps(dict(state=runs.state(args.run), preset=preset.name, rounds=preset.rounds, last=last, measured=measured)))

@@ -238,7 +238,7 @@ def distil(job: Job, before: Round, kept: list[dict]) -> Stage:
     if preset.soft:
         teacher = job.model(before, before.thinking)
         thinking = job.pair.thinking
-        contexts = [(*thinking.prompt_ids(line["prompt"]), *_encode(job, line["text"].removesuffix(line["answer"]))) for line in kept]
+        contexts = [(*thinking.prompt_ids(line["prompt"]), *_encode(job, line["text"][:line["text"].rindex(line["answer"])])) for line in kept]
         examples = distiller.soften(teacher, examples, contexts, preset.soft_top_k)
         del teacher
         _free()
@@ -299,16 +299,18 @@ def measure(job: Job, round: Round) -> Stage:
                 scores[q] = evaluate.score(job.held_out[q], q, chunk)
                 runs.append(path, dict(checkpoint=role, **asdict(scores[q])))
                 if due(chunk.tokens) and len(done) < len(rows):
-                    yield Event(number, "measure", len(done), len(rows), dict(of=role, tokens_per_s=due.rate))
+                    yield Event(number, "measure", len(done), len(rows), _measured(job, number, role, scores) | dict(tokens_per_s=due.rate))
             del model
             _free()
-        yield Event(number, "measure", len(rows), len(rows), _measured(job, number, role, list(scores.values())))
+        yield Event(number, "measure", len(rows), len(rows), _measured(job, number, role, scores))
 
 
-def _measured(job: Job, number: int, role: str, scores: list[Score]) -> dict:
-    summary = dict(checkpoint=role, **asdict(evaluate.summarise(scores)))
+def _measured(job: Job, number: int, role: str, scores: dict[int, Score]) -> dict:
+    """The figures of the questions answered so far, and the paired comparison with the same questions in round 0."""
+    summary = dict(checkpoint=role, **asdict(evaluate.summarise(list(scores.values()))))
     if number:
-        summary["since_start"] = asdict(evaluate.compare(list(read_scores(job.folder, 0, role).values()), scores))
+        start = read_scores(job.folder, 0, role)
+        summary["since_start"] = asdict(evaluate.compare([start[q] for q in scores], list(scores.values())))
     return summary
 
 
@@ -320,7 +322,7 @@ def read_scores(folder: Path, number: int, role: str) -> dict[int, Score]:
 
 def _told(job: Job, number: int, phase: str, checkpoint: str | None = None) -> bool:
     """Whether an earlier process has already written the event that ends a stage."""
-    return any(e["round"] == number and e["phase"] == phase and e.get("checkpoint") == checkpoint
+    return any(e["round"] == number and e["phase"] == phase and e["step"] == e["total"] and e.get("checkpoint") == checkpoint
                for e in runs.read_lines(job.folder / "events.jsonl"))
 
 

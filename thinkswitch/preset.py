@@ -144,7 +144,10 @@ def from_settings(base: Preset, settings: list[str]) -> Preset:
         key, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"--set wants key=value, it got {text!r}")
-        pairs[key.strip()] = yaml.safe_load(value) if key.strip() == "schedule" else value.strip()
+        try:
+            pairs[key.strip()] = yaml.safe_load(value) if key.strip() == "schedule" else value.strip()
+        except yaml.YAMLError:
+            raise UserError(f"--set {text}: not readable as YAML; write schedule={{mlp: 1, attention: 0}}") from None
     return make({**pairs, **_resolved(pairs, Path.cwd())}, "--set", base)
 
 

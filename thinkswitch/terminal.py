@@ -42,7 +42,7 @@ def show(events: Iterator, preset: Preset, folder: Path) -> str:
                 bar.update(whole, completed=event.round, description=f"round {event.round} of {preset.rounds}")
             if phase is not None:
                 bar.update(phase, total=max(1, event.total), completed=event.step, note=note(event))
-            if event.phase == "measure" and "checkpoint" in data:
+            if event.phase == "measure" and event.step == event.total:
                 measured.append(event.to_dict())
             if event.phase == "done":
                 bar.update(whole, completed=preset.rounds + 1)
@@ -60,10 +60,9 @@ def note(event) -> str:
     if event.phase == "strip":
         dropped = ", ".join(f"{n} {why}" for why, n in data["dropped"].items())
         return f"kept {data['kept']}" + (f", dropped {dropped}" if dropped else "")
-    if event.phase == "measure" and "checkpoint" in data:
+    if event.phase == "measure":
         return f"{data['checkpoint']} {percent(data)}"
-    rate = f"{data['tokens_per_s']:,} tokens/s" if "tokens_per_s" in data else ""
-    return "  ".join(filter(None, (data.get("of"), data.get("message"), rate)))
+    return f"{data['tokens_per_s']:,} tokens/s" if "tokens_per_s" in data else ""
 
 
 def percent(row: dict) -> str:
