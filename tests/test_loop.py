@@ -302,3 +302,19 @@ def test_a_crash_is_written_down_and_keeps_its_traceback(tmp_path, monkeypatch):
     assert list(runs.read_lines(tmp_path / "run" / "events.jsonl"))[-1]["message"] == "ZeroDivisionError: oh"
     monkeypatch.undo()
     assert [e.phase for e in loop.resume(tmp_path / "run")][-1] == "done"
+
+
+def test_damaged_rounds_are_named(whole, tmp_path):
+    import shutil
+    folder = tmp_path / "run"
+    shutil.copytree(whole[0], folder)
+    weights = runs.round_dir(folder, 1) / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(UserError, match="round 2 of .* is damaged"):
+        recipe.read_round(folder, 2)
+    shutil.rmtree(weights.parent)
+    with pytest.raises(UserError, match="round 1 of .* is damaged"):
+        recipe.read_round(folder, 1)
+    (runs.round_dir(folder, 0) / "recipe.json").write_text("{}")
+    with pytest.raises(UserError, match="round 0 of .* is damaged"):
+        recipe.read_round(folder, 0)

@@ -119,3 +119,15 @@ def test_states(tmp_path):
     assert runs.state(tmp_path) == "interrupted"
     runs.append(tmp_path / "events.jsonl", runs.Event(1, "stopped").to_dict())
     assert runs.state(tmp_path) == "stopped"
+
+
+def test_a_foreign_hand_on_the_run_s_files_is_named_not_a_traceback(tmp_path):
+    runs.create(Preset(), tmp_path)
+    (tmp_path / "run.json").write_text("{")
+    assert runs.alive(tmp_path) is None and runs.state(tmp_path) == "new"
+    with runs.claim(tmp_path):
+        runs.beat(tmp_path)
+    assert runs.read_info(tmp_path)["pid"] == os.getpid()
+    (tmp_path / "events.jsonl").write_text('{"phase": "think"}\nnonsense\n')
+    with pytest.raises(UserError, match="events.jsonl line 2 is damaged: 'nonsense"):
+        list(runs.read_lines(tmp_path / "events.jsonl"))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from . import runs
 from .errors import UserError
@@ -216,7 +216,10 @@ def read_round(folder: Path, number: int) -> Round:
     path = runs.round_dir(folder, number) / "recipe.json"
     if not path.is_file():
         raise UserError(f"{folder} has no round {number}; the last one finished is {runs.rounds_done(folder)}")
-    data = json.loads(path.read_text())
-    points = {k: {n: tuple(c) for n, c in data[k].items()} for k in ("instruct", "thinking")}
-    adapters = [load_adapter(runs.round_dir(folder, r) / "adapter") for r in range(1, number + 1)]
-    return Round(number, adapters, **points, gram=data["gram"])
+    try:
+        data = json.loads(path.read_text())
+        points = {k: {n: tuple(c) for n, c in data[k].items()} for k in ("instruct", "thinking")}
+        adapters = [load_adapter(runs.round_dir(folder, r) / "adapter") for r in range(1, number + 1)]
+        return Round(number, adapters, **points, gram=data["gram"])
+    except (FileNotFoundError, SafetensorError, ValueError, KeyError) as error:
+        raise UserError(f"round {number} of {folder} is damaged ({type(error).__name__}: {error}); use an earlier round, or run again") from None

@@ -94,14 +94,18 @@ def alive(folder: Path) -> int | None:
 
 
 def read_info(folder: Path) -> dict:
-    path = folder / "run.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    """run.json; empty where there is none, or where a foreign hand has damaged it (it is made anew at the next claim)."""
+    try:
+        info = json.loads((folder / "run.json").read_text())
+        return info if {"pid", "started", "heartbeat"} <= info.keys() else {}
+    except (FileNotFoundError, ValueError, AttributeError):
+        return {}
 
 
 def beat(folder: Path) -> None:
     """Renew the heartbeat, when it is due."""
     info = read_info(folder)
-    if time.time() - info["heartbeat"] > HEARTBEAT_SECONDS:
+    if info and time.time() - info["heartbeat"] > HEARTBEAT_SECONDS:
         write(folder / "run.json", json.dumps({**info, "heartbeat": time.time()}))
 
 
@@ -156,9 +160,12 @@ def read_lines(path: Path) -> Iterator[dict]:
     """Every whole line; a last one that is still being written is left out."""
     if path.is_file():
         with open(path, encoding="utf-8", newline="\n") as file:
-            for line in file:
+            for number, line in enumerate(file, 1):
                 if line.endswith("\n"):
-                    yield json.loads(line)
+                    try:
+                        yield json.loads(line)
+                    except json.JSONDecodeError:
+                        raise UserError(f"{path} line {number} is damaged: {line[:60]!r}; take that line out") from None
 
 
 def mend(path: Path) -> None:
