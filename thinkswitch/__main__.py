@@ -186,6 +186,8 @@ def opened(args):
 def do_ask(args) -> int:
     if not all(0 <= t <= 1 for t in args.t):
         raise UserError(f"t must lie between 0 and 1, it is {' '.join(f'{t:g}' for t in args.t)}")
+    if args.tokens is not None and args.tokens < 1:
+        raise UserError(f"--tokens must be at least 1, it is {args.tokens}")
     if not args.prompt.strip():
         raise UserError("the prompt is empty")
     preset, pair, round, blend = opened(args)

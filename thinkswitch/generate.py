@@ -92,7 +92,7 @@ def _decode(model, tokenizer, rows, live: list[int], stops, stream, cancelled) -
             writer = writers[i]
             if token in stops:
                 yield writer.end("stop")
-            elif writer.add(token) == rows[i].sampling.max_new_tokens:
+            elif writer.add(token) >= rows[i].sampling.max_new_tokens:
                 yield writer.end("length")
             else:
                 keep.append(place)
