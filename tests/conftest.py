@@ -92,7 +92,7 @@ def random_adapter(pair, seed: int, rank: int = 4, size: float = 0.2):
 def cli(*args, cwd=ROOT, check: int | None = None, timeout=300, **kwargs) -> subprocess.CompletedProcess:
     """`python -m thinkswitch ...` as a user has it."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    done = subprocess.run([sys.executable, "-m", "thinkswitch", *map(str, args)], cwd=cwd, env=env, text=True,
+    done = subprocess.run([sys.executable, "-m", "thinkswitch", *(a if isinstance(a, bytes) else str(a) for a in args)], cwd=cwd, env=env, text=True,
                           capture_output=True, timeout=timeout, **kwargs)
     assert check is None or done.returncode == check, done.stdout + done.stderr
     return done

@@ -84,6 +84,8 @@ def test_refusals(run, tmp_path):
     refused("ask", "tiny", "--prompt", "x", "--t", 1.5, says="t must lie between 0 and 1")
     refused("ask", "tiny", "--prompt", " ", says="the prompt is empty")
     refused("ask", "tiny", "--prompt", "x", "--tokens", 0, says="--tokens must be at least 1")
+    refused("ask", "tiny", "--prompt", b"\xff", says="not valid UTF-8")
+    refused("sweep", "tiny", "--json", tmp_path, says="is a folder")
     refused("ask", run, "--prompt", "x", "--round", 7, says="has no round 7")
     refused("ask", "tiny", "--prompt", "x", "--round", 1, says="is a preset")
     refused("check", TINY / "instruct", tmp_path, says="no config.json")

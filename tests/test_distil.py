@@ -154,6 +154,9 @@ def test_nan_stops_in_words_and_keeps_the_last_good_adapter(pair, tmp_path):
     good = load_file(tmp_path / "last_good_adapter" / "adapter_model.safetensors")
     assert all(t.isfinite().all() for t in good.values()) and any(t.abs().sum() > 0 for n, t in good.items() if "lora_B" in n)
     assert not (tmp_path / "adapter").exists()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="loss became nan"):  # and when resumed, again in words
+        patch.setattr(distiller, "answer_loss", breaks)
+        list(distil(model_of(pair), examples_of(), KNOBS, 7, tmp_path))
 
 
 @torch.inference_mode()

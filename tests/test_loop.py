@@ -288,7 +288,8 @@ def test_answers_all_alike_are_refused(tmp_path):
 
 
 def test_what_can_be_refused_is_refused_before_a_folder_is_made(tmp_path):
-    for changes, says in ((dict(thinking=str(tmp_path)), "no config.json"), (dict(prompts=10**6), "training prompts are needed"),
+    for changes, says in ((dict(thinking=str(tmp_path)), "no config.json"), (dict(lora_targets="nope"), "names 'nope'"),
+                          (dict(lora_targets="q_proj,lm_head"), "names 'lm_head', which is no linear layer"), (dict(prompts=10**6), "training prompts are needed"),
                           (dict(held_out_set=str(tmp_path / "x.jsonl")), "does not exist")):
         with pytest.raises(UserError, match=says):
             finish(small(**changes), tmp_path / "run")

@@ -139,6 +139,21 @@ def test_other_architectures_quantised_parents_and_missing_templates(copied):
     refuse(copied, "has no chat template")
 
 
+@pytest.mark.parametrize("file, text, says", [
+    ("tokenizer.json", "{}", "no readable tokenizer"), ("chat_template.jinja", "{% if %}", "chat template or generation_config"),
+    ("generation_config.json", "{", "chat template or generation_config")])
+def test_damaged_small_files(copied, file, text, says):
+    (copied[0] / file).write_text(text)
+    refuse(copied, says)
+
+
+def test_the_rotary_table_of_old_llama_files_is_left_out(copied):
+    for folder in copied:
+        weights = load_file(folder / "model.safetensors")
+        save_file({**weights, "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}, folder / "model.safetensors")
+    assert not any("rotary" in n for n in open_pair(*map(str, copied)).names)
+
+
 def test_a_hub_id_offline_is_one_sentence():
     with pytest.raises(UserError, match="nobody/nothing.*(Hub cannot be reached|could not be fetched)"):
         pairs.open_checkpoint("nobody/nothing")

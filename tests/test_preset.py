@@ -26,6 +26,8 @@ def test_each_shipped_yaml_loads_and_names_itself(path):
     ("rounds: true", "rounds must be a whole number"),
     ("fresh: 3", "fresh must be true or false"),
     ("learning_rate: 0", "learning_rate must be above 0"),
+    ("{soft: true, labels: shuffled}", "labels must be thinking, not shuffled"),  # the soft targets would be the right labels
+    ("day: 2024-13-45", "not readable YAML"),
     ("labels: human", "labels must be one of thinking, self, shuffled"),
     ("four_bit: perhaps", "four_bit must be true or false"),
     ("schedule: {ffn: 1}", "unknown knob 'ffn'"),

@@ -106,6 +106,18 @@ with runs.claim(Path(sys.argv[1])):
         runs.request_stop(tmp_path)
 
 
+def test_two_that_start_in_the_same_moment(tmp_path, monkeypatch):
+    """Between looking whether another lives and writing run.json there was time for a second owner."""
+    runs.create(Preset(), tmp_path)
+    monkeypatch.setattr(runs, "alive", lambda folder: None)  # both have looked, and seen nobody
+    with runs.claim(tmp_path):
+        with pytest.raises(UserError, match="in use by another process"):
+            with runs.claim(tmp_path):
+                pass
+    with runs.claim(tmp_path):
+        pass
+
+
 def test_a_recycled_pid_is_not_the_owner(tmp_path):
     """After a reboot the pid of a killed run may be somebody else's: the start time tells."""
     runs.write(tmp_path / "run.json", json.dumps(dict(pid=os.getppid(), started=time.time() - 10**6, heartbeat=0)))

@@ -30,7 +30,23 @@ GRADES = [  # kind, right answer, response, is it right
     ("integer", "2", r"\boxed{\frac{4}{2}}", False),
     ("integer", "1", r"\boxed{}", False),
     ("integer", "12", r"\boxed{1,2}", False),
+    ("integer", "34", r"\boxed{3 \text{ and } 4}", False),  # two answers are none
+    ("integer", "12", r"\boxed{1 2}", False),
+    ("integer", "12", r"\boxed{\$12}", True),
+    ("integer", "12", r"\boxed{12\%}", True),
+    ("integer", "12", r"\boxed{{12}}", True),
+    ("integer", "12", r"\boxed{12 cm}", True),
+    ("integer", "-5", "\\boxed{\u22125}", True),
+    ("integer", "1000", r"\boxed{1\,000}", True),
+    ("integer", "3", "\\boxed{" + "3" * 5000 + "}", False),  # int() refuses so many digits; a run died of it, and of it again at each resume
     ("choice", "yes", r"\boxed{yes}", True),
+    ("choice", "yes", r"\boxed{\text {yes}}", True),
+    ("choice", "yes", "Yes. In conclusion no adverse effect was seen.", True),
+    ("choice", "maybe", "Maybe. We cannot answer no or yes.", True),
+    ("choice", "yes", "The answer to the question is yes.", True),
+    ("choice", "no", "The correct answer would be no", True),
+    ("choice", "no", "The answer is no-brainer", False),
+    ("choice", "yes", "The answer is yes or no, depending", False),
     ("choice", "yes", r"\boxed{\text{Yes}}", True),
     ("choice", "no", "No.", True),
     ("choice", "maybe", "**Maybe**, since the sample is small.", True),
@@ -77,6 +93,9 @@ def write(path, *lines):
     (['{"prompt": "a", "answer": "perhaps", "kind": "choice"}'], "line 1: the answer 'perhaps'"),
     (['{"prompt": "a", "answer": "1.5", "kind": "integer"}'], "line 1: the answer '1.5'"),
     (['{"prompt": "a", "kind": "essay"}'], "line 1: unknown kind"),
+    (['{"prompt": null}'], "line 1: the prompt template"),
+    (['{"prompt": "x \\ud800"}'], "line 1: the prompt template"),
+    (['{"prompt": "a", "answer": %s}' % ("1" * 5000)], "line 1 is not JSON"),
     ([""], "holds no problems"),
 ])
 def test_malformed_jsonl_is_refused_with_its_line(tmp_path, lines, says):
@@ -100,6 +119,12 @@ def preset_of(tmp_path, train, held, **knobs) -> Preset:
 def test_overlap_is_refused_whatever_the_spacing(tmp_path):
     with pytest.raises(UserError, match="1 held-out problems are also training prompts"):
         tasks.train_and_held_out(preset_of(tmp_path, ["a", "What  is 1?"], ["what is 1?"], prompts=2, held_out=1))
+
+
+def test_a_null_answer_is_no_answer(tmp_path):
+    held = write(tmp_path / "h.jsonl", '{"prompt": "a", "answer": null}')
+    with pytest.raises(UserError, match="1 held-out problems .* have no 'answer'"):
+        tasks.train_and_held_out(Preset(train_set=write(tmp_path / "t.jsonl", '{"prompt": "b"}'), held_out_set=held, prompts=1, held_out=1))
 
 
 def test_too_few_are_refused(tmp_path):

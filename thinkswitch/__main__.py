@@ -1,6 +1,6 @@
 """The command line: `python -m thinkswitch <verb>`, the same as `./start.sh <verb>`.
 
-Exit codes: 0 done; 1 something for you to mend, in one sentence; 130 stopped (the run can be resumed).
+Exit codes: 0 done; 1 something for you to mend, in one sentence; 2 wrong usage; 130 stopped (the run can be resumed).
 """
 
 import argparse
@@ -17,7 +17,7 @@ from . import preset as presets
 from . import runs
 from .errors import UserError
 
-DISK = {getattr(errno, name, None) for name in "ENOSPC EROFS EACCES EPERM EDQUOT EFBIG ENOTDIR EIO".split()} - {None}
+DISK = {getattr(errno, name, None) for name in "ENOSPC EROFS EACCES EPERM EDQUOT EFBIG ENOTDIR EISDIR ENOENT ENAMETOOLONG EIO".split()} - {None}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -190,6 +190,8 @@ def do_ask(args) -> int:
         raise UserError(f"--tokens must be at least 1, it is {args.tokens}")
     if not args.prompt.strip():
         raise UserError("the prompt is empty")
+    if args.prompt != args.prompt.encode("utf-8", "replace").decode("utf-8"):
+        raise UserError("the prompt is not valid UTF-8 text")
     preset, pair, round, blend = opened(args)
     from . import evaluate, terminal
     from .generate import generate
@@ -213,6 +215,8 @@ def do_ask(args) -> int:
 def do_sweep(args) -> int:
     if not all(0 <= t <= 1 for t in args.t):
         raise UserError(f"t must lie between 0 and 1, it is {' '.join(f'{t:g}' for t in args.t)}")
+    if args.json and args.json.is_dir():
+        raise UserError(f"--json {args.json} is a folder; name a file")
     preset, pair, round, blend = opened(args)
     from . import evaluate, tasks, terminal
     _, held_out = tasks.train_and_held_out(preset)

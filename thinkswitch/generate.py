@@ -2,7 +2,8 @@
 
 Rows of one batch may differ in prompt, recipe, sampling, seed and limit. A finished row leaves the batch, so one long
 row does not make all of them pay; a cancel takes effect within one step; each row draws from its own random stream,
-so its text does not depend on who shares its batch.
+so its text does not depend on who shares its batch (but for ties closer than rounding, about 1e-6; for the same bits
+the batch must be the same).
 """
 
 import random

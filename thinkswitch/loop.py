@@ -75,8 +75,18 @@ def prepare(preset: Preset, folder: Path) -> Job:
     if runs.alive(folder):
         raise UserError(f"{folder} is in use by process {runs.alive(folder)}; stop it first: thinkswitch stop {folder}")
     pair = open_pair(preset.instruct, preset.thinking)
+    check_targets(preset, pair)
     train, held_out = tasks.train_and_held_out(preset)
     return Job(preset, folder, pair, train, held_out, machine(preset))
+
+
+def check_targets(preset: Preset, pair: Pair) -> None:
+    """A recipe holds updates of the layers' linear weights; peft would train others, or none, without a word."""
+    known = {n.split(".")[-2] for n, e in pair.instruct.entries.items()
+             if len(e.shape) == 2 and recipe.module_kind(n) in ("attention", "mlp")}
+    unknown = [t for t in preset.lora_targets.split(",") if t not in known]
+    if preset.lora_targets != "all-linear" and unknown:
+        raise UserError(f"lora_targets names {unknown[0]!r}, which is no linear layer here; write all-linear, or some of {','.join(sorted(known))}")
 
 
 def _recorded(job: Job) -> Iterator[Event]:

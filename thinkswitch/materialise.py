@@ -44,7 +44,10 @@ def materialise(pair: Pair, adapters: list[Adapter], recipe: Recipe, device: str
     heads = {id(m) for m in (model.get_output_embeddings(), model.get_input_embeddings())}
     for name, tensor in stream(pair, adapters, recipe):
         path, _, leaf = name.rpartition(".")
-        module = model.get_submodule(path)
+        try:
+            module = model.get_submodule(path)
+        except AttributeError:
+            raise UserError(f"{pair.instruct.name} has a tensor that a {pair.config.model_type} model does not know: {name}") from None
         if four_bit and isinstance(module, nn.Linear) and leaf == "weight" and id(module) not in heads and quantisable(tensor):
             quantised = four_bit_linear(tensor, device, dtype, bias=module.bias is not None)
             if module.bias is not None and not module.bias.is_meta:

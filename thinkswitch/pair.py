@@ -46,8 +46,8 @@ class Checkpoint:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         try:
             return AutoTokenizer.from_pretrained(self.folder, padding_side="left", local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.name} has no readable tokenizer: {str(error).splitlines()[0]}") from None
+        except Exception as error:  # the library raises whatever a damaged file leads to
+            raise UserError(f"{self.name} has no readable tokenizer: {_line(error)}") from None
 
     @cached_property
     def stops(self) -> set[int]:
@@ -156,8 +156,8 @@ def open_checkpoint(name: str, headers_only: bool = False) -> Checkpoint:
         raise UserError(f"{name} is no checkpoint: it has no config.json")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{name}/config.json cannot be used: {str(error).splitlines()[0]}") from None
+    except Exception as error:
+        raise UserError(f"{name}/config.json cannot be used: {_line(error)}") from None
     if getattr(config, "quantization_config", None):
         raise UserError(f"{name} is quantised; interpolation needs the original weights")
     if config.model_type not in SUPPORTED:
@@ -165,6 +165,10 @@ def open_checkpoint(name: str, headers_only: bool = False) -> Checkpoint:
     checkpoint = Checkpoint(name, folder, config, remote if remote is not None else _headers(name, folder))
     if not checkpoint.tokenizer.chat_template:
         raise UserError(f"{name} has no chat template; copy chat_template.jinja from the vendor's checkpoint into it")
+    try:
+        checkpoint.stops, checkpoint.turn_end, checkpoint.prefills_think  # a damaged template shows now, not in the middle of a run
+    except Exception as error:
+        raise UserError(f"{name}: chat template or generation_config.json cannot be used: {_line(error)}") from None
     return checkpoint
 
 
@@ -173,9 +177,9 @@ def _headers(name: str, folder: Path) -> dict[str, Entry]:
     if index.is_file():
         try:
             placed = json.loads(index.read_text())["weight_map"]
-        except (json.JSONDecodeError, KeyError, UnicodeDecodeError):
+            files = sorted(set(placed.values()))
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{index} is not a readable index of shards") from None
-        files = sorted(set(placed.values()))
     else:
         placed, files = None, ["model.safetensors"]
     absent = [f for f in files if not (folder / f).is_file()]
@@ -189,6 +193,8 @@ def _headers(name: str, folder: Path) -> dict[str, Entry]:
     for file in files:
         with _open(folder / file) as shard:
             for key in shard.keys():
+                if key.endswith("rotary_emb.inv_freq"):  # old Llama files store the table that config describes
+                    continue
                 view = shard.get_slice(key)
                 entries[key] = Entry(tuple(view.get_shape()), view.get_dtype(), file)
     lost = sorted(set(placed or ()) - entries.keys())
@@ -230,6 +236,10 @@ def _from_hub(name: str, headers_only: bool) -> tuple[Path, dict[str, Entry] | N
 
 def _some(items: list[str], n: int = 3) -> str:
     return ", ".join(items[:n]) + (", ..." if len(items) > n else "")
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def _short(value) -> str:

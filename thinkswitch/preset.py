@@ -110,6 +110,8 @@ class Preset:
         _check(self)
         if not 0 < self.learning_rate:
             raise UserError(f"learning_rate must be above 0, it is {self.learning_rate}")
+        if self.soft and self.labels != "thinking":  # the teacher's distribution would be the right labels again
+            raise UserError(f"soft answers are the thinking checkpoint's own, so labels must be thinking, not {self.labels}")
 
 
 def load(name: str | Path) -> Preset:
@@ -125,7 +127,7 @@ def load(name: str | Path) -> Preset:
         path = shipped
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, ValueError, OSError) as error:
         raise UserError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold 'knob: value' lines, it holds a {type(values).__name__}")

@@ -67,6 +67,11 @@ def claim(folder: Path) -> Iterator[None]:
     owner = alive(folder)
     if owner:
         raise UserError(f"{folder} is in use by process {owner}; stop it first: thinkswitch stop {folder}")
+    with _locked(folder):
+        yield from _owned(folder)
+
+
+def _owned(folder: Path) -> Iterator[None]:
     (folder / "stop").unlink(missing_ok=True)
     for path in [folder / "events.jsonl", *folder.glob("rounds/*/*.jsonl")]:
         mend(path)
@@ -78,6 +83,22 @@ def claim(folder: Path) -> Iterator[None]:
     finally:
         (folder / "stop").unlink(missing_ok=True)
         write(folder / "run.json", json.dumps({**read_info(folder), "ended": time.time()}))
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Two that start in the same moment: the system lets one have the lock, and takes it back however that one ends."""
+    with open(folder / ".lock", "w") as file:
+        try:
+            if os.name == "nt":
+                import msvcrt
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{folder} is in use by another process that has just started") from None
+        yield
 
 
 def alive(folder: Path) -> int | None:
@@ -197,6 +218,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     beside.mkdir(parents=True)
     try:
         yield beside
+        shutil.rmtree(path, ignore_errors=True)
         os.replace(beside, path)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

@@ -98,8 +98,8 @@ def _jsonl(path: Path):
         if line.strip():
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path} line {number} is not JSON ({error.msg} at column {error.colno}): {line[:60]!r}") from None
+            except ValueError as error:  # also a number of thousands of digits
+                raise UserError(f"{path} line {number} is not JSON ({error}): {line[:60]!r}") from None
             if not isinstance(row, dict):
                 raise UserError(f"{path} line {number} is a {type(row).__name__}; a line must be an object such as "
                                 '{"prompt": "...", "answer": "..."}')
@@ -126,15 +126,17 @@ def _hub(source: str):
 
 def _problem(row: dict, where: str, template: str, answer_column: str, kind: str) -> Problem:
     try:
-        prompt = template.format_map({k: _plain(v) for k, v in row.items()})
-    except (KeyError, IndexError, AttributeError, ValueError) as error:
+        prompt = template.format_map({k: _plain(v) for k, v in row.items() if v is not None})
+        prompt.encode("utf-8")  # half of a surrogate pair is no text
+    except (KeyError, IndexError, AttributeError, TypeError, MemoryError, ValueError) as error:
         raise UserError(f"{where}: the prompt template {template!r} asks for {error}, the row has {', '.join(map(str, row))}") from None
     kind = row.get("kind", kind)
     if kind not in KINDS:
         raise UserError(f"{where}: unknown kind {kind!r}; known are {', '.join(KINDS)}")
     if not prompt.strip():
         raise UserError(f"{where}: the prompt is empty")
-    answer = str(row.get(answer_column, "")).strip()
+    answer = row.get(answer_column)
+    answer = "" if answer is None else str(answer).strip()
     if answer and kind in ("integer", "choice") and _canonical(answer, kind) is None:
         raise UserError(f"{where}: the answer {answer[:40]!r} is not {'an integer' if kind == 'integer' else 'yes, no or maybe'}")
     return Problem(prompt, answer, kind)
@@ -186,25 +188,26 @@ def grade(problem: Problem, text: str) -> bool:
 
 def _canonical(text: str, kind: str) -> str | None:
     if kind == "choice":
-        word = re.sub(r"\\[a-z]+\{|[^a-z]", "", text.casefold())
+        word = re.sub(r"\\[a-z]+\s*\{|[^a-z]", "", text.casefold())
         return word if word in CHOICES else None
     if kind == "integer":
-        text = text.rsplit("=", 1)[-1]  # m + n = 601
+        text = text.rsplit("=", 1)[-1].replace("\u2212", "-")  # m + n = 601
         text = re.sub(r"\\(?:text|mathrm|textbf|mathbf)\s*\{\s*([-+]?\d[\d,]*)\s*\}", r"\1", text)
-        text = re.sub(r"\\(?:text|mathrm)\s*\{[^{}]*\}|\^\s*\{?\\circ\}?|\\[,!;: ]|[\s$%]", "", text)  # units, degrees, spacing
-        text = re.sub(r"(?<=\d)(?:\{,\}|,)(?=\d{3}(?:\D|$))", "", text)
-        found = re.fullmatch(r"([-+]?\d+)(?:\.0*)?", text)
+        text = re.sub(r"(?<=\d)(?:\{,\}|,|\\,)(?=\d{3}(?:\D|$))", "", text)
+        text = re.sub(r"\^\s*\{?\\circ\}?|\\[!;: ]|\\?[$%]", "", text)  # degrees, spacing, signs
+        text = re.sub(r"(?:\\,|\s)*(?:\\(?:text|mathrm)\s*\{[^{}]*\}|[a-zA-Z]+\.?)\s*$", "", text).strip()  # a unit at the end
+        found = re.fullmatch(r"\{?([-+]?\d{1,400})(?:\.0*)?\}?", text)
         return str(int(found[1])) if found else None
     return " ".join(text.split()) or None
 
 
 def _said(text: str) -> str | None:
     plain = re.sub(r"[*_`\"'#>]", "", text).strip().casefold()
-    choice = "(" + "|".join(CHOICES) + r")\b"
-    claims = re.findall(r"\b(?:answer|conclusion|decision)\b(?:\s+is)?\s*[:\-]?\s*" + choice, plain)
+    choice = "(" + "|".join(CHOICES) + r")(?=\s*(?:[.,;:!\n]|$))"  # not "no-brainer", not "yes or no"
+    claims = re.findall(r"\b(?:answer|conclusion|decision)\b(?:[^.\n]{0,40}?\b(?:is|be)\b|\s*:)\s*:?\s*" + choice, plain)
     if claims:
         return claims[-1]
-    opening = re.match(choice + r"(?=\s*(?:[.,;:!\-\n]|$))", plain)
+    opening = re.match(choice, plain)
     return opening[1] if opening else None
 
 

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from . import runs
 from .preset import Preset
 
 BLUE, ORANGE = "#4c8fd6", "#e08a1e"  # instruct, thinking: one colour each everywhere
@@ -28,7 +29,8 @@ def show(events: Iterator, preset: Preset, folder: Path) -> str:
     bar = Progress(TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(),
                    TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=out)
     whole = bar.add_task(f"round 0 of {preset.rounds}", total=preset.rounds + 1, note="")
-    phase, measured, current, ended = None, [], None, "stopped"
+    phase, current, ended = None, None, "stopped"
+    measured = [e for e in runs.read_lines(folder / "events.jsonl") if e["phase"] == "measure" and e["step"] == e["total"]]  # resumed
     began = time.time()
     with Live(console=out, refresh_per_second=4, transient=False) as live:
         for event in events:
@@ -48,8 +50,8 @@ def show(events: Iterator, preset: Preset, folder: Path) -> str:
                 bar.update(whole, completed=preset.rounds + 1)
             live.update(Group(scores(measured), bar))
             if not out.is_terminal and event.step == event.total and phase is not None:  # a log file gets lines, not pictures
-                out.print(f"round {event.round} {event.phase} {event.step}/{event.total} {note(event)}", soft_wrap=True)
-    out.print(f"{ended} after {time.time() - began:.0f} s; results in {folder}", soft_wrap=True)
+                out.print(f"round {event.round} {event.phase} {event.step}/{event.total} {note(event)}", soft_wrap=True, markup=False)
+    out.print(f"{ended} after {time.time() - began:.0f} s; results in {folder}", soft_wrap=True, markup=False)
     return ended
 
 
