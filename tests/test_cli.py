@@ -121,7 +121,8 @@ def test_unwritable_place(tmp_path):
 def test_stopped_is_130_and_resumes(tmp_path, how):
     folder = tmp_path / "run"
     child = subprocess.Popen([sys.executable, "-m", "thinkswitch", "run", "tiny", "--out", str(folder), *SLOW], cwd=ROOT,
-                             env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+                             env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # ignored in what a shell starts with &
     deadline = time.time() + 120
     while not (folder / "rounds" / "1" / "samples.jsonl").exists():
         assert child.poll() is None and time.time() < deadline
