@@ -20,7 +20,7 @@ from thinkswitch.pair import Pair, open_pair
 
 TINY = Path(__file__).parents[1] / "presets" / "tiny"
 SIZES = {  # hidden, intermediate, layers, heads, kv heads, head_dim, vocabulary: the proportions of Qwen3's small models
-    "42M": (512, 1536, 8, 8, 4, 64, 16_000),
+    "33M": (512, 1536, 8, 8, 4, 64, 16_000),
     "0.3B": (1024, 3072, 20, 16, 8, 64, 50_000),
 }
 

@@ -33,7 +33,7 @@ def main() -> None:
     rng, long = random.Random(0), 80 if args.quick else 600
     limits = [min(long, max(10, round(rng.lognormvariate(math.log(60), 1)))) for _ in range(32)]
     long = max(limits)
-    with random_pair("42M") as pair:
+    with random_pair("33M") as pair:
         model = materialise(pair, [], recipe.start(pair).thinking, args.device, torch.float32)
         endless(model)
         prompts = [pair.instruct.prompt_ids(f"What is {i} + {i + 1}?") for i in range(32)]

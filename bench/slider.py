@@ -66,7 +66,7 @@ dtype: bfloat16
 def main() -> None:
     args = arguments(__doc__.splitlines()[0], mergekit="path of mergekit-yaml, to time it as well")
     dtypes = [torch.bfloat16] if args.device == "cuda" else [torch.float32, torch.bfloat16]
-    with random_pair("42M" if args.quick else "0.3B") as pair, tempfile.TemporaryDirectory() as folder:
+    with random_pair("33M" if args.quick else "0.3B") as pair, tempfile.TemporaryDirectory() as folder:
         report(args, "slider", [measure(args, pair, dtype, folder) for dtype in dtypes])
 
 

@@ -43,7 +43,7 @@ def main() -> None:
     args = arguments(__doc__.splitlines()[0])
     tiny = open_pair(str(TINY / "instruct"), str(TINY / "thinking"))
     rows = [measure(args, tiny, points, 64) for points in (3, 11)]
-    with random_pair("42M" if args.quick else "0.3B") as big:
+    with random_pair("33M" if args.quick else "0.3B") as big:
         half = torch.bfloat16
         for points, dtype in ((3, half), (3, torch.float32), (11, half if args.device == "cuda" else torch.float32)):
             rows.append(measure(args, big, points, 8 if args.quick else 16, dtype))

@@ -113,7 +113,7 @@ def test_a_disk_that_fills_up_ends_in_one_sentence_and_resumes(tmp_path, run):
 
 def test_unwritable_place(tmp_path):
     (tmp_path / "file").write_text("")
-    refused("run", "tiny", "--out", tmp_path / "file" / "run", *SMALL, says="cannot be written")
+    refused("run", "tiny", "--out", tmp_path / "file" / "run", *SMALL, says="cannot be used")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT")

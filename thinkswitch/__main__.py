@@ -10,7 +10,6 @@ import logging
 import os
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 from . import preset as presets
@@ -34,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in DISK:
             raise
-        print(f"error: {error.filename or 'a file'} cannot be written: {error.strerror}; what is there is unharmed, so make room and resume",
+        print(f"error: {error.filename or 'a file'} cannot be used: {error.strerror}; what is there is unharmed, and a run can be resumed",
               file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -137,7 +136,7 @@ def do_stop(args) -> int:
 def do_status(args) -> int:
     preset = runs.open_run(args.run)
     events = list(runs.read_lines(args.run / "events.jsonl"))
-    measured = [e for e in events if e["phase"] == "measure" and e["step"] == e["total"]]
+    measured = runs.measured(events)
     last = events[-1] if events else {}
     if args.json:
         print(json.dumps(dict(state=runs.state(args.run), preset=preset.name, rounds=preset.rounds, last=last, measured=measured)))
@@ -166,6 +165,8 @@ def do_check(args) -> int:
 
 def opened(args):
     """(preset, pair, round, live blend) of a preset or a run."""
+    if not all(0 <= t <= 1 for t in args.t):
+        raise UserError(f"t must lie between 0 and 1, it is {' '.join(f'{t:g}' for t in args.t)}")
     from . import recipe
     from .blend import Blend
     from .materialise import machine, quiet
@@ -184,8 +185,6 @@ def opened(args):
 
 
 def do_ask(args) -> int:
-    if not all(0 <= t <= 1 for t in args.t):
-        raise UserError(f"t must lie between 0 and 1, it is {' '.join(f'{t:g}' for t in args.t)}")
     if args.tokens is not None and args.tokens < 1:
         raise UserError(f"--tokens must be at least 1, it is {args.tokens}")
     if not args.prompt.strip():
@@ -213,8 +212,6 @@ def do_ask(args) -> int:
 
 
 def do_sweep(args) -> int:
-    if not all(0 <= t <= 1 for t in args.t):
-        raise UserError(f"t must lie between 0 and 1, it is {' '.join(f'{t:g}' for t in args.t)}")
     if args.json and args.json.is_dir():
         raise UserError(f"--json {args.json} is a folder; name a file")
     preset, pair, round, blend = opened(args)

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -47,7 +47,7 @@ class Event:
 
 def create(preset: Preset, folder: Path) -> None:
     """A new run folder; refuses one that already holds anything."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(not p.name.startswith(".preset.yaml.") for p in folder.iterdir())):
         raise UserError(f"{folder} is in use: it already holds " + ("a run; resume it, or name another folder"
                         if (folder / "preset.yaml").exists() else "other files; name another folder"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,6 +73,8 @@ def claim(folder: Path) -> Iterator[None]:
 
 def _owned(folder: Path) -> Iterator[None]:
     (folder / "stop").unlink(missing_ok=True)
+    for left in folder.rglob(".*.[0-9]*"):  # what a kill left of `write`
+        left.unlink()
     for path in [folder / "events.jsonl", *folder.glob("rounds/*/*.jsonl")]:
         mend(path)
     me = psutil.Process()
@@ -147,6 +149,11 @@ def state(folder: Path) -> str:
         return "running"
     last = next(reversed(list(read_lines(folder / "events.jsonl"))), None)
     return "new" if last is None else last["phase"] if last["phase"] in ("done", "stopped", "error") else "interrupted"
+
+
+def measured(events: Iterable[dict]) -> list[dict]:
+    """The events that end a measurement; the others tell running figures."""
+    return [e for e in events if e["phase"] == "measure" and e["step"] == e["total"]]
 
 
 def round_dir(folder: Path, round: int) -> Path:

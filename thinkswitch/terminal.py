@@ -30,7 +30,7 @@ def show(events: Iterator, preset: Preset, folder: Path) -> str:
                    TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=out)
     whole = bar.add_task(f"round 0 of {preset.rounds}", total=preset.rounds + 1, note="")
     phase, current, ended = None, None, "stopped"
-    measured = [e for e in runs.read_lines(folder / "events.jsonl") if e["phase"] == "measure" and e["step"] == e["total"]]  # resumed
+    measured = runs.measured(runs.read_lines(folder / "events.jsonl"))  # by an earlier process, when resumed
     began = time.time()
     with Live(console=out, refresh_per_second=4, transient=False) as live:
         for event in events:
