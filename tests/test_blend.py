@@ -68,13 +68,13 @@ def test_greedy_tokens_equal_generate_at_every_t(setting):
 
 
 @torch.inference_mode()
-def test_rows_that_stay_after_select_are_unchanged(setting):
+def test_rows_that_stay_are_unchanged(setting):
     pair, state, blend = setting
     ids, mask, position = padded([6] * 5, pair.config.vocab_size)
-    blend.place([state.point(t) for t in TS])
+    placement = blend.place([state.point(t) for t in TS])
     full = blend(input_ids=ids).logits
     rows = torch.tensor([1, 4])
-    blend.select(rows)
+    blend.put(placement[rows])
     assert relative(blend(input_ids=ids[rows]).logits, full[rows]) <= 1e-6
 
 

@@ -108,7 +108,7 @@ def knobs() -> str:
 
 def do_run(args) -> int:
     preset = presets.from_settings(presets.load(args.preset), args.set)
-    out = args.out or Path("runs") / f"{preset.name or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
+    out = args.out or runs.new_folder(runs.ROOT, preset.name)
     from . import loop
     print(f"run folder: {out}", flush=True)
     return show(loop.run(preset, out), preset, out)
@@ -196,11 +196,9 @@ def do_ask(args) -> int:
     from .generate import generate
     rows = []
     for t in args.t:
-        role = "instruct" if t == 0 else "thinking" if t == 1 else preset.template
-        checkpoint = getattr(pair, args.template if args.template != "auto" else role)
-        settings = evaluate.sampling(preset, "instruct" if t == 0 else "thinking", args.greedy)
-        settings = evaluate.limited(settings, args.tokens)
-        rows.append(evaluate.row(checkpoint, args.prompt, settings, evaluate.seed_of(preset.seed, "ask"), round.point(t, preset.schedule)))
+        settings = evaluate.limited(evaluate.sampling(preset, "instruct" if t == 0 else "thinking", args.greedy), args.tokens)
+        point, seed = round.point(t, preset.schedule), evaluate.seed_of(preset.seed, "ask")
+        rows.append(evaluate.question(pair, preset, args.prompt, t, point, args.template, settings, seed))
     chunks = generate(blend, pair.instruct.tokenizer, rows, pair.instruct.stops | pair.thinking.stops, len(rows), stream=not args.json)
     if args.json:
         last = {c.row: c for c in chunks}

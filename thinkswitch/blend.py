@@ -6,6 +6,8 @@ Moving the slider copies nothing, and one batch can hold the instruct answer, th
 transformers runs attention, rotary embedding and cache; only linear, embedding and RMSNorm modules are replaced.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -21,14 +23,16 @@ SMALL = 1 << 18  # elements of a weight; below, a product costs less than its ca
 class Blend(nn.Module):
     """Called like a transformers model, after `place` has said which recipe each row of the batch is at."""
 
-    def __init__(self, pair: Pair, adapters: list[Adapter] = (), device: str = "cpu",
-                 dtype: torch.dtype = torch.float32, four_bit: bool = False):
+    def __init__(self, pair: Pair, adapters: list[Adapter] = (), device: str = "cpu", dtype: torch.dtype = torch.float32,
+                 four_bit: bool = False, progress: Callable[[int, int], None] = lambda done, total: None):
         super().__init__()
-        self.pair, self.device = pair, torch.device(device)
+        self.pair, self.device, self.dtype = pair, torch.device(device), dtype
         self.model = empty_model(pair)
-        self.sides = len(adapters) + 2
+        self.sides, self.placement = 2, None
         self._at = {name: i for i, name in enumerate(pair.names)}
-        self._build(adapters, dtype, four_bit)
+        self._build(four_bit, progress)
+        for adapter in adapters:
+            self.add(adapter)
         finish(self.model, pair, device)
         self.requires_grad_(False).eval()
 
@@ -39,32 +43,43 @@ class Blend(nn.Module):
     def config(self):
         return self.model.config
 
-    def place(self, recipes: list[Recipe]) -> None:
-        """One recipe a row, in the order of the batch."""
+    def add(self, adapter: Adapter) -> int:
+        """One more adapter for recipes to use; returns its place among them (the first is 0). Weights are not read again."""
+        for module in self._blended:
+            if isinstance(module, BlendLinear):
+                module.add(self.sides, adapter)
+        self.sides += 1
+        return self.sides - 3
+
+    def place(self, recipes: list[Recipe]) -> torch.Tensor:
+        """One recipe a row, in the order of the batch. Returns the placement (rows, tensors, sides), for `put`."""
         width = self.sides
         table = torch.tensor([[(tuple(r[n]) + (0.0,) * width)[:width] for n in self._at] for r in recipes])
-        self._table = table.to(self.device)  # (rows, tensors, sides)
-        self._spread()
+        return self.put(table.to(self.device))
 
-    def select(self, rows: torch.Tensor) -> None:
-        """Only these rows go on."""
-        self._table = self._table[rows]
-        self._spread()
+    def put(self, placement: torch.Tensor) -> torch.Tensor:
+        """Rows of an earlier placement: fewer of them, or the same ones after another batch had the model."""
+        if placement is not self.placement:
+            self.placement = placement
+            self._spread()
+        return placement
 
     def _spread(self) -> None:
-        used = (self._table != 0).any(1).cpu()  # (rows, sides)
-        spans = [_span(used[:, side]) for side in range(self.sides)]
+        used = (self.placement != 0).any(1).cpu()  # (rows, sides)
+        spans = [_span(used[:, side]) for side in range(used.shape[1])]  # adapters added since take no part
         for module in self._blended:
-            module.place(self._table, spans)
+            module.place(self.placement, spans)
 
-    def _build(self, adapters, dtype, four_bit: bool) -> None:
-        pair, at, place = self.pair, self._at, self.model.set_submodule
+    def _build(self, four_bit: bool, progress) -> None:
+        pair, at, place, dtype = self.pair, self._at, self.model.set_submodule, self.dtype
         head = None if pair.config.tie_word_embeddings else self.model.get_output_embeddings()
 
         def both(name):
             return [side.tensor(name).to(self.device, dtype) for side in (pair.instruct, pair.thinking)]
 
-        for path, module in list(self.model.named_modules()):
+        modules = list(self.model.named_modules())
+        for done, (path, module) in enumerate(modules, 1):
+            progress(done, len(modules))
             weight, bias = f"{path}.weight", f"{path}.bias"
             if isinstance(module, nn.Embedding):
                 tables = both(weight)
@@ -77,9 +92,7 @@ class Blend(nn.Module):
                     sides = [four_bit_linear(w, str(self.device), dtype) for w in weights]
                 else:
                     sides = [Dense(w) for w in weights]
-                low_rank = [(j, *a.low_rank[weight]) for j, a in enumerate(adapters) if weight in a.low_rank]
-                low_rank = [(j, a.to(self.device, dtype), b.to(self.device, dtype)) for j, a, b in low_rank]
-                place(path, BlendLinear(sides, at[weight], dtype, low_rank, *((both(bias), at[bias]) if bias in at else ())))
+                place(path, BlendLinear(sides, at[weight], dtype, *((both(bias), at[bias]) if bias in at else ()), name=weight))
             elif type(module).__name__.endswith("RMSNorm"):
                 place(path, BlendNorm(both(weight), at[weight], module.variance_epsilon))
         self._blended = [m for m in self.model.modules() if isinstance(m, (BlendLinear, BlendEmbedding, BlendNorm))]
@@ -113,17 +126,21 @@ class BlendLinear(nn.Module):
     arithmetic are computed as one product instead.
     """
 
-    def __init__(self, sides, index: int, dtype: torch.dtype, low_rank=(), biases=None, bias_index=None):
+    def __init__(self, sides, index: int, dtype: torch.dtype, biases=None, bias_index=None, name: str | None = None):
         super().__init__()
         self.sides = nn.ModuleList(sides)
-        self.index, self.dtype, self.bias_index, self.biases = index, dtype, bias_index, biases
+        self.name, self.index, self.dtype, self.bias_index, self.biases = name, index, dtype, bias_index, biases
         self.tensors = {index} if bias_index is None else {index, bias_index}
         dense = all(isinstance(side, Dense) for side in sides)
         self.stacked = torch.cat([side.weight for side in sides]).T.contiguous() if dense and sides[0].weight.numel() <= SMALL else None
-        self.ranks = [(2 + j, a.shape[0]) for j, a, _ in low_rank]
-        if low_rank:  # all rounds' adapters as one: two products however many rounds there were
-            self.a = nn.Parameter(torch.cat([a for _, a, _ in low_rank]), requires_grad=False)
-            self.b = nn.Parameter(torch.cat([b for _, _, b in low_rank], dim=1), requires_grad=False)
+        self.adapters: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # side: A (rank, in), B (out, rank)
+        self._used: tuple[int, ...] = ()
+
+    def add(self, side: int, adapter: Adapter) -> None:
+        if self.name in adapter.low_rank:  # never a tied head: updates are of layers
+            weight = next(self.sides[0].parameters())
+            a, b = adapter.low_rank[self.name]
+            self.adapters[side] = a.to(weight.device, self.dtype), b.to(weight.device, self.dtype)
 
     def place(self, table: torch.Tensor, spans: list[tuple[int, int]]) -> None:
         """Work out once what every forward needs, until the rows change."""
@@ -132,8 +149,12 @@ class BlendLinear(nn.Module):
         self.parts = [(side, None if hi - lo == rows else slice(lo, hi), own[lo:hi, i, None, None])
                       for i, (side, (lo, hi)) in enumerate(zip(self.sides, spans)) if hi > lo]
         self.low_rank = self.bias = None
-        if any(spans[side][1] for side, _ in self.ranks):
-            self.low_rank = torch.cat([own[:, side, None].expand(-1, rank) for side, rank in self.ranks], 1)[:, None]
+        used = tuple(side for side in self.adapters if side < len(spans) and spans[side][1])
+        if used:  # as one: two products however many rounds there were
+            if used != self._used:
+                self._used, chosen = used, [self.adapters[side] for side in used]
+                self.a, self.b = torch.cat([a for a, _ in chosen]), torch.cat([b for _, b in chosen], dim=1)
+            self.low_rank = torch.cat([own[:, side, None].expand(-1, len(self.adapters[side][0])) for side in used], 1)[:, None]
         if self.biases:
             c = table[:, self.bias_index, :2].to(self.dtype)
             self.bias = (c[:, :1] * self.biases[0] + c[:, 1:] * self.biases[1])[:, None]

@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from . import runs
 from .errors import UserError
+from .pair import Checkpoint
 from .preset import Preset
 
 LOGIT_CHUNK = 256  # answer tokens whose logits are in memory at once
@@ -35,6 +36,16 @@ class Example:
     answer: tuple[int, ...]  # ends with the token that ends a turn
     soft_ids: torch.Tensor | None = None  # (answer, k) the teacher's likeliest tokens ...
     soft_p: torch.Tensor | None = None  # ... and their probabilities, rows summing to 1
+
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.answer)
+
+
+def example(instruct: Checkpoint, prompt: str, answer: str) -> Example:
+    """What the loss sees of a sample: the prompt under the instruct checkpoint's template (masked), and the answer."""
+    ids = instruct.tokenizer.encode(answer, add_special_tokens=False)
+    return Example(tuple(instruct.prompt_ids(prompt)), (*ids, instruct.turn_end))
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,15 @@ import math
 from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
 
+import torch
+
+from .blend import Blend
 from .generate import Chunk, Row, Sampling, generate
-from .pair import Checkpoint
+from .pair import Checkpoint, Pair
 from .preset import Preset
 from .recipe import Recipe
 from .tasks import Problem, final_answer, grade
+from .trace import OPEN
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,28 @@ def row(checkpoint: Checkpoint, prompt: str, settings: Sampling, seed: int, reci
     return Row(tuple(checkpoint.prompt_ids(prompt)), settings, seed, checkpoint.prefills_think, recipe)
 
 
+def question(pair: Pair, preset: Preset, prompt: str, t: float, point: Recipe, template: str = "auto",
+             settings: Sampling | None = None, seed: int = 0) -> Row:
+    """A prompt at a point of the spectrum. `auto`: the parents under their own template and sampling, blends under the
+    preset's template with the thinking checkpoint's sampling."""
+    role = "instruct" if t == 0 else "thinking" if t == 1 else preset.template
+    checkpoint = getattr(pair, role if template == "auto" else template)
+    return row(checkpoint, prompt, settings or sampling(preset, "instruct" if t == 0 else "thinking"), seed, point)
+
+
+@torch.inference_mode()
+def opening(blend: Blend, checkpoint: Checkpoint, prompt: str, points: list[Recipe]) -> list[float]:
+    """The probability, point by point, that a response begins with <think>: one forward pass, temperature 1.
+
+    Under a template that opens the trace itself this is the probability of a second one: ask another template.
+    """
+    ids = torch.tensor([checkpoint.prompt_ids(prompt)] * len(points), device=blend.device)
+    blend.place(points)
+    logits = blend(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1].float()
+    tag = checkpoint.tokenizer.encode(OPEN, add_special_tokens=False)[0]
+    return logits.softmax(-1)[:, tag].tolist()
+
+
 def sweep(blend, template: Checkpoint, points: dict[float, Recipe], problems: list[Problem],
           preset: Preset) -> Generator[tuple[int, int], None, list[dict]]:
     """Score points of the spectrum on the same problems, all under one template, the points mixed in each batch.
@@ -115,3 +141,17 @@ def sweep(blend, template: Checkpoint, points: dict[float, Recipe], problems: li
         scores[ts[at]].append(score(problems[q], q, chunk))
         yield done, len(rows)
     return [dict(t=t, **asdict(summarise(scores[t]))) for t in ts]
+
+
+def flip(points: list[dict], key: str = "think_rate") -> float | None:
+    """The t at which thinking becomes the rule (a half), between two points of a sweep; None where it never changes."""
+    for before, after in zip(points, points[1:]):
+        if before[key] < 0.5 <= after[key]:
+            return before["t"] + (after["t"] - before["t"]) * (0.5 - before[key]) / (after[key] - before[key])
+    return None
+
+
+def broken_zone(points: list[dict]) -> list[float]:
+    """The ts of a sweep whose accuracy lies below both ends', beyond chance: the whole 95 % interval does."""
+    worse = min(points[0]["accuracy"], points[-1]["accuracy"])
+    return [p["t"] for p in points if p["high"] < worse]

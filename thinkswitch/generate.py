@@ -75,16 +75,17 @@ def _decode(model, tokenizer, rows, live: list[int], stops, stream, cancelled) -
     mask = torch.tensor([[0] * (width - len(rows[i].ids)) + [1] * len(rows[i].ids) for i in live], device=device)
     padded = bool((mask == 0).any())
     position = (mask.cumsum(1) - 1).clamp(min=0)
-    if isinstance(model, Blend):
-        model.place([rows[i].recipe for i in live])
+    placement = model.place([rows[i].recipe for i in live]) if isinstance(model, Blend) else None
     cache = DynamicCache(config=model.config)
     cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     sampler = Sampler([rows[i] for i in live], device)
     while live:
-        if cancelled():
+        if cancelled():  # meanwhile it may have lent the model to another batch
             for i in live:
                 yield writers[i].end("cancel")
             return
+        if placement is not None:
+            model.put(placement)
         out = model(input_ids=ids, attention_mask=mask if padded else None, position_ids=position,
                     past_key_values=cache, use_cache=True, logits_to_keep=1)
         tokens = sampler(out.logits[:, -1].float())
@@ -106,8 +107,8 @@ def _decode(model, tokenizer, rows, live: list[int], stops, stream, cancelled) -
                 return
             cache.batch_select_indices(chosen)
             sampler.select(chosen)
-            if isinstance(model, Blend):
-                model.select(chosen)
+            if placement is not None:
+                placement = placement[chosen]
             mask, position, tokens = mask[chosen], position[chosen], tokens[chosen]
         ids, position = tokens[:, None], position[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(live), 1)], 1)

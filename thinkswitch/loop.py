@@ -191,7 +191,7 @@ def strip(job: Job, number: int) -> Generator[Event, None, list[dict]]:
     lines = sorted(runs.read_lines(path), key=lambda line: (line["prompt_index"], line["sample"]))
     lines = stripped(lines, thinks=job.preset.labels != "self")
     for line in lines:
-        if line["kept"] and sum(map(len, _tokens(job, line["prompt"], line["answer"]))) > job.preset.max_length:
+        if line["kept"] and len(distiller.example(job.pair.instruct, line["prompt"], line["answer"])) > job.preset.max_length:
             line |= dict(kept=False, why="longer than max_length")
     kept = [line for line in lines if line["kept"]]
     dropped = Counter(line["why"] for line in lines if not line["kept"])
@@ -244,7 +244,7 @@ def distil(job: Job, before: Round, kept: list[dict]) -> Stage:
     answers = [line["answer"] for line in kept]
     if preset.labels == "shuffled":
         answers = shuffled([line["kind"] for line in kept], answers, seed)
-    examples = [distiller.Example(*_tokens(job, line["prompt"], answer)) for line, answer in zip(kept, answers)]
+    examples = [distiller.example(instruct, line["prompt"], answer) for line, answer in zip(kept, answers)]
     if preset.soft:
         teacher = job.model(before, before.thinking)
         thinking = job.pair.thinking
@@ -258,11 +258,6 @@ def distil(job: Job, before: Round, kept: list[dict]) -> Stage:
                     dict(loss=step.loss, lr=step.lr, grad_norm=step.grad_norm, tokens_per_s=round(step.tokens_per_s)))
     del model
     _free()
-
-
-def _tokens(job: Job, prompt: str, answer: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    instruct = job.pair.instruct
-    return tuple(instruct.prompt_ids(prompt)), (*_encode(job, answer), instruct.turn_end)
 
 
 def _encode(job: Job, text: str) -> list[int]:

@@ -105,6 +105,9 @@ class Preset:
     dtype: str = knob("auto", "arithmetic; auto = float32 on a CPU, bfloat16 or float16 on a GPU",
                       choices=("auto", "float32", "bfloat16", "float16"))
     device: str = knob("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
+    price_per_hour: float = knob(0.0, "what an hour of this machine costs; 0 = count energy instead", 0, 1e6)
+    price_per_kwh: float = knob(0.30, "what a kilowatt-hour costs", 0, 1e6)
+    watts: float = knob(0.0, "what the machine draws; 0 = as its NVIDIA card tells", 0, 1e6)
 
     def __post_init__(self):
         _check(self)
@@ -151,6 +154,19 @@ def from_settings(base: Preset, settings: list[str]) -> Preset:
         except yaml.YAMLError:
             raise UserError(f"--set {text}: not readable as YAML; write schedule={{mlp: 1, attention: 0}}") from None
     return make({**pairs, **_resolved(pairs, Path.cwd())}, "--set", base)
+
+
+def settings(base: Preset, preset: Preset) -> list[str]:
+    """What `--set` needs to make `preset` of `base`: the inverse of `from_settings`."""
+    changed = [(f.name, getattr(preset, f.name)) for f in dataclasses.fields(preset) if getattr(preset, f.name) != getattr(base, f.name)]
+    return [f"{name}={_plain(value)}" for name, value in changed]
+
+
+def _plain(value) -> str:
+    if dataclasses.is_dataclass(value):
+        return yaml.safe_dump({k: list(v) if isinstance(v, tuple) else v for k, v in vars(value).items()},
+                              default_flow_style=True, width=10**9).strip()
+    return "auto" if value is None else repr(value) if isinstance(value, float) else str(value)
 
 
 def to_yaml(preset: Preset, only_changes: bool = False) -> str:

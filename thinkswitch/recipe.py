@@ -27,6 +27,7 @@ Gram = dict[str, list[list[float]]]  # per tensor, (k, k), symmetric
 
 INSTRUCT, THINKING = (1.0, 0.0), (0.0, 1.0)
 LERP_ABOVE = 0.9995  # mergekit's DOT_THRESHOLD
+BF16_ROUNDING = 2**-9  # largest relative error of one rounding to bf16's 8 bits
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,17 @@ def instruct_point(names: list[str], rounds: int) -> Recipe:
     return constant(names, INSTRUCT + (1.0,) * rounds)
 
 
+def moved(recipe: Recipe, places: list[int]) -> Recipe:
+    """The same point in a basis where adapter j stands at `places[j]`: one live blend serves many runs."""
+    def one(c: Coefficients) -> Coefficients:
+        wide = [*c[:2], *[0.0] * (1 + max(places, default=-1))]
+        for at, x in zip(places, c[2:]):
+            wide[2 + at] = x
+        return tuple(wide)
+    distinct = {c: one(c) for c in set(recipe.values())}
+    return {name: distinct[c] for name, c in recipe.items()}
+
+
 def between(gram: Gram, a: Recipe, b: Recipe, t: float, schedule: Schedule = Schedule()) -> Recipe:
     """The point at t on the way from `a` (0) to `b` (1), tensor by tensor."""
     depth = layers(gram)
@@ -93,6 +105,16 @@ def cosine(gram: list[list[float]], p: Coefficients, q: Coefficients) -> float:
     """cos of the angle between two points of one tensor; 1 where one of them is zero (so LERP)."""
     norms = math.sqrt(max(0.0, inner(gram, p, p)) * max(0.0, inner(gram, q, q)))
     return max(-1.0, min(1.0, inner(gram, p, q) / norms)) if norms > 0 else 1.0
+
+
+def slerp_gap(gram: list[list[float]], p: Coefficients, q: Coefficients, t: float = 0.5) -> float:
+    """How far SLERP and LERP lie apart: ||slerp - lerp|| / ||lerp|| of one tensor. bf16 alone rounds at BF16_ROUNDING."""
+    s0, s1 = weights(cosine(gram, p, q), t)
+    p, q = _pad(p, len(gram)), _pad(q, len(gram))
+    lerp = tuple((1 - t) * x + t * y for x, y in zip(p, q))
+    apart = tuple((s0 - (1 - t)) * x + (s1 - t) * y for x, y in zip(p, q))
+    norm = inner(gram, lerp, lerp)
+    return math.sqrt(max(0.0, inner(gram, apart, apart)) / norm) if norm > 0 else 0.0
 
 
 def inner(gram: list[list[float]], p: Coefficients, q: Coefficients) -> float:
@@ -132,6 +154,17 @@ def scheduled(name: str, t: float, schedule: Schedule, depth: int) -> float:
         high = min(low + 1, len(schedule.depth) - 1)
         factor *= schedule.depth[low] + (place - low) * (schedule.depth[high] - schedule.depth[low])
     return min(1.0, max(0.0, t * factor))
+
+
+def ablations(layers: int) -> dict[str, Schedule]:
+    """Schedules that Wu et al. (arXiv 2510.10977, figure 5 and table 3) report on; what they leave out stays instruct."""
+    first = round(layers / 3)
+    return {
+        "uniform": Schedule(),
+        "FFN only": Schedule(attention=0, norm=0, embedding=0),
+        "attention only": Schedule(mlp=0, norm=0, embedding=0),
+        "last two thirds": Schedule(embedding=0, depth=(0.0,) * first + (1.0,) * (layers - first)),
+    }
 
 
 # ---- Gram matrices

@@ -1,6 +1,6 @@
 """The run directory is the protocol: one process writes it, everybody else only reads. Torch-free.
 
-    preset.yaml  run.json  events.jsonl  stop
+    preset.yaml  run.json  events.jsonl  stop  log.txt (what the process printed, where the page started it)
     rounds/R/{samples.jsonl, adapter/, recipe.json, scores.jsonl}
 
 Files that grow are appended a line at a time and flushed; all others are written beside and renamed. So a kill at
@@ -10,6 +10,9 @@ any moment loses at most the line being written, and what is there is whole.
 import json
 import os
 import shutil
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -25,6 +28,8 @@ from .preset import Preset
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors")
 HEARTBEAT_SECONDS = 5.0
+ROOT = Path("runs")  # where runs go that name no folder
+STARTED = ("run.json", "log.txt")  # what `start` leaves for the process it starts
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,10 @@ class Event:
 
 def create(preset: Preset, folder: Path) -> None:
     """A new run folder; refuses one that already holds anything."""
-    if folder.exists() and (not folder.is_dir() or any(not p.name.startswith(".preset.yaml.") for p in folder.iterdir())):
+    def stranger(p: Path) -> bool:
+        return p.name not in STARTED and not p.name.startswith(".preset.yaml.")
+
+    if folder.exists() and (not folder.is_dir() or any(map(stranger, folder.iterdir()))):
         raise UserError(f"{folder} is in use: it already holds " + ("a run; resume it, or name another folder"
                         if (folder / "preset.yaml").exists() else "other files; name another folder"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,19 +80,30 @@ def claim(folder: Path) -> Iterator[None]:
 
 
 def _owned(folder: Path) -> Iterator[None]:
-    (folder / "stop").unlink(missing_ok=True)
+    if not _meant_for_me(folder):
+        (folder / "stop").unlink(missing_ok=True)
     for left in folder.rglob(".*.[0-9]*"):  # what a kill left of `write`
         left.unlink()
     for path in [folder / "events.jsonl", *folder.glob("rounds/*/*.jsonl")]:
         mend(path)
-    me = psutil.Process()
-    info = dict(pid=me.pid, started=me.create_time(), versions={p: version(p) for p in PACKAGES}, heartbeat=time.time())
+    before, me = read_info(folder), psutil.Process()
+    info = dict(pid=me.pid, started=me.create_time(), versions={p: version(p) for p in PACKAGES}, heartbeat=time.time(),
+                seconds=before.get("seconds", 0.0), joules=before.get("joules", 0.0))
     write(folder / "run.json", json.dumps(info))
     try:
         yield
     finally:
+        beat(folder, every=0)
         (folder / "stop").unlink(missing_ok=True)
         write(folder / "run.json", json.dumps({**read_info(folder), "ended": time.time()}))
+
+
+def _meant_for_me(folder: Path) -> bool:
+    """Whether the stop file asks for this process (or the launcher that a Windows venv puts before it)."""
+    try:
+        return (folder / "stop").read_text().strip() in (str(os.getpid()), str(os.getppid()))
+    except OSError:
+        return False
 
 
 @contextmanager
@@ -106,7 +125,7 @@ def _locked(folder: Path) -> Iterator[None]:
 def alive(folder: Path) -> int | None:
     """The pid of the process that runs this folder. A pid alone may have been given to another since: its start counts."""
     info = read_info(folder)
-    if not info or "ended" in info or info["pid"] == os.getpid():
+    if not info or "ended" in info or info["pid"] in (os.getpid(), os.getppid()):  # a Windows venv's launcher is our parent
         return None
     try:
         process = psutil.Process(info["pid"])
@@ -125,18 +144,33 @@ def read_info(folder: Path) -> dict:
         return {}
 
 
-def beat(folder: Path) -> None:
-    """Renew the heartbeat, when it is due."""
-    info = read_info(folder)
-    if info and time.time() - info["heartbeat"] > HEARTBEAT_SECONDS:
-        write(folder / "run.json", json.dumps({**info, "heartbeat": time.time()}))
+def beat(folder: Path, every: float = HEARTBEAT_SECONDS) -> None:
+    """Renew the heartbeat, when it is due, and add up what the run has taken so far: seconds, and joules of a GPU that tells."""
+    info, now = read_info(folder), time.time()
+    if info and now - info["heartbeat"] >= every:
+        passed = max(0.0, now - info["heartbeat"])
+        drawn = gpu_watts() if every else None
+        write(folder / "run.json", json.dumps({**info, "heartbeat": now, "seconds": info.get("seconds", 0.0) + passed,
+                                               "joules": info.get("joules", 0.0) + passed * (drawn or 0.0)}))
+
+
+def gpu_watts() -> float | None:
+    """What the NVIDIA cards draw now, together; None where there is none, or none that tells."""
+    if not shutil.which("nvidia-smi"):
+        return None
+    try:
+        said = subprocess.run(["nvidia-smi", "--query-gpu=power.draw", "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=5)
+        return sum(map(float, said.stdout.split())) if said.returncode == 0 else None
+    except (OSError, ValueError, subprocess.TimeoutExpired):  # "[N/A]" on some laptops
+        return None
 
 
 def request_stop(folder: Path) -> None:
-    open_run(folder)
-    if not alive(folder):
+    owner = alive(folder)
+    if not owner:
+        open_run(folder)
         raise UserError(f"{folder} is not running")
-    (folder / "stop").touch()
+    write(folder / "stop", f"{owner}\n")
 
 
 def stop_requested(folder: Path) -> bool:
@@ -144,9 +178,11 @@ def stop_requested(folder: Path) -> bool:
 
 
 def state(folder: Path) -> str:
-    """running | done | stopped | error | interrupted (killed, or the machine went down) | new."""
+    """running | done | stopped | error | interrupted (killed, or the machine went down) | new | refused (never began: log.txt says why)."""
     if alive(folder):
         return "running"
+    if not (folder / "preset.yaml").is_file():
+        return "refused"
     last = next(reversed(list(read_lines(folder / "events.jsonl"))), None)
     return "new" if last is None else last["phase"] if last["phase"] in ("done", "stopped", "error") else "interrupted"
 
@@ -165,7 +201,73 @@ def rounds_done(folder: Path) -> int:
     return max((int(p.parent.name) for p in folder.glob("rounds/*/recipe.json")), default=0)
 
 
+# ---- a run as a child process
+
+
+def start(arguments: list[str], folder: Path) -> int:
+    """`python -m thinkswitch ARGUMENTS` on its own: it outlives us. What it prints goes to log.txt; returns its pid.
+
+    run.json names the process at once, so everybody sees the run before torch has been imported.
+    """
+    if alive(folder):
+        raise UserError(f"{folder} is in use by process {alive(folder)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "stop").unlink(missing_ok=True)
+    threads = str(max(1, (os.cpu_count() or 2) - 1))  # one core is left for the page
+    env = {"OMP_NUM_THREADS": threads, "COLUMNS": "160", **os.environ, "PYTHONUNBUFFERED": "1",
+           "PYTHONPATH": os.pathsep.join(filter(None, [str(presets.PRESETS.parent), os.environ.get("PYTHONPATH")]))}
+    apart = dict(creationflags=subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.DETACHED_PROCESS) if os.name == "nt" else dict(start_new_session=True)
+    with open(folder / "log.txt", "a", encoding="utf-8") as log:
+        child = subprocess.Popen([sys.executable, "-m", "thinkswitch", *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, **apart)
+    threading.Thread(target=child.wait, daemon=True).start()  # reaped when it ends
+    process = psutil.Process(child.pid)
+    if "pid" not in (info := read_info(folder)) or info["pid"] != child.pid:
+        totals = {k: info[k] for k in ("seconds", "joules") if k in info}
+        write(folder / "run.json", json.dumps(dict(pid=child.pid, started=process.create_time(), heartbeat=time.time(), **totals)))
+    return child.pid
+
+
+def runs_in(root: Path) -> list[Path]:
+    """Every run below a folder, newest first."""
+    found = [p for p in root.iterdir() if (p / "run.json").is_file() or (p / "preset.yaml").is_file()] if root.is_dir() else []
+    return sorted(found, key=lambda p: (p.stat().st_ctime, p.name), reverse=True)
+
+
+def new_folder(root: Path, name: str) -> Path:
+    """A folder for a new run: its preset's name and the time."""
+    folder, n = root / f"{name or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}", 1
+    while (folder if n == 1 else folder.with_name(f"{folder.name}-{n}")).exists():
+        n += 1
+    return folder if n == 1 else folder.with_name(f"{folder.name}-{n}")
+
+
 # ---- files that grow
+
+
+class Follower:
+    """Reads a file of lines as it grows: `lines` holds all so far, and only what is new is read. Safe between threads."""
+
+    def __init__(self, path: Path):
+        self.path, self.lines = path, []
+        self._at, self._identity, self._lock = 0, None, threading.Lock()
+
+    def read(self) -> list[dict]:
+        with self._lock:
+            try:
+                status = self.path.stat()
+            except FileNotFoundError:
+                return []
+            if status.st_size < self._at or self._identity not in (None, status.st_ino):  # replaced: from its beginning
+                self.lines, self._at = [], 0
+            self._identity = status.st_ino
+            if status.st_size > self._at:
+                with open(self.path, "rb") as file:
+                    file.seek(self._at)
+                    new = file.read()
+                whole = new[: new.rfind(b"\n") + 1]
+                self.lines = [*self.lines, *map(json.loads, whole.splitlines())]
+                self._at += len(whole)
+            return self.lines
 
 
 def append(path: Path, *rows: dict) -> None:
