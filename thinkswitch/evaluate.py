@@ -2,12 +2,13 @@
 
 import hashlib
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, replace
 
 import torch
 
 from .blend import Blend
+from .errors import UserError
 from .generate import Chunk, Row, Sampling, generate
 from .pair import Checkpoint, Pair
 from .preset import Preset
@@ -125,8 +126,8 @@ def opening(blend: Blend, checkpoint: Checkpoint, prompt: str, points: list[Reci
     return logits.softmax(-1)[:, tag].tolist()
 
 
-def sweep(blend, template: Checkpoint, points: dict[float, Recipe], problems: list[Problem],
-          preset: Preset) -> Generator[tuple[int, int], None, list[dict]]:
+def sweep(blend, template: Checkpoint, points: dict[float, Recipe], problems: list[Problem], preset: Preset,
+          cancelled: Callable[[], bool] = lambda: False) -> Generator[tuple[int, int], None, list[dict]]:
     """Score points of the spectrum on the same problems, all under one template, the points mixed in each batch.
 
     Yields (finished rows, all rows) as it goes; returns a list of {t, **Summary} in the order of t.
@@ -136,7 +137,9 @@ def sweep(blend, template: Checkpoint, points: dict[float, Recipe], problems: li
     rows = [row(template, p.prompt, settings, seed_of(preset.seed, "sweep", q), points[t])
             for t in ts for q, p in enumerate(problems)]
     scores: dict[float, list[Score]] = {t: [] for t in ts}
-    for done, chunk in enumerate(generate(blend, template.tokenizer, rows, template.stops, preset.rows, stream=False), 1):
+    for done, chunk in enumerate(generate(blend, template.tokenizer, rows, template.stops, preset.rows, False, cancelled), 1):
+        if chunk.finish == "cancel":
+            raise UserError("the sweep was stopped")
         at, q = divmod(chunk.row, len(problems))
         scores[ts[at]].append(score(problems[q], q, chunk))
         yield done, len(rows)

@@ -107,6 +107,10 @@ def cosine(gram: list[list[float]], p: Coefficients, q: Coefficients) -> float:
     return max(-1.0, min(1.0, inner(gram, p, q) / norms)) if norms > 0 else 1.0
 
 
+def degrees(cos: float) -> float:
+    return math.degrees(math.acos(cos))
+
+
 def slerp_gap(gram: list[list[float]], p: Coefficients, q: Coefficients, t: float = 0.5) -> float:
     """How far SLERP and LERP lie apart: ||slerp - lerp|| / ||lerp|| of one tensor. bf16 alone rounds at BF16_ROUNDING."""
     s0, s1 = weights(cosine(gram, p, q), t)

@@ -88,7 +88,7 @@ def _owned(folder: Path) -> Iterator[None]:
         mend(path)
     before, me = read_info(folder), psutil.Process()
     info = dict(pid=me.pid, started=me.create_time(), versions={p: version(p) for p in PACKAGES}, heartbeat=time.time(),
-                seconds=before.get("seconds", 0.0), joules=before.get("joules", 0.0))
+                seconds=before.get("seconds", 0.0), joules=before.get("joules", 0.0), command=before.get("command"))
     write(folder / "run.json", json.dumps(info))
     try:
         yield
@@ -223,7 +223,8 @@ def start(arguments: list[str], folder: Path) -> int:
     process = psutil.Process(child.pid)
     if "pid" not in (info := read_info(folder)) or info["pid"] != child.pid:
         totals = {k: info[k] for k in ("seconds", "joules") if k in info}
-        write(folder / "run.json", json.dumps(dict(pid=child.pid, started=process.create_time(), heartbeat=time.time(), **totals)))
+        command = info.get("command") or ["python", "-m", "thinkswitch", *arguments]
+        write(folder / "run.json", json.dumps(dict(pid=child.pid, started=process.create_time(), heartbeat=time.time(), command=command, **totals)))
     return child.pid
 
 

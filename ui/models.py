@@ -1,0 +1,103 @@
+"""Models: which pair, whether it fits together, and loading it."""
+
+import shutil
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+import psutil
+
+from thinkswitch import preset as presets
+from thinkswitch.errors import UserError
+from ui import theme
+from ui.studio import Studio
+
+
+def build(studio: Studio, status: gr.HTML) -> dict:
+    shipped = sorted(p.stem for p in presets.PRESETS.glob("*.yaml"))
+    names = shipped if studio.source in shipped else [studio.source, *shipped]
+    with gr.Row(equal_height=True):
+        preset = gr.Dropdown(names, value=studio.source, label="Preset", elem_id="models-preset", scale=1, info="a pair, its task and its knobs")
+        instruct = gr.Textbox(studio.preset.instruct, label="Instruct checkpoint", elem_id="models-instruct", scale=2, info="a folder or a Hub id",
+                              visible=not studio.demo, max_lines=1)
+        thinking = gr.Textbox(studio.preset.thinking, label="Thinking checkpoint", elem_id="models-thinking", scale=2, info="a folder or a Hub id",
+                              visible=not studio.demo, max_lines=1)
+    with gr.Row():
+        check = gr.Button("Check", elem_id="models-check")
+        load = gr.Button("Load", variant="primary", elem_id="models-load")
+    report = theme.words("models-report", '<span class="quiet">Check reads headers only: it says what the pair is, what differs, and what this machine has.</span>')
+
+    def chosen(name):
+        one = presets.load(name)
+        return one.instruct, one.thinking
+
+    def wanted(name: str, instruct: str, thinking: str) -> presets.Preset:
+        if name not in names:
+            raise UserError(f"there is no preset {name!r}")
+        base = presets.load(name)
+        if studio.demo:  # a stage opens no other paths, whatever is sent
+            return base
+        return presets.make(dict(instruct=str(instruct).strip(), thinking=str(thinking).strip()), "Models", base)
+
+    def do_check(*values):
+        yield '<span class="quiet">Reading headers …</span>'
+        try:
+            yield report_html(wanted(*values))
+        except UserError as error:
+            yield theme.toast(error)
+
+    def do_load(*values):
+        try:
+            studio.load(wanted(*values), values[0])
+        except UserError as error:
+            return theme.toast(error)
+        return status_html(studio)
+
+    quiet = dict(show_progress="hidden", api_visibility="private", concurrency_limit=None)
+    preset.input(chosen, preset, [instruct, thinking], **quiet)
+    check.click(do_check, [preset, instruct, thinking], report, **quiet)
+    load.click(do_load, [preset, instruct, thinking], status, **quiet)
+    for box in (instruct, thinking):
+        box.submit(do_check, [preset, instruct, thinking], report, **quiet)
+    return dict(kept=[] if studio.demo else [preset, instruct, thinking])
+
+
+def status_html(studio: Studio) -> str:
+    if studio.failed:
+        return theme.bad(studio.status)
+    if studio.loaded is None:
+        done, total = studio.progress
+        return f"{escape(studio.status)} …" + (theme.bar(done, total) if total else "")
+    loaded = studio.loaded
+    where = f"{loaded.blend.device.type}, {str(loaded.blend.dtype).removeprefix('torch.')}"
+    return (f"<b>{escape(loaded.preset.name or studio.source)}</b> is ready: two checkpoints of {loaded.pair.parameters:,} parameters in one live blend ({where}), "
+            f"{theme.size(sum(p.nbytes for p in loaded.blend.parameters()))} in memory.")
+
+
+def report_html(preset: presets.Preset) -> str:
+    """From headers alone: what the pair is and what differs; and the memory of this machine."""
+    from thinkswitch.pair import differences, open_checkpoint, Pair
+    pair = Pair(*(open_checkpoint(name, headers_only=True) for name in (preset.instruct, preset.thinking)))
+    found, config = differences(pair), pair.config
+    kinds = sorted({e.dtype for c in (pair.instruct, pair.thinking) for e in c.entries.values()})
+    rows = [("Verdict", "<b>compatible</b>" if not found else theme.bad("cannot be interpolated: " + "; ".join(found))),
+            ("Architecture", escape(f"{config.model_type}, {config.num_hidden_layers} layers, hidden {config.hidden_size}, vocabulary {config.vocab_size:,}, "
+                                    f"{'tied' if config.tie_word_embeddings else 'untied'} embeddings")),
+            ("Size", f"{pair.parameters:,} parameters in {len(pair.names)} tensors each ({', '.join(kinds)})"),
+            ("Chat templates", " · ".join(f'<b class="{role}">{role}</b> {"opens" if getattr(pair, role).prefills_think else "does not open"} the trace'
+                                          for role in ("instruct", "thinking"))),
+            ("Memory", memory_html(pair.parameters))]
+    return "<table>" + "".join(f"<tr><th>{name}</th><td>{text}</td></tr>" for name, text in rows) + "</table>"
+
+
+def memory_html(parameters: int) -> str:
+    """What both checkpoints need as a live blend, beside what there is."""
+    import torch
+    memory = psutil.virtual_memory()
+    need = {"32-bit": 8 * parameters, "16-bit": 4 * parameters, "4-bit": 1.1 * parameters}
+    have = f"this machine has {theme.size(memory.total)} of memory, {theme.size(memory.available)} free"
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        have += f"; {torch.cuda.get_device_name()}: {theme.size(total)}, {theme.size(free)} free"
+    have += f"; {theme.size(shutil.disk_usage(Path.cwd()).free)} of disk free"
+    return "both sets of weights take " + ", ".join(f"{theme.size(n)} in {kind}" for kind, n in need.items()) + "; " + have

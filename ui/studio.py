@@ -1,0 +1,381 @@
+"""Studio: what all visitors share – the loaded pair, the one model they take turns on, long tasks, the runs on disk.
+
+Torch comes in only through `load`, in a thread, so the page is up before it.
+"""
+
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from thinkswitch import preset as presets
+from thinkswitch import runs, tasks
+from thinkswitch.errors import UserError
+from thinkswitch.preset import Preset, Schedule
+
+AT_ONCE = 4  # decodes that share the model; who comes later waits in line
+BURST = 0.06  # seconds of chunks gathered before a page hears of them
+DEMO_TOKENS = 512  # most new tokens of an answer on a stage
+EXPORTS = Path("exports")  # the one folder a stage may export into
+PAIR = "the pair"  # round 0, without any run
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A pair in memory. `places` says where in the blend's basis an adapter of a run stands: {(run, round): place}."""
+
+    preset: Preset
+    pair: object
+    start: object  # Round 0
+    blend: object
+    places: dict = field(default_factory=dict)
+    rounds: dict = field(default_factory=dict)  # {(run, round): Round}
+
+
+class Lane:
+    """One model, many visitors: who has waited longest goes first, and at every step the next one gets a turn."""
+
+    def __init__(self):
+        self._line: deque = deque()  # its head has the model
+        self._moved = threading.Condition()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        self._enter()
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def pass_on(self) -> None:
+        """Called by the holder between two steps."""
+        if len(self._line) > 1:
+            self._leave()
+            self._enter()
+
+    def _enter(self) -> None:
+        mine = object()
+        with self._moved:
+            self._line.append(mine)
+            self._moved.wait_for(lambda: self._line[0] is mine)
+
+    def _leave(self) -> None:
+        with self._moved:
+            self._line.popleft()
+            self._moved.notify_all()
+
+
+class Task:
+    """Long work in a thread of its own: it goes on when the page is closed, and every page shows it.
+
+    `work` is a generator of (stage, done, total) that returns the result; closing it is how it is cancelled.
+    """
+
+    def __init__(self, name: str, work: Callable[[Callable[[], bool]], Generator]):
+        self.name, self.stage, self.done, self.total = name, "", 0, 0
+        self.result, self.error, self.cancelled, self.ended = None, None, False, False
+        self.began = time.time()
+        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self._thread.start()
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    def _run(self, work) -> None:
+        try:
+            self.result = yield_all(work(lambda: self.cancelled), self._told)
+        except UserError as error:
+            self.error = str(error)
+        except Exception as error:
+            traceback.print_exc()
+            self.error = f"{type(error).__name__}: {error}"
+        self.ended = True
+
+    def _told(self, stage: str, done: int, total: int) -> None:
+        self.stage, self.done, self.total = stage, done, total
+        if self.cancelled:
+            raise UserError(f"{self.name} was stopped")
+
+
+def yield_all(steps: Generator, told: Callable):
+    """Drain a generator of progress; returns what it returns. Closed whatever happens, so it can clean up."""
+    try:
+        while True:
+            try:
+                told(*next(steps))
+            except StopIteration as end:
+                return end.value
+    finally:
+        steps.close()
+
+
+class Visitor:
+    """What one open page has asked for last. Whoever works for an earlier wish of the same name gives up."""
+
+    def __init__(self):
+        self.stops, self._wishes = 0, {}
+
+    def wish(self, name: str) -> Callable[[], bool]:
+        """A new wish; returns `is there a newer one?`"""
+        mine = self._wishes[name] = self._wishes.get(name, 0) + 1
+        return lambda: self._wishes[name] != mine
+
+    def stop(self) -> None:
+        self.stops += 1
+
+
+class Studio:
+    def __init__(self, preset: Preset, source: str, demo: bool = False):
+        self.preset, self.source, self.demo = preset, source, demo  # what is loaded, or will be
+        self.first_preset = preset  # what a fresh page is built with
+        self.loaded: Loaded | None = None
+        self.status, self.failed, self.progress = "The page is up; torch is not imported yet", False, (0, 0)
+        self.tasks: dict[str, Task] = {}
+        self.sweeps: dict[str, list[dict]] = {}  # by what was swept
+        self.lane = Lane()
+        self.decoding: list = []  # tickets, oldest first
+        self.problems: dict[str, tasks.Problem] = {}  # held-out ones by key: whose answer is known
+        self.examples: list[tasks.Problem] = []
+        self._visitors: dict[str, Visitor] = {}
+        self._lock, self._door = threading.Lock(), threading.Lock()
+        self._followers: dict[Path, runs.Follower] = {}
+        self._loading = False
+        self._alive = (0.0, None)
+        self._opened = threading.Event()
+        self._threads = None
+        if Path(preset.held_out_set).is_file():  # a Hub data set waits for `load`
+            self._take(tasks.train_and_held_out(preset)[1])
+
+    # ---- the pair
+
+    def open_soon(self) -> None:
+        """Load once the first page has been served, or in two seconds: importing torch would slow its first paint."""
+        def wait_and_load():
+            self._opened.wait(2.0)
+            time.sleep(0.3)
+            self.load(self.preset, self.source)
+        threading.Thread(target=wait_and_load, daemon=True).start()
+
+    def page_opened(self) -> None:
+        self._opened.set()
+
+    def load(self, preset: Preset, source: str) -> None:
+        """Read a pair in a thread; the old one goes first, since two may not fit."""
+        with self._lock:
+            if self._loading:
+                raise UserError(f"{self.preset.name or 'a pair'} is still being loaded; wait until it is ready")
+            self._loading = True
+        threading.Thread(target=self._load, args=(preset, source), daemon=True).start()
+
+    def _load(self, preset: Preset, source: str) -> None:
+        try:
+            self.failed = False
+            self.status = "Importing torch and transformers"
+            from thinkswitch import evaluate, generate, recipe  # noqa: F401
+            from thinkswitch.blend import Blend
+            from thinkswitch.materialise import machine, quiet
+            from thinkswitch.pair import open_pair
+            import torch
+            quiet()
+            self._threads = self._threads or torch.get_num_threads()
+            self.status = "Checking the pair"
+            pair = open_pair(preset.instruct, preset.thinking)
+            problems = tasks.train_and_held_out(preset)[1] if preset.held_out_set else []
+            where = machine(preset)
+            with self._lock:
+                self.loaded, self.preset, self.source = None, preset, source  # decodes of the old pair end at their next step
+            with self.lane.turn():
+                pass
+            self.status = "Reading weights"
+            blend = Blend(pair, **where, progress=lambda *at: setattr(self, "progress", at))
+            self.status, self.progress = "Measuring the angles between the twins", (0, 0)
+            start = recipe.start(pair)
+            self.status = "Warming up"  # the first pass through torch costs a second
+            evaluate.opening(blend, pair.instruct, "Hello", [start.point(0.5)] * 2)
+            self.sweeps.clear()
+            self._take(problems)
+            self.loaded = Loaded(preset, pair, start, blend)
+            self.status = "Ready"
+        except UserError as error:
+            self.status, self.failed = str(error), True
+        except Exception as error:
+            traceback.print_exc()
+            self.status, self.failed = f"{type(error).__name__}: {error}", True
+        finally:
+            self.progress, self._loading = (0, 0), False
+
+    def _take(self, held_out: list[tasks.Problem]) -> None:
+        self.problems, self.examples = {p.key: p for p in held_out}, chosen(held_out)
+
+    def ready(self) -> Loaded:
+        if self.loaded is None:
+            raise UserError(f"the pair is not loaded: {self.status}" if self.failed else f"the pair is not loaded yet ({self.status.lower()}); a moment")
+        return self.loaded
+
+    # ---- rounds and points
+
+    def choices(self) -> list[str]:
+        """`the pair`, then every finished round of every run of this pair, newest run first."""
+        found = [PAIR]
+        for folder in runs.runs_in(runs.ROOT):
+            if (folder / "preset.yaml").is_file() and self._same_pair(folder):
+                found += [f"{folder.name} · round {n}" for n in range(runs.rounds_done(folder), 0, -1)]
+        return found
+
+    def _same_pair(self, folder: Path) -> bool:
+        try:
+            preset = runs.open_run(folder)
+        except UserError:  # a preset.yaml of another version: that run is shown in Loop, but not offered here
+            return False
+        return (preset.instruct, preset.thinking) == (self.preset.instruct, self.preset.thinking)
+
+    def run_of(self, choice: str) -> tuple[Path | None, int]:
+        """(run folder, round) of a choice. Only listed ones: the text comes from outside."""
+        if not choice or choice == PAIR:
+            return None, 0
+        name, _, number = choice.rpartition(" · round ")
+        folder = next((f for f in runs.runs_in(runs.ROOT) if f.name == name), None)
+        if folder is None or not number.isdigit():
+            raise UserError(f"there is no {choice!r} any more; choose another round")
+        return folder, int(number)
+
+    def round(self, loaded: Loaded, choice: str):
+        """The Round of a choice; its adapters join the live blend the first time."""
+        from thinkswitch import recipe
+        folder, number = self.run_of(choice)
+        if folder is None:
+            return loaded.start, []
+        key = (folder, number)
+        if key not in loaded.rounds:
+            loaded.rounds[key] = recipe.read_round(folder, number)
+        round = loaded.rounds[key]
+        with self.lane.turn():
+            for r, adapter in enumerate(round.adapters, 1):
+                if (folder, r) not in loaded.places:
+                    loaded.places[folder, r] = loaded.blend.add(adapter)
+        return round, [loaded.places[folder, r] for r in range(1, number + 1)]
+
+    def points(self, loaded: Loaded, choice: str, ts: list[float], schedule: Schedule) -> list[dict]:
+        """Recipes in the live blend's basis."""
+        from thinkswitch import recipe
+        round, places = self.round(loaded, choice)
+        return [recipe.moved(round.point(t, schedule), places) for t in ts]
+
+    # ---- decoding, in turns
+
+    def decode(self, loaded: Loaded, rows: list, cancelled: Callable[[], bool]) -> Iterator[dict | int]:
+        """Yields how many are ahead in line, then {row: latest Chunk} whenever there is news."""
+        from thinkswitch.generate import generate
+        ticket = object()
+        with self._door:
+            self.decoding.append(ticket)
+        gone = lambda: cancelled() or self.loaded is not loaded
+        pair, chunks = loaded.pair, None
+        try:
+            while (ahead := self.decoding.index(ticket) - AT_ONCE + 1) > 0 and not gone():
+                yield ahead
+                time.sleep(0.1)
+
+            def lend_and_look() -> bool:
+                self.lane.pass_on()
+                return gone()
+
+            chunks = generate(loaded.blend, pair.instruct.tokenizer, rows, pair.instruct.stops | pair.thinking.stops, len(rows),
+                              cancelled=lend_and_look)
+            news = {}
+            while news is not None:
+                news = self._burst(chunks)
+                if news:
+                    yield news
+        finally:
+            if chunks is not None:
+                chunks.close()
+            with self._door:
+                self.decoding.remove(ticket)
+
+    def _burst(self, chunks) -> dict | None:
+        """What came within a moment; None when all has been said."""
+        news, until = {}, time.monotonic() + BURST
+        with self.lane.turn():
+            self.pace()
+            for chunk in chunks:
+                news[chunk.row] = chunk
+                if time.monotonic() > until:
+                    return news
+        return news or None
+
+    def pace(self) -> None:
+        """Torch threads beside a busy process stall each other: one, while a loop runs. (OpenMP counts per thread.)"""
+        import torch
+        torch.set_num_threads(1 if self.running() else self._threads)
+
+    def waiting(self) -> int:
+        return max(0, len(self.decoding) - AT_ONCE)
+
+    # ---- visitors
+
+    def visitor(self, session: str) -> "Visitor":
+        return self._visitors.setdefault(session, Visitor())
+
+    def left(self, session: str) -> None:
+        if session in self._visitors:
+            self._visitors.pop(session).stop()
+
+    # ---- long tasks
+
+    def task(self, name: str, work) -> Task:
+        with self._lock:
+            if (old := self.tasks.get(name)) and not old.ended:
+                raise UserError(f"{name} is at work already; wait for it, or stop it")
+            self.tasks[name] = task = Task(name, work)
+            return task
+
+    # ---- runs
+
+    def running(self) -> Path | None:
+        """The run that is going on, looked up at most twice a second."""
+        now = time.monotonic()
+        if now - self._alive[0] > 0.5:
+            self._alive = (now, next((f for f in runs.runs_in(runs.ROOT) if runs.alive(f)), None))
+        return self._alive[1]
+
+    def start(self, preset: Preset) -> tuple[Path, list[str]]:
+        """Start a loop as a child process; returns its folder and the command."""
+        with self._lock:
+            self._refuse_a_second()
+            folder = runs.new_folder(runs.ROOT, preset.name)
+            command = ["run", self.source, "--out", str(folder)]
+            changes = presets.settings(presets.load(self.source), preset)
+            command += ["--set", *changes] if changes else []
+            runs.start(command, folder)
+            self._alive = (0.0, None)
+        return folder, command
+
+    def resume(self, folder: Path) -> None:
+        with self._lock:
+            self._refuse_a_second()
+            runs.open_run(folder)
+            if runs.state(folder) == "done":
+                raise UserError(f"{folder.name} is done; there is nothing to resume")
+            runs.start(["resume", str(folder)], folder)
+            self._alive = (0.0, None)
+
+    def _refuse_a_second(self) -> None:
+        self._alive = (0.0, None)
+        if self.running():
+            raise UserError(f"{self.running().name} is running; stop it first, or wait until it is done")
+
+    def events(self, folder: Path) -> list[dict]:
+        return self._followers.setdefault(folder, runs.Follower(folder / "events.jsonl")).read()
+
+
+def chosen(problems: list[tasks.Problem], n: int = 4) -> list[tasks.Problem]:
+    """A few problems to click on: all kinds, from the first ones."""
+    kinds = list(dict.fromkeys(p.kind for p in problems))
+    each = -(-n // max(1, len(kinds)))
+    picked = [p for kind in kinds for p in [q for q in problems if q.kind == kind][:each]]
+    return sorted(picked, key=problems.index)[:n]
