@@ -21,19 +21,21 @@ def stream(pair: Pair, adapters: list[Adapter], recipe: Recipe) -> Iterator[tupl
         yield name, combine(pair, adapters, recipe, name)
 
 
-def combine(pair: Pair, adapters: list[Adapter], recipe: Recipe, name: str) -> torch.Tensor:
+def combine(pair: Pair, adapters: list[Adapter], recipe: Recipe, name: str, rows: slice = slice(None)) -> torch.Tensor:
+    """A tensor of a point in float32, or some of its rows: then memory is that block's, not the tensor's."""
     c_i, c_t, *c_adapters = recipe[name]
     total = None
     for c, side in ((c_i, pair.instruct), (c_t, pair.thinking)):
         if c:
-            part = side.tensor(name).float()
+            part = side.tensor(name, rows).float()
             part = part if c == 1 else part * c
             total = part if total is None else total + part
     if total is None:
-        total = torch.zeros(pair.instruct.entries[name].shape)
+        total = torch.zeros(()).expand(pair.instruct.entries[name].shape)[rows].clone()
     for c, adapter in zip(c_adapters, adapters):
         if c and name in adapter.low_rank:
-            total = total + c * adapter.delta(name)
+            a, b = adapter.low_rank[name]
+            total = total + c * (b[rows] @ a)
     return total
 
 

@@ -84,9 +84,10 @@ class Checkpoint:
                 for name in sorted(n for n, e in self.entries.items() if e.file == file):
                     yield name, shard.get_tensor(name)
 
-    def tensor(self, name: str) -> torch.Tensor:
+    def tensor(self, name: str, rows: slice = slice(None)) -> torch.Tensor:
+        """As stored (memory-mapped); of `rows` only these are read."""
         with _open(self.folder / self.entries[name].file) as shard:
-            return shard.get_tensor(name)
+            return shard.get_tensor(name) if rows == slice(None) else shard.get_slice(name)[rows]
 
 
 @dataclass(frozen=True)
