@@ -1,0 +1,349 @@
+"""Any point of any round as a folder that others can load: a Hugging Face checkpoint with its card, or a PEFT adapter.
+
+Tensors are combined and written a block of rows at a time, into a hidden folder beside. That is loaded back with plain
+transformers and compared with the live blend: the preview equals the file. Only then does it take its name.
+"""
+
+import dataclasses
+import gc
+import json
+import math
+import shutil
+import struct
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from peft import LoraConfig, PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from .blend import Blend
+from .card import Point, card, loading, public_name, scores
+from .errors import UserError
+from .materialise import combine, machine
+from .pair import PROBE, Checkpoint, Entry, Pair
+from .place import MADE_BY, appearing, check, existing, resolved, settle, sweep
+from .preset import Preset, Schedule
+from .recipe import Recipe, Round
+
+SHARD = 5_000_000_000  # bytes of a file
+BLOCK = 1 << 22  # elements in memory at once: 16 MB in float32
+MARGIN = 1.02  # of free space, for what the disk itself needs
+TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+             "vocab.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json")
+TERMS = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
+PROBES = ("What is 7 + 5 - 3 + 8?", "Is 51 a prime number? Answer yes or no.", PROBE)
+
+
+@dataclass(frozen=True)
+class Plan:
+    size: int  # bytes that will be written
+    free: int  # bytes free where the folder goes
+    tensors: int
+    dtype: str  # stored, as safetensors names it: BF16, F32 ...
+    template: str  # instruct | thinking: whose tokenizer and chat template go along
+
+
+@dataclass(frozen=True)
+class Exported:
+    folder: Path
+    size: int
+    files: int
+    error: float  # see `difference`
+    same_tokens: float
+    seconds: float
+    code: str  # three lines of Python that load it
+
+
+def plan(pair: Pair, round: Round, t: float, preset: Preset, out: Path, adapter: bool = False, replace: bool = False) -> Plan:
+    """What an export will write. Everything that can be refused is refused here, before work.
+
+    What killed exports left beside is removed first: it takes room.
+    """
+    if not 0 <= t <= 1:
+        raise UserError(f"t must lie between 0 and 1, it is {t:g}")
+    point, out = Point(pair, round, t, Schedule(), preset, adapter), resolved(out)
+    if adapter and (t != 0 or not round.number):
+        raise UserError(f"{point} is no LoRA update of the instruct checkpoint; only the instruct point (t = 0) of a round "
+                        "above 0 is one: choose that, or export the whole checkpoint")
+    check(pair, out, replace)
+    machine(preset)  # a device that is not here shows now
+    sweep(out.parent)
+    entries = adapter_entries(point) if adapter else checkpoint_entries(pair)
+    small = sum(path.stat().st_size for path in copies(point).values())
+    told = len(pair.names) * (250 + 25 * (2 + len(round.adapters)))  # headers, index and recipe.json, about
+    size, free = sum(map(nbytes, entries.values())) + small + told, shutil.disk_usage(existing(out)).free
+    if size * MARGIN > free:
+        raise UserError(f"the export takes {readable(size)}, but only {readable(free)} are free at {existing(out)}; "
+                        "make room, or name a folder on another disk")
+    return Plan(size, free, len(entries), "/".join(sorted({e.dtype for e in entries.values()})), point.template)
+
+
+def export(pair: Pair, round: Round, t: float, schedule: Schedule, preset: Preset, out: Path, blend: Blend | None = None,
+           adapter: bool = False, replace: bool = False, run: Path | None = None, cancelled: Callable[[], bool] = lambda: False,
+           recipe: Recipe | None = None, lane=nullcontext(), shard: int = SHARD) -> Generator[tuple[str, int, int], None, Exported]:
+    """Write, verify, name. Yields (stage, done, total): bytes of "write", steps of "verify".
+
+    `recipe` is the same point in the basis of `blend`, should that hold other adapters than the round. `lane` is entered
+    around the blend's one forward pass only. A failure or a cancel (both a UserError) leaves nothing behind, and what
+    `replace` would have replaced as it was. `run`: its folder, for the scores on the card.
+    """
+    began = time.monotonic()
+    plan(pair, round, t, preset, out, adapter, replace)
+    point, out = Point(pair, round, t, schedule, preset, adapter), resolved(out)
+    measured = scores(run, round)
+    entries = adapter_entries(point) if adapter else checkpoint_entries(pair, shard)
+    with appearing(out) as folder:
+        yield from _stage("write", write_tensors(folder, entries, lambda name: blocks(point, name, entries[name])), cancelled)
+        write_small(folder, point)
+        error, same, most = yield from _stage("verify", verify(folder, point, entries, blend, recipe or point.recipe, lane), cancelled)
+        text = card(point, out.name, run, measured, entries, verified(error, same, most))
+        (folder / "README.md").write_text(text, encoding="utf-8")
+        write_recipe(folder, point)
+        settle(folder)
+        check(pair, out, replace)  # minutes have passed: the name may be somebody's by now
+    sizes = [path.stat().st_size for path in out.iterdir()]
+    return Exported(out, sum(sizes), len(sizes), error, same, time.monotonic() - began, loading(str(out)))
+
+
+def _stage(name: str, steps: Generator, cancelled: Callable[[], bool]) -> Generator:
+    with closing(steps):  # and its files, before the folder is removed
+        while True:
+            if cancelled():
+                raise UserError("the export was cancelled; nothing is left of it")
+            try:
+                yield name, *next(steps)
+            except StopIteration as end:
+                return end.value
+
+
+def readable(size: float) -> str:
+    """Bytes as a person reads them."""
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.{0 if unit == 'bytes' else 1}f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+# ---- tensors
+
+
+def nbytes(entry: Entry) -> int:
+    return math.prod(entry.shape) * TYPES[entry.dtype].itemsize
+
+
+def checkpoint_entries(pair: Pair, shard: int = SHARD) -> dict[str, Entry]:
+    """Every tensor with the file it goes to, stored as the instruct checkpoint stores it; a tied head is none of its own."""
+    entries, groups, room = pair.instruct.entries, [], 0
+    for name in pair.names:
+        if name == "lm_head.weight" and pair.config.tie_word_embeddings:  # some vendors store it twice
+            continue
+        if entries[name].dtype not in TYPES:
+            raise UserError(f"{pair.instruct.name} stores {name} as {entries[name].dtype}; export knows {', '.join(TYPES)}")
+        if not groups or nbytes(entries[name]) > room:
+            groups.append([])
+            room = shard
+        groups[-1].append(name)
+        room -= nbytes(entries[name])
+    files = [f"model-{i:05}-of-{len(groups):05}.safetensors" for i in range(1, len(groups) + 1)]
+    files = files if len(files) > 1 else ["model.safetensors"]
+    return {name: dataclasses.replace(entries[name], file=file) for file, group in zip(files, groups) for name in group}
+
+
+def adapter_entries(point: Point) -> dict[str, Entry]:
+    """A and B of every layer, under PEFT's names. Module kinds that some round has trained are there in every layer."""
+    rank, kinds, entries = sum(point.ranks), targets(point.round), {}
+    for name in point.pair.names:
+        if name.endswith(".weight") and name.split(".")[-2] in kinds:
+            (out, width), key = point.pair.instruct.entries[name].shape, "base_model.model." + name.removesuffix("weight")
+            entries[f"{key}lora_A.weight"] = Entry((rank, width), "F32", "adapter_model.safetensors")
+            entries[f"{key}lora_B.weight"] = Entry((out, rank), "F32", "adapter_model.safetensors")
+    return entries
+
+
+def targets(round: Round) -> list[str]:
+    return sorted({name.split(".")[-2] for adapter in round.adapters for name in adapter.low_rank})
+
+
+def blocks(point: Point, name: str, entry: Entry) -> Iterator[torch.Tensor]:
+    """A tensor of the export, a block of rows at a time: float32 arithmetic, rounded once."""
+    if point.adapter:
+        yield side_by_side(point, name, entry)
+        return
+    step = max(1, BLOCK // math.prod(entry.shape[1:]))
+    for start in range(0, entry.shape[0], step):
+        rows = slice(start, min(start + step, entry.shape[0]))
+        yield combine(point.pair, point.round.adapters, point.recipe, name, rows).to(TYPES[entry.dtype])
+
+
+def side_by_side(point: Point, key: str, entry: Entry) -> torch.Tensor:
+    """A (rank, in) or B (out, rank) of one layer: all rounds' ranks together, zero where a round did not train it."""
+    stem, side = key.removeprefix("base_model.model.").removesuffix(".weight").split(".lora_")
+    whole, at = torch.zeros(entry.shape), 0
+    for adapter, rank in zip(point.round.adapters, point.ranks):
+        if f"{stem}.weight" in adapter.low_rank:
+            a, b = adapter.low_rank[f"{stem}.weight"]
+            if side == "A":
+                whole[at:at + len(a)] = a
+            else:
+                whole[:, at:at + len(a)] = b
+        at += rank
+    return whole
+
+
+# ---- files
+
+
+def write_tensors(folder: Path, entries: dict[str, Entry],
+                  blocks: Callable[[str], Iterator[torch.Tensor]]) -> Generator[tuple[int, int], None, None]:
+    """Safetensors files, and an index where there are several. Yields (bytes written, all)."""
+    done, total, files = 0, sum(map(nbytes, entries.values())), sorted({e.file for e in entries.values()})
+    for file in files:
+        own = {n: e for n, e in sorted(entries.items(), key=lambda item: (-TYPES[item[1].dtype].itemsize, item[0])) if e.file == file}
+        with open(folder / file, "wb") as out:
+            out.write(header(own))
+            for name in own:
+                for block in blocks(name):
+                    done += out.write(block.contiguous().view(torch.uint8).numpy())  # little-endian, as memory has it
+                    yield done, total
+    if len(files) > 1:
+        index = dict(metadata=dict(total_size=total), weight_map={n: e.file for n, e in sorted(entries.items())})
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def header(entries: dict[str, Entry]) -> bytes:
+    """The head of a safetensors file: its length in 8 bytes, then JSON, padded so that data begins at a multiple of 8."""
+    table, at = {"__metadata__": {"format": "pt"}}, 0
+    for name, entry in entries.items():
+        table[name] = dict(dtype=entry.dtype, shape=entry.shape, data_offsets=[at, at + nbytes(entry)])
+        at += nbytes(entry)
+    text = json.dumps(table, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def copies(point: Point) -> dict[str, Path]:
+    """Small files to copy: name -> source. Never weights, indices or pickles."""
+    instruct, words = point.pair.instruct.folder, getattr(point.pair, point.template).folder
+    found = {name: words / name for name in TOKENIZER} | {name: instruct / name for name in TERMS}
+    if not point.adapter:
+        manners = instruct if point.t == 0 else point.pair.thinking.folder  # blends sample as the thinking checkpoint does
+        found |= {"config.json": instruct / "config.json", "generation_config.json": manners / "generation_config.json"}
+    return {name: path for name, path in found.items() if path.is_file()}
+
+
+def write_small(folder: Path, point: Point) -> None:
+    for name, source in copies(point).items():
+        shutil.copyfile(source, folder / name)
+    if point.adapter:
+        rank = sum(point.ranks)
+        LoraConfig(r=rank, lora_alpha=rank, target_modules=targets(point.round), task_type="CAUSAL_LM", inference_mode=True,
+                   base_model_name_or_path=point.pair.instruct.name).save_pretrained(folder)
+        edit(folder / "adapter_config.json", lambda values: values["target_modules"].sort())  # peft lists them in the order of a set
+    else:
+        edit(folder / "config.json", lambda values: values.pop("_name_or_path", None))  # may be a path on its maker's machine
+
+
+def edit(path: Path, change: Callable[[dict], None]) -> None:
+    values = json.loads(path.read_text(encoding="utf-8"))
+    change(values)
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def write_recipe(folder: Path, point: Point) -> None:
+    """The exact coefficients; and the names of all files, which is what a later export may replace."""
+    data = dict(made_by=MADE_BY, kind="adapter" if point.adapter else "checkpoint",
+                instruct=public_name(point.pair.instruct), thinking=public_name(point.pair.thinking),
+                round=point.round.number, t=point.t, schedule=asdict(point.schedule), template=point.template,
+                files=sorted({path.name for path in folder.iterdir()} | {"recipe.json"}),
+                basis=point.basis, coefficients=point.recipe)
+    (folder / "recipe.json").write_text(json.dumps(data, indent=1) + "\n")
+
+
+# ---- verified by reloading
+
+
+def verify(folder: Path, point: Point, entries: dict[str, Entry], blend: Blend | None, recipe: Recipe,
+           lane) -> Generator[tuple[int, int], None, tuple[float, float, float]]:
+    """Load the folder as anybody would and compare it with the live blend; returns `difference` and its `bound`."""
+    ids, mask = probe(AutoTokenizer.from_pretrained(folder, local_files_only=True), getattr(point.pair, point.template))
+    yield 0, 3
+    model = reloaded(folder, point)
+    yield 1, 3
+    plain, dtypes = logits(model, ids, mask), {p.dtype for p in model.parameters()} | {TYPES[e.dtype] for e in entries.values()}
+    del model
+    gc.collect()  # before the blend is made; and Windows renames no folder with open files
+    yield 2, 3
+    blend = blend or Blend(point.pair, point.round.adapters, **machine(point.preset))
+    with lane:
+        blend.place([recipe] * len(ids))
+        live = logits(blend, ids.to(blend.device), mask.to(blend.device))
+    error, same = difference(plain, live, mask.bool())
+    most = bound(dtypes | {p.dtype for p in blend.parameters()})
+    if not error <= most:  # so is NaN
+        raise UserError(f"the files written differ from the live blend by {error:.2g} (relative, logits) where rounding explains {most:g}, "
+                        "so nothing was kept; try again with four_bit=false and dtype=float32, and check the disk")
+    yield 3, 3
+    return error, same, most
+
+
+def probe(tokenizer: PreTrainedTokenizerBase, checkpoint: Checkpoint) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and mask (prompts, length) of a few prompts under the exported chat template, which must be the checkpoint's."""
+    rendered = [tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
+                for prompt in PROBES]
+    rows = [tokenizer.encode(text, add_special_tokens=False) for text in rendered]
+    if rows != [checkpoint.prompt_ids(prompt) for prompt in PROBES]:
+        raise UserError(f"the tokenizer files of {checkpoint.name} alone do not render prompts as that checkpoint does; nothing was kept")
+    width = max(map(len, rows))
+    return (torch.tensor([row + [0] * (width - len(row)) for row in rows]),
+            torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows]))
+
+
+def reloaded(folder: Path, point: Point):
+    """The export in plain transformers on the CPU, in float32 where memory allows, else as it is stored."""
+    roomy = psutil.virtual_memory().available > 5 * point.pair.parameters  # 4 bytes each, and a little
+    model, told = AutoModelForCausalLM.from_pretrained(point.pair.instruct.folder if point.adapter else folder, local_files_only=True,
+                                                       output_loading_info=True, dtype=torch.float32 if roomy else "auto")
+    if point.adapter:
+        return PeftModel.from_pretrained(model, folder).eval()
+    wrong = {kind.replace("_", " "): sorted(map(str, names))[:3] for kind, names in told.items() if names}
+    if wrong:
+        raise UserError(f"transformers does not load what was written, so nothing was kept: {wrong}")
+    return model
+
+
+@torch.inference_mode()
+def logits(model, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float().cpu()
+
+
+def difference(plain: torch.Tensor, live: torch.Tensor, mask: torch.Tensor) -> tuple[float, float]:
+    """(error, same): |plain - live| / |live|, the Euclidean norm being over the logits of all positions of all probe
+    prompts; and the share of positions whose likeliest token is the same.
+
+    One position's own error says little where its logits are small: its maximum was 0.1 for mere bf16, 1.2 for NF4.
+    """
+    plain, live = plain[mask], live[mask]  # (positions, vocabulary)
+    return float((plain - live).norm() / live.norm()), float((plain.argmax(-1) == live.argmax(-1)).float().mean())
+
+
+def bound(dtypes: set[torch.dtype]) -> float:
+    """The largest error that rounding explains, by what either side was rounded to. Measured on the embedded pair:
+
+    float32 (sums in another order): 1e-6 to 1e-5. bf16, fp16 (each weight off by up to 2^-9, 2^-11 of itself): 0.002 to 0.008.
+    NF4 (each weight of a layer off by 9 %): 0.04 to 0.1. Other weights altogether: 0.6 between its ends, 0.07 between t = 0.5 and
+    0.6; so against NF4 only gross damage shows. Random weights multiply rounding: 2 layers 0.03 and 0.5, 36 layers 0.09 and 0.8.
+    """
+    return 0.5 if torch.uint8 in dtypes else 1e-4 if dtypes == {torch.float32} else 5e-2
+
+
+def verified(error: float, same: float, most: float) -> str:
+    return (f"Loaded back with plain transformers and compared with the live blend on {len(PROBES)} prompts: the logits "
+            f"differ by {error:.2g} of their norm (rounding explains up to {most:g}), and the likeliest token is the same at "
+            f"{100 * same:.1f} % of positions.")
