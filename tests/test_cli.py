@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,7 +33,7 @@ def refused(*args, says, **kwargs):
 
 def test_help_reads_well():
     top = cli("--help", check=0).stdout
-    assert all(verb in top for verb in ("run", "resume", "stop", "status", "ask", "sweep", "check")) and "130 stopped" in top
+    assert all(verb in top for verb in ("run", "resume", "stop", "status", "ask", "sweep", "export", "check")) and "130 stopped" in top
     one = cli("run", "--help", check=0).stdout
     assert "rounds=3" in one and "learning_rate=0.0002" in one and "peak learning rate" in one
     assert max(map(len, one.splitlines())) < 200
@@ -67,6 +68,35 @@ def test_sweep_shows_the_switch(run, tmp_path):
     assert [p["t"] for p in points] == [0, 1] and all(p["n"] == 20 for p in points)
     assert points[0]["think_rate"] == 0 and points[1]["think_rate"] == 1 and points[1]["accuracy"] > points[0]["accuracy"]
     assert "think rate" in done.stdout
+
+
+def test_export_writes_what_transformers_loads(run, tmp_path):
+    out = tmp_path / "deep" / "out"
+    done = cli("export", run, "--point", 0.8, "--out", out, check=0).stdout
+    told, _, code = done.partition("\n\n")
+    assert "1.7 MB to write (46 tensors, BF16, instruct's chat template)" in told and "live blend" in told and f"{out}: 8 files" in told
+    loaded = subprocess.run([sys.executable, "-c", code + "\nprint(type(model).__name__, model.dtype)"], capture_output=True, text=True)
+    assert loaded.stdout == "Qwen3ForCausalLM torch.bfloat16\n", loaded.stderr
+    card = (out / "README.md").read_text()
+    assert "round 1, t = 0.8" in card and "| 1 | thinking | 6 |" in card and "not of this point" in card
+    done = cli("export", run, "--round", 1, "--point", "instruct", "--adapter", "--out", out, "--replace", check=0).stdout
+    assert "F32" in done and (out / "adapter_model.safetensors").is_file() and not (out / "model.safetensors").exists()
+
+
+def test_export_refusals(run, tmp_path):
+    refused("export", "tiny", "--point", "thinking", "--out", tmp_path, says="already exists")
+    refused("export", run, "--point", 0.5, "--adapter", "--out", tmp_path / "out", says="no LoRA update")
+    assert cli("export", "tiny", "--point", "middle", "--out", tmp_path / "out").returncode == 2
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file size limits")
+def test_a_disk_that_fills_up_leaves_no_export(tmp_path):
+    import resource
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+    done = cli("export", "tiny", "--point", 0.5, "--out", tmp_path / "a" / "out", check=1, preexec_fn=limit)
+    assert re.fullmatch(r"\nerror: .* nothing is left of it.*\n", done.stderr), done.stderr  # the bar ends its line first
+    assert not list(tmp_path.iterdir())
 
 
 def test_check_says_what_the_pair_is():

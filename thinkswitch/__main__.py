@@ -79,6 +79,12 @@ def parser() -> argparse.ArgumentParser:
     point_of(one)
     one.add_argument("--t", nargs="+", type=float, default=[i / 10 for i in range(11)], help="points of the spectrum")
     one.add_argument("--json", type=Path, metavar="FILE", help="write the table there, too")
+    one = verb("export", do_export, "write a point of the spectrum as a folder that transformers loads, verified by reloading")
+    point_of(one)
+    one.add_argument("--point", type=point, required=True, metavar="instruct|thinking|T", help="instruct is t = 0, thinking is t = 1")
+    one.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    one.add_argument("--adapter", action="store_true", help="as a PEFT adapter: only the instruct point of a round above 0")
+    one.add_argument("--replace", action="store_true", help="an earlier export may be replaced")
     one = verb("check", do_check, "say whether two checkpoints can be interpolated, from their headers alone")
     one.add_argument("instruct")
     one.add_argument("thinking")
@@ -89,6 +95,10 @@ def point_of(one) -> None:
     one.add_argument("source", metavar="PRESET|RUN", help="a preset, or the folder of a run")
     one.add_argument("--round", type=int, help="round of the run; default the last one finished")
     one.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change knobs")
+
+
+def point(text: str) -> float:
+    return float({"instruct": 0, "thinking": 1}.get(text, text))
 
 
 def knobs() -> str:
@@ -167,9 +177,16 @@ def opened(args):
     """(preset, pair, round, live blend) of a preset or a run."""
     if not all(0 <= t <= 1 for t in args.t):
         raise UserError(f"t must lie between 0 and 1, it is {' '.join(f'{t:g}' for t in args.t)}")
-    from . import recipe
     from .blend import Blend
-    from .materialise import machine, quiet
+    from .materialise import machine
+    preset, pair, round = found(args)
+    return preset, pair, round, Blend(pair, round.adapters, **machine(preset))
+
+
+def found(args):
+    """(preset, pair, round) of a preset or a run; no weights are in memory."""
+    from . import recipe
+    from .materialise import quiet
     from .pair import open_pair
     quiet()
     folder = Path(args.source)
@@ -180,8 +197,7 @@ def opened(args):
         raise UserError(f"{args.source} is a preset, so it has no round {args.round}; name a run's folder")
     number = runs.rounds_done(folder) if args.round is None else args.round
     has_recipe = is_run and (runs.round_dir(folder, number) / "recipe.json").is_file()
-    round = recipe.read_round(folder, number) if has_recipe or number else recipe.start(pair)
-    return preset, pair, round, Blend(pair, round.adapters, **machine(preset))
+    return preset, pair, recipe.read_round(folder, number) if has_recipe or number else recipe.start(pair)
 
 
 def do_ask(args) -> int:
@@ -222,6 +238,34 @@ def do_sweep(args) -> int:
         runs.write(args.json, json.dumps(dict(round=round.number, template=preset.template, preset=preset.name,
                                               seed=preset.seed, points=table), indent=1) + "\n")
     return 0
+
+
+def do_export(args) -> int:
+    preset, pair, round = found(args)
+    from . import export, terminal
+    ask = (pair, round, args.point)
+    plan = export.plan(*ask, preset, args.out, args.adapter, args.replace)
+    print(f"{export.readable(plan.size)} to write ({plan.tensors} tensors, {plan.dtype}, {plan.template}'s chat template), "
+          f"{export.readable(plan.free)} free", flush=True)
+    run = Path(args.source) if (Path(args.source) / "preset.yaml").is_file() else None
+    steps = export.export(*ask, preset.schedule, preset, args.out, adapter=args.adapter, replace=args.replace, run=run)
+    done = terminal.progress(percent(steps), "export, %")
+    print(f"{done.folder}: {done.files} files, {export.readable(done.size)}, {done.seconds:.1f} s\n"
+          f"reloaded, its logits differ from the live blend's by {done.error:.2g} of their norm; "
+          f"{100 * done.same_tokens:.1f} % of the likeliest tokens are the same\n\n{done.code}")
+    return 0
+
+
+def percent(steps):
+    """(stage, done, total) as (done, 100), for one bar; returns what `steps` returns."""
+    try:
+        while True:
+            _, done, total = next(steps)
+            yield round(100 * done / total), 100
+    except StopIteration as end:
+        return end.value
+    finally:
+        steps.close()  # an interrupt reaches it in time to clean up
 
 
 if __name__ == "__main__":
