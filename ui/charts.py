@@ -28,13 +28,16 @@ watch('value', draw); draw(); new ResizeObserver(() => window.Plotly && element.
 def figure(title: str, x: str, y: str, traces: list, height: int, **layout) -> str:
     fig = go.Figure(traces)
     fig.update_layout(template="none", title=dict(text=title, font_size=14, x=0, xref="container", xanchor="left", pad_l=8, y=0.97, yanchor="top"),
-                      height=height, margin=dict(l=52, r=14, t=40, b=44), paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+                      height=height, margin=dict(l=52, r=14, t=36, b=70 if len(traces) > 1 else 44), paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
                       font_size=12, uirevision="kept", hovermode="closest", showlegend=len(traces) > 1,
-                      legend=dict(orientation="h", x=1, xanchor="right", y=1.02, yanchor="bottom", font_size=11))
+                      legend=dict(orientation="h", x=0, y=-0.2, yanchor="top", font_size=11), xaxis_title_text=x, yaxis_title_text=y)
+    fig.update_xaxes(gridcolor=GRID, zerolinecolor=GRID, title_standoff=4)
+    fig.update_yaxes(gridcolor=GRID, zerolinecolor=GRID, title_standoff=6)
     fig.update_layout(**layout)
-    fig.update_xaxes(title_text=x, gridcolor=GRID, zerolinecolor=GRID, title_standoff=6)
-    fig.update_yaxes(title_text=y, gridcolor=GRID, zerolinecolor=GRID, title_standoff=6)
     return fig.to_json()
+
+
+RIGHT = dict(overlaying="y", side="right", showgrid=False, zeroline=False, tickmode="auto")  # a second scale
 
 
 def rgba(colour: str, alpha: float) -> str:
@@ -75,11 +78,11 @@ def tokens(measured: list[dict]) -> str:
     for role, style in ROLE.items():
         rows = [e for e in measured if e["checkpoint"] == role]
         x = [e["round"] for e in rows]
-        traces.append(go.Scatter(x=x, y=[e["mean_tokens"] for e in rows], name=f"{role}: tokens", mode="lines+markers", marker=style, line_color=style["color"]))
-        traces.append(go.Scatter(x=x, y=[100 * e["think_rate"] for e in rows], name=f"{role}: think rate", mode="lines+markers", yaxis="y2",
+        traces.append(go.Scatter(x=x, y=[e["mean_tokens"] for e in rows], name=f"{role} tokens", mode="lines+markers", marker=style, line_color=style["color"]))
+        traces.append(go.Scatter(x=x, y=[100 * e["think_rate"] for e in rows], name="think rate", mode="lines+markers", yaxis="y2",
                                  marker=dict(color=style["color"], symbol=style["symbol"] + "-open"), line=dict(color=style["color"], dash="dot")))
     return figure("Mean tokens (lines) and think rate (dotted, %)", "round", "tokens", traces, 300, xaxis_dtick=1, yaxis_rangemode="tozero",
-                  yaxis2=dict(overlaying="y", side="right", range=[-3, 103], showgrid=False), margin_r=44)
+                  yaxis2=dict(RIGHT, range=[0, 104], dtick=25, title_text="%"), margin_r=52)
 
 
 def banded(x: list, rows: list[dict], name: str, style: dict, **more) -> list:
@@ -120,11 +123,11 @@ def spectrum(sweeps: dict[str, list[dict]], zone: list[float], flip: float | Non
     for i, (name, rows) in enumerate(sweeps.items()):
         style, x = dict(color=ROUNDS[i % len(ROUNDS)], symbol=i), [e["t"] for e in rows]
         right += banded(x, rows, name, style)
-        think.append(go.Scatter(x=x, y=[100 * e["think_rate"] for e in rows], name=f"{name}: think rate", mode="lines+markers", marker=style, line_color=style["color"]))
-        think.append(go.Scatter(x=x, y=[e["mean_tokens"] for e in rows], name="tokens", mode="lines", yaxis="y2", line=dict(color=style["color"], dash="dot")))
+        think.append(go.Scatter(x=x, y=[100 * e["think_rate"] for e in rows], name=name, mode="lines+markers", marker=style, line_color=style["color"]))
+        think.append(go.Scatter(x=x, y=[e["mean_tokens"] for e in rows], name="tokens", showlegend=False, mode="lines", yaxis="y2", line=dict(color=style["color"], dash="dot")))
     return (figure("Accuracy over t, 95 % bands", "t", "%", right, 340, yaxis_range=[0, 102], shapes=marks, annotations=notes),
             figure("Think rate (lines, %) and mean tokens (dotted)", "t", "%", think, 340, yaxis_range=[-3, 103], shapes=marks, margin_r=52,
-                   yaxis2=dict(overlaying="y", side="right", rangemode="tozero", showgrid=False, title_text="tokens")))
+                   yaxis2=dict(RIGHT, rangemode="tozero", title_text="tokens")))
 
 
 def heatmap(title: str, columns: list[str], values: list[list[float | None]], unit: str, scale: str, **range_) -> str:

@@ -49,11 +49,10 @@ def build(studio: Studio, schedule: gr.State) -> dict[str, gr.components.Compone
     preset = studio.preset
     first = studio.examples[0].prompt if studio.examples else ""
     with gr.Row(equal_height=True):
-        prompt = gr.Textbox(first, label="Prompt", elem_id="compare-prompt", lines=2, max_lines=8, scale=6, placeholder="Ask anything the pair can answer",
+        prompt = gr.Textbox(first, label="Prompt", elem_id="compare-prompt", lines=1, max_lines=8, scale=6, placeholder="Ask anything the pair can answer",
                             max_length=20_000, submit_btn=False)
-        with gr.Column(scale=1, min_width=150):
-            run = gr.Button("Run", variant="primary", elem_id="compare-run", size="md")
-            stop = gr.Button("Stop", elem_id="compare-stop", size="md", interactive=False)
+        run = gr.Button("Run", variant="primary", elem_id="compare-run", size="md", scale=1, min_width=100)
+        stop = gr.Button("Stop", elem_id="compare-stop", size="md", interactive=False, scale=1, min_width=100)
     chips = gr.Dataset(components=[prompt], samples=[[p.prompt] for p in studio.examples], label="Held-out problems", elem_id="compare-examples",
                        show_label=False, type="values")
     with gr.Row(equal_height=True):

@@ -19,8 +19,8 @@ def build(studio: Studio, schedule: gr.State) -> dict:
     gr.Markdown("### The spectrum, scored")
     with gr.Row(equal_height=True):
         round = gr.Dropdown(studio.choices(), value=PAIR, label="Round", elem_id="explore-round", allow_custom_value=True, scale=2)
-        points = gr.Slider(3, 41, 11, step=1, label="Points of t", elem_id="explore-points", scale=2)
-        problems = gr.Slider(10, max(20, studio.preset.held_out), min(100, studio.preset.held_out), step=10, label="Held-out problems", elem_id="explore-problems", scale=2)
+        points = gr.Slider(3, 41, 11, step=1, label="Points of t", elem_id="explore-points", scale=2, min_width=240)
+        problems = gr.Slider(10, max(20, studio.preset.held_out), min(100, studio.preset.held_out), step=10, label="Held-out problems", elem_id="explore-problems", scale=2, min_width=240)
         with gr.Column(scale=1, min_width=150):
             start = gr.Button("Sweep", variant="primary", elem_id="explore-sweep-start", size="md")
             with gr.Row():
@@ -37,11 +37,11 @@ def build(studio: Studio, schedule: gr.State) -> dict:
     angles = charts.chart("explore-angles", "Angle between instruct and thinking, layer by module", 300)
     gr.Markdown("### A schedule for t: Compare and Sweep use it")
     with gr.Row(equal_height=True):
-        name = gr.Dropdown(list(NAMES), value=UNIFORM, label="Published ablations", elem_id="schedule-name", scale=1, info="arXiv 2510.10977")
-        factors = [gr.Slider(0, 2, 1, step=0.05, label=f"{kind} × t", elem_id=f"schedule-{kind}", scale=1, min_width=130) for kind in KINDS]
+        name = gr.Dropdown(list(NAMES), value=UNIFORM, label="Published ablations", elem_id="schedule-name", scale=1, min_width=240, info="arXiv 2510.10977")
+        factors = [gr.Slider(0, 2, 1, step=0.05, label=f"{kind} × t", elem_id=f"schedule-{kind}", scale=1, min_width=200) for kind in KINDS]
     with gr.Row(equal_height=True):
-        depth = gr.Textbox("1", label="Depth curve", info="multipliers from first to last layer, interpolated: 0, 1 rises; 0, 1, 0 is a hill", elem_id="schedule-depth", scale=2)
-        preview_t = gr.Slider(0, 1, 0.8, step=0.05, label="preview at t", scale=1)
+        depth = gr.Textbox("1", label="Depth curve", info="multipliers from first to last layer, interpolated: 0, 1 rises; 0, 1, 0 is a hill", elem_id="schedule-depth", scale=2, min_width=300)
+        preview_t = gr.Slider(0, 1, 0.8, step=0.05, label="preview at t", scale=1, min_width=240)
     said = theme.words("schedule-status")
     preview = charts.chart("schedule-preview", "t that each tensor gets, layer by module", 300)
     seen, timer = gr.State(None), gr.Timer(1.0)
@@ -103,8 +103,6 @@ def ablations(studio: Studio) -> dict[str, Schedule]:
 
 def sweep(studio: Studio, choice: str, points: int, count: int, schedule: Schedule) -> None:
     """Start it as a task; its table joins `studio.sweeps`."""
-    import dataclasses
-
     from thinkswitch import evaluate
     loaded = studio.ready()
     problems = list(studio.problems.values())[:count]
@@ -114,11 +112,9 @@ def sweep(studio: Studio, choice: str, points: int, count: int, schedule: Schedu
     recipes = studio.points(loaded, choice, ts, schedule)
     template = getattr(loaded.pair, loaded.preset.template)
     name = choice + ("" if schedule == Schedule() else f" ({short(schedule)})")
-    # small batches: between two steps others have their turn
-    preset = dataclasses.replace(loaded.preset, rows=min(loaded.preset.rows, 64))
 
     def work(cancelled):
-        steps = evaluate.sweep(loaded.blend, template, dict(zip(ts, recipes)), problems, preset, cancelled=lambda: lend() or cancelled() or studio.loaded is not loaded)
+        steps = evaluate.sweep(loaded.blend, template, dict(zip(ts, recipes)), problems, loaded.preset, cancelled=lambda: lend() or cancelled() or studio.loaded is not loaded)
         while True:
             with studio.lane.turn():
                 studio.pace()

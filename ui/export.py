@@ -18,13 +18,13 @@ def build(studio: Studio, schedule: gr.State) -> dict:
     quiet = dict(show_progress="hidden", api_visibility="private", concurrency_limit=None)
     with gr.Row(equal_height=True):
         round = gr.Dropdown(studio.choices(), value=PAIR, label="Round", elem_id="export-round", allow_custom_value=True, scale=2)
-        t = gr.Slider(0, 1, 0.5, step=0.01, label="t (0 instruct, 1 thinking)", elem_id="export-t", scale=2)
-        uses = gr.Checkbox(False, label="with the schedule of Explore", elem_id="export-schedule", scale=1)
-        format = gr.Radio([FOLDER, ADAPTER], value=FOLDER, label="Format", elem_id="export-format", scale=2)
+        t = gr.Slider(0, 1, 0.5, step=0.01, label="t (0 instruct, 1 thinking)", elem_id="export-t", scale=2, min_width=260)
+        uses = gr.Checkbox(False, label="with the schedule of Explore", elem_id="export-schedule", scale=1, min_width=230)
+        format = gr.Radio([FOLDER, ADAPTER], value=FOLDER, label="Format", elem_id="export-format", scale=2, min_width=330)
     with gr.Row(equal_height=True):
-        folder = gr.Textbox(label="Name" if studio.demo else "Folder", elem_id="export-folder", scale=5, max_lines=1,
+        folder = gr.Textbox(label="Name" if studio.demo else "Folder", elem_id="export-folder", scale=4, min_width=300, max_lines=1,
                             info=f"goes into {EXPORTS}/" if studio.demo else f"a new folder; relative ones lie beside {EXPORTS}/", placeholder=f"{EXPORTS}/my-blend")
-        replace = gr.Checkbox(False, label="replace an earlier export", elem_id="export-replace", scale=1)
+        replace = gr.Checkbox(False, label="replace an earlier export", elem_id="export-replace", scale=1, min_width=230)
     before = theme.words("export-plan")
     with gr.Row():
         start = gr.Button("Export", variant="primary", elem_id="export-start")

@@ -26,7 +26,7 @@ def build(studio: Studio) -> dict:
         stop = gr.Button("Stop", elem_id="loop-stop", interactive=False)
         resume = gr.Button("Resume", elem_id="loop-resume", interactive=False)
     with gr.Row(equal_height=True):
-        run = gr.Dropdown(listing(), value=newest(), label="Run", elem_id="loop-run", allow_custom_value=True, scale=1)
+        run = gr.Dropdown(listing(), value=newest(), label="Run", elem_id="loop-run", allow_custom_value=True, scale=2, min_width=300)
         with gr.Column(scale=3):
             progress = theme.words("loop-progress", '<span class="quiet">Start runs the loop with the knobs above. It is a process of its own: closing this page does not harm it.</span>')
     with gr.Row():
@@ -40,8 +40,8 @@ def build(studio: Studio) -> dict:
         with gr.Row():
             which = gr.Dropdown([], label="Round", allow_custom_value=True, elem_id="loop-samples-round")
             only = gr.Radio(["all", "kept", "dropped"], value="all", label="Show", elem_id="loop-samples-only")
-        table = gr.Dataframe(headers=LIST, datatype=["number", "number", "str", "str", "str", "number"], type="array", interactive=False, elem_id="loop-samples",
-                             wrap=False, max_height=320, column_widths=["70px", "80px", "45%", "20%", "20%", "80px"], show_label=False)
+        table = gr.Dataframe(headers=LIST, datatype=["number", "str", "str", "str", "str", "number"], type="array", interactive=False, elem_id="loop-samples",
+                             wrap=False, max_height=320, column_widths=["8%", "8%", "42%", "16%", "16%", "10%"], show_label=False)
         detail = gr.HTML("", elem_id="loop-sample", html_template='<div class="sample" aria-live="polite"></div>', apply_default_css=False,
                          js_on_load="const draw = () => { element.querySelector('.sample').innerHTML = props.value || ''; }; watch('value', draw); draw();")
     with gr.Accordion("Log and command", open=False, elem_id="loop-log-box"):
@@ -50,7 +50,7 @@ def build(studio: Studio) -> dict:
 const draw = () => { const p = element.querySelector('pre'); p.textContent = props.value || ''; p.scrollTop = p.scrollHeight; }; watch('value', draw); draw();""")
     seen = gr.State(None)
     timer = gr.Timer(1.0)
-    view = [progress, loss, accuracy, tokens, which, start, stop, resume, command, log, seen]
+    view = [progress, loss, accuracy, tokens, which, stop, resume, command, log, seen]
 
     def do_start(*values):
         try:
@@ -85,7 +85,7 @@ const draw = () => { const p = element.querySelector('pre'); p.textContent = pro
 
     def show_one(name, event: gr.SelectData):
         try:
-            return inspect(folder_of(name), int(event.row_value[0]), int(event.row_value[1]))
+            return inspect(folder_of(name), int(event.row_value[0]), str(event.row_value[1]))
         except UserError as error:
             return theme.toast(error)
 
@@ -131,7 +131,7 @@ def folder_of(name: str | None) -> Path:
 
 def refresh(studio: Studio, name: str | None, last) -> tuple:
     """Everything that has changed since `last`; skips what has not, so an idle page costs nothing."""
-    none = (gr.skip(),) * 11
+    none = (gr.skip(),) * 10
     if not name:
         return none
     try:
@@ -145,8 +145,9 @@ def refresh(studio: Studio, name: str | None, last) -> tuple:
         return none
     changed = lambda *at: last is None or last[0] != name or any(last[i] != now[i] for i in at)
     busy = studio.running()
-    buttons = (gr.update(interactive=busy is None, value="Start" if busy is None else "Start (one is running)"),
-               gr.update(interactive=state == "running"), gr.update(interactive=busy is None and state not in ("done", "running", "refused"))) if changed(4) else (gr.skip(),) * 3
+    buttons = (gr.skip(),) * 2
+    if changed(0, 4):
+        buttons = gr.update(interactive=state == "running"), gr.update(interactive=busy is None and state not in ("done", "running", "refused"))
     finished = [str(n) for n in range(1, 1 + max((e["round"] for e in events), default=0)) if (runs.round_dir(folder, n) / "samples.jsonl").is_file()]
     return (progress_html(folder, state, events), charts.loss(events) if changed(0, 2) else gr.skip(),
             charts.accuracy(measured) if changed(0, 3) else gr.skip(), charts.tokens(measured) if changed(0, 3) else gr.skip(),
@@ -259,7 +260,7 @@ def samples(folder: Path, number, which: str) -> list[list]:
         verdict = "kept" if line.get("kept") else line.get("why") or "not stripped yet"
         if which == "all" or (which == "kept") == (verdict == "kept"):
             answer = line["answer"] if "answer" in line else trace.split(line["text"], line["prefilled"]).answer
-            rows.append([int(number), line["prompt_index"], short(line["prompt"], 120), short(answer, 60), verdict, line["tokens"]])
+            rows.append([int(number), f"{line['prompt_index']}.{line['sample']}", short(line["prompt"], 120), short(answer, 60), verdict, line["tokens"]])
     return sorted(rows, key=lambda row: row[4] == "kept")[:ROWS]
 
 
@@ -268,11 +269,12 @@ def short(text: str, n: int) -> str:
     return text if len(text) <= n else text[: n - 1] + "…"
 
 
-def inspect(folder: Path, number: int, index: int) -> str:
+def inspect(folder: Path, number: int, key: str) -> str:
     """One sample: the raw text, what is left of it, and what the loss sees, token by token."""
-    line = next((s for s in runs.read_lines(runs.round_dir(folder, number) / "samples.jsonl") if s["prompt_index"] == index), None)
+    lines = runs.read_lines(runs.round_dir(folder, number) / "samples.jsonl")
+    line = next((s for s in lines if f"{s['prompt_index']}.{s['sample']}" == key), None)
     if line is None:
-        raise UserError(f"sample {index} of round {number} is not there any more")
+        raise UserError(f"sample {key} of round {number} is not there any more")
     from thinkswitch.distil import example
     parts = trace.split(line["text"], line["prefilled"])
     instruct = checkpoint(runs.open_run(folder).instruct)

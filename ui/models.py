@@ -17,10 +17,10 @@ def build(studio: Studio, status: gr.HTML) -> dict:
     shipped = sorted(p.stem for p in presets.PRESETS.glob("*.yaml"))
     names = shipped if studio.source in shipped else [studio.source, *shipped]
     with gr.Row(equal_height=True):
-        preset = gr.Dropdown(names, value=studio.source, label="Preset", elem_id="models-preset", scale=1, info="a pair, its task and its knobs")
-        instruct = gr.Textbox(studio.preset.instruct, label="Instruct checkpoint", elem_id="models-instruct", scale=2, info="a folder or a Hub id",
+        preset = gr.Dropdown(names, value=studio.source, label="Preset", elem_id="models-preset", scale=1, min_width=240, info="a pair, its task and its knobs")
+        instruct = gr.Textbox(studio.preset.instruct, label="Instruct checkpoint", elem_id="models-instruct", scale=2, min_width=300, info="a folder or a Hub id",
                               visible=not studio.demo, max_lines=1)
-        thinking = gr.Textbox(studio.preset.thinking, label="Thinking checkpoint", elem_id="models-thinking", scale=2, info="a folder or a Hub id",
+        thinking = gr.Textbox(studio.preset.thinking, label="Thinking checkpoint", elem_id="models-thinking", scale=2, min_width=300, info="a folder or a Hub id",
                               visible=not studio.demo, max_lines=1)
     with gr.Row():
         check = gr.Button("Check", elem_id="models-check")

@@ -19,6 +19,7 @@ from thinkswitch.preset import Preset, Schedule
 
 AT_ONCE = 4  # decodes that share the model; who comes later waits in line
 BURST = 0.06  # seconds of chunks gathered before a page hears of them
+SMALL = 50_000_000  # parameters; fewer are decoded by one thread
 DEMO_TOKENS = 512  # most new tokens of an answer on a stage
 EXPORTS = Path("exports")  # the one folder a stage may export into
 PAIR = "the pair"  # round 0, without any run
@@ -309,9 +310,13 @@ class Studio:
         return news or None
 
     def pace(self) -> None:
-        """Torch threads beside a busy process stall each other: one, while a loop runs. (OpenMP counts per thread.)"""
+        """Torch threads beside a busy process stall each other (7 x slower was measured), and small models gain nothing by a second one.
+
+        OpenMP counts per thread, and Gradio calls us from any.
+        """
         import torch
-        torch.set_num_threads(1 if self.running() else self._threads)
+        small = self.loaded is not None and self.loaded.pair.parameters < SMALL
+        torch.set_num_threads(1 if small or self.running() else self._threads)
 
     def waiting(self) -> int:
         return max(0, len(self.decoding) - AT_ONCE)

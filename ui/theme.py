@@ -53,7 +53,10 @@ h3 { font-size: 15px !important; margin: 10px 0 0 !important; }
 .chart:not(.js-plotly-plot) { height: 84px !important; border: 1px dashed var(--border-color-primary); border-radius: 8px; display: grid; place-items: center; }
 .chart:not(.js-plotly-plot)::before { content: attr(data-empty); color: var(--body-text-color-subdued); font-size: 13px; }
 .log pre { max-height: 220px; overflow: auto; white-space: pre-wrap; font-family: var(--font-mono); font-size: 12px; margin: 0; }
-button:disabled { cursor: not-allowed; }
+button:disabled { cursor: not-allowed; } [data-testid="status-tracker"].hide { display: none !important; }
+button:disabled::after { font-weight: 400; font-size: 12px; margin-left: .5em; }
+#compare-stop:disabled::after, #explore-sweep-stop:disabled::after { content: "idle"; } #export-stop:disabled::after { content: "no export is running"; }
+#loop-stop:disabled::after { content: "this run is not running"; } #loop-resume:disabled::after { content: "for a run that was stopped or broken off"; }
 @media (max-width: 700px) { .gradio-container { padding: 8px !important; } .card { min-height: 120px; } #masthead p { display: none; } }
 @media (prefers-reduced-motion: reduce) { * { transition: none !important; animation-duration: .01s !important; } }
 """ % (INSTRUCT, THINKING)
@@ -71,8 +74,10 @@ window.plotlyReady = () => window.plotlyLoading ||= new Promise((done, failed) =
 def theme() -> gr.themes.Base:
     plain = dict(block_title_background_fill="none", block_label_background_fill="none", block_title_padding="0", block_title_text_size="*text_sm",
                  block_title_text_weight="500", block_title_text_color="*body_text_color_subdued", layout_gap="10px", block_padding="8px 10px",
-                 block_border_width="1px", input_shadow="none", input_border_width="1px", input_padding="7px 9px")
-    both = {**plain, **{f"{k}_dark": v for k, v in plain.items() if k.startswith("block_title") and ("fill" in k or "color" in k)}}
+                 block_border_width="1px", input_shadow="none", input_border_width="1px", input_border_color="*neutral_300", input_padding="7px 9px",
+                 body_text_color_subdued="*neutral_500")
+    both = {**plain, **{f"{k}_dark": plain[k] for k in ("block_title_background_fill", "block_label_background_fill", "block_title_text_color")},
+            "body_text_color_subdued_dark": "*neutral_400", "input_border_color_dark": "*neutral_600"}
     return gr.themes.Soft(primary_hue="blue", secondary_hue="orange", neutral_hue="slate", font=SYSTEM, font_mono=MONO, text_size="md",
                           radius_size="md", spacing_size="sm").set(**both)
 
@@ -89,7 +94,7 @@ const draw = () => { element.querySelector('.say').innerHTML = props.value || ''
 def card(elem_id: str, value: dict, edge: str) -> gr.HTML:
     """One answer: {title, trace, thinking, answer, foot, mark, empty}. Text goes in as text, never as HTML; the trace is open while
     it is written and folds when it ends, unless the reader has said otherwise."""
-    return gr.HTML(value, elem_id=elem_id, apply_default_css=False, html_template=f"""
+    return gr.HTML(value, elem_id=elem_id, apply_default_css=False, min_width=270, html_template=f"""
 <article class="card" style="--edge: {edge}"><header><span class="title"></span><span class="mark"></span></header>
 <details hidden><summary></summary><pre></pre></details><div class="answer" aria-live="polite"></div><footer></footer></article>""", js_on_load="""
 const at = s => element.querySelector(s);
