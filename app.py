@@ -31,7 +31,7 @@ def build(studio: Studio) -> gr.Blocks:
         status = theme.words("models-status", models.status_html(studio))  # above the tabs: it concerns all of them
         schedule = gr.State(Schedule())
         kept = gr.BrowserState(None, storage_key=f"thinkswitch-{studio.preset.name}-1", secret="thinkswitch")
-        with gr.Tabs(selected="compare", elem_id="tabs"):
+        with gr.Tabs(selected="compare", elem_id="tabs", overflow_behavior="wrap"):
             with gr.Tab("Models", id="models", elem_id="tab-models"):
                 of_models = models.build(studio, status)
             with gr.Tab("Loop", id="loop", elem_id="tab-loop"):

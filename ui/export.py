@@ -20,7 +20,7 @@ def build(studio: Studio, schedule: gr.State) -> dict:
         round = gr.Dropdown(studio.choices(), value=PAIR, label="Round", elem_id="export-round", allow_custom_value=True, scale=2)
         t = gr.Slider(0, 1, 0.5, step=0.01, label="t (0 instruct, 1 thinking)", elem_id="export-t", scale=2, min_width=260)
         uses = gr.Checkbox(False, label="with the schedule of Explore", elem_id="export-schedule", scale=1, min_width=230)
-        format = gr.Radio([FOLDER, ADAPTER], value=FOLDER, label="Format", elem_id="export-format", scale=2, min_width=330)
+        format = gr.Radio([FOLDER, ADAPTER], value=FOLDER, label="Format", elem_id="export-format", scale=2, min_width=240)
     with gr.Row(equal_height=True):
         folder = gr.Textbox(label="Name" if studio.demo else "Folder", elem_id="export-folder", scale=4, min_width=300, max_lines=1,
                             info=f"goes into {EXPORTS}/" if studio.demo else f"a new folder; relative ones lie beside {EXPORTS}/", placeholder=f"{EXPORTS}/my-blend")
@@ -81,7 +81,7 @@ def target(studio: Studio, folder: str) -> Path:
     if not folder:
         raise UserError("no folder is named; write where the export should go")
     if not studio.demo:
-        return Path(folder).expanduser()
+        return Path(folder)
     if not re.fullmatch(r"\w[\w.-]{0,79}", folder):
         raise UserError(f"{folder[:80]!r} is no plain name; on a stage an export is named by letters, digits, - and _")
     return EXPORTS / folder

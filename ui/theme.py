@@ -57,7 +57,9 @@ button:disabled { cursor: not-allowed; } [data-testid="status-tracker"].hide { d
 button:disabled::after { font-weight: 400; font-size: 12px; margin-left: .5em; }
 #compare-stop:disabled::after, #explore-sweep-stop:disabled::after { content: "idle"; } #export-stop:disabled::after { content: "no export is running"; }
 #loop-stop:disabled::after { content: "this run is not running"; } #loop-resume:disabled::after { content: "for a run that was stopped or broken off"; }
-@media (max-width: 700px) { .gradio-container { padding: 8px !important; } .card { min-height: 120px; } #masthead p { display: none; } }
+@media (max-width: 700px) { .gradio-container .main.fillable { padding: 10px !important; width: 100%% !important; max-width: 100vw !important; min-width: 0 !important; }
+  .gradio-container .wrap, .gradio-container .contain, #tabs { min-width: 0; max-width: 100%%; } #tabs :is(.tab-container, .tab-wrapper) button { padding: 6px 7px; font-size: 13.5px; }
+  .card { min-height: 120px; } #masthead p { display: none; } button:disabled::after { display: none; } }
 @media (prefers-reduced-motion: reduce) { * { transition: none !important; animation-duration: .01s !important; } }
 """ % (INSTRUCT, THINKING)
 
