@@ -78,7 +78,7 @@ def beat(studio: Studio, last, knobs: list[str]) -> tuple:
     one = gr.update(choices=choices) if changed(1) else gr.skip()
     other_preset = preset != (last[3] if last else studio.first_preset)
     return (now[0] if changed(0) else gr.skip(), gr.Dataset(samples=[[p.prompt] for p in studio.examples]) if other_preset else gr.skip(),
-            one, one, one, gr.update(choices=listing) if changed(2) else gr.skip(),
+            one, one, one, gr.update(choices=listing, value=loop.newest()) if last is None else gr.update(choices=listing) if changed(2) else gr.skip(),
             *(loop.refilled(studio, knobs) if other_preset else [gr.skip()] * len(knobs)), now)
 
 

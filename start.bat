@@ -1,5 +1,5 @@
 @echo off
-rem start.bat             set up, then run the loop on the embedded pair, live in the terminal
+rem start.bat             set up, then open the studio in the browser   (--demo, --port N ...)
 rem start.bat test        set up, then run the tests
 rem start.bat VERB ...    set up, then python -m thinkswitch VERB ...
 setlocal
@@ -18,8 +18,11 @@ if errorlevel 1 (
     copy /y "%HERE%requirements.txt" "%HERE%.venv\installed.txt" >nul
 )
 set "PYTHONPATH=%HERE%;%PYTHONPATH%"
-if "%~1"=="" (
-    "%PY%" -m thinkswitch run tiny
+set "FIRST=%~1"
+if "%FIRST%"=="" (
+    "%PY%" "%HERE%app.py" --open
+) else if "%FIRST:~0,1%"=="-" (
+    "%PY%" "%HERE%app.py" --open %*
 ) else if "%~1"=="test" (
     cd /d "%HERE%" && "%PY%" -m pytest tests
 ) else (

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# ./start.sh             set up, then run the loop on the embedded pair, live in the terminal
+# ./start.sh             set up, then open the studio in the browser   (--demo, --port N ...: see --help)
 # ./start.sh test        set up, then run the tests
-# ./start.sh VERB ...    set up, then python -m thinkswitch VERB ...   (run, resume, stop, status, ask, sweep, check)
+# ./start.sh VERB ...    set up, then python -m thinkswitch VERB ...   (run, resume, stop, status, ask, sweep, check, export)
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 python="$here/.venv/bin/python"
@@ -25,7 +25,7 @@ fi
 
 export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
 case "${1:-}" in
-    "")   exec "$python" -m thinkswitch run tiny ;;
+    ""|-*) exec "$python" "$here/app.py" --open "$@" ;;
     test) shift; cd "$here"; exec "$python" -m pytest tests "$@" ;;
     *)    exec "$python" -m thinkswitch "$@" ;;
 esac

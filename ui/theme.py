@@ -49,7 +49,7 @@ CSS = """
 #compare-t input[type=range]::-webkit-slider-thumb { height: 24px; width: 24px; margin-top: -7px; }
 #compare-examples button, #compare-examples .gallery-item { font-size: 12.5px; }
 h3 { font-size: 15px !important; margin: 10px 0 0 !important; }
-.chart { width: 100%%; }
+.chart { width: 100%%; contain: inline-size; overflow: hidden; }  /* or a plot drawn while its tab was hidden would hold it wide */
 .chart:not(.js-plotly-plot) { height: 84px !important; border: 1px dashed var(--border-color-primary); border-radius: 8px; display: grid; place-items: center; }
 .chart:not(.js-plotly-plot)::before { content: attr(data-empty); color: var(--body-text-color-subdued); font-size: 13px; }
 .log pre { max-height: 220px; overflow: auto; white-space: pre-wrap; font-family: var(--font-mono); font-size: 12px; margin: 0; }
