@@ -114,3 +114,58 @@ def test_a_tensor_the_blend_does_not_know_is_refused(folders, monkeypatch):
     monkeypatch.setattr(type(pair), "names", property(lambda self: sorted(odd)))
     with pytest.raises(UserError, match="router"):
         Blend(pair)
+
+
+@torch.inference_mode()
+def test_an_adapter_added_later_is_as_one_that_was_there_from_the_start(setting):
+    pair, state, blend = setting
+    later = Blend(pair)
+    assert [later.add(adapter) for adapter in state.adapters] == [0, 1]
+    ids, mask, position = padded([9, 4, 12, 7, 9], pair.config.vocab_size)
+    logits = []
+    for model in (blend, later):
+        model.place([state.point(t) for t in TS])
+        logits.append(model(input_ids=ids, attention_mask=mask, position_ids=position).logits)
+    assert torch.equal(*logits)
+
+
+@torch.inference_mode()
+def test_one_blend_serves_runs_that_know_nothing_of_each_other(setting):
+    """Run a's second round came after run b's first: their adapters stand at 0, 2 and 1. One batch holds points of both."""
+    pair, a, _ = setting
+    b = recipe.rebuild(pair, recipe.start(pair), random_adapter(pair, 3), 0.6, "previous", recipe.Schedule(mlp=0.5))
+    shared, places = Blend(pair, [a.adapters[0], b.adapters[0], a.adapters[1]]), {"a": [0, 2], "b": [1]}
+    ids, _, _ = padded([7] * 4, pair.config.vocab_size)
+    batch = [("a", a, 0.3), ("b", b, 0.0), ("a", a, 1.0), ("b", b, 0.7)]
+    shared.place([recipe.moved(run.point(t), places[name]) for name, run, t in batch])
+    together = shared(input_ids=ids).logits
+    shared.place([run.point(t) for _, run, t in batch])
+    unmoved = shared(input_ids=ids).logits
+    for row, (_, run, t) in enumerate(batch):
+        own = Blend(pair, run.adapters)
+        own.place([run.point(t)])
+        alone = own(input_ids=ids[row:row + 1]).logits[0]
+        assert relative(together[row], alone) <= 1e-5
+        assert relative(unmoved[row], alone) > 1e-3  # the check can fail
+
+
+@torch.inference_mode()
+def test_a_placement_can_be_put_back_after_another_batch_had_the_model(setting):
+    """Other rows, other sides in use, a wider basis: coming back gives the same bits."""
+    pair, state, _ = setting
+    blend = Blend(pair, state.adapters)
+    ids, _, _ = padded([6] * 3, pair.config.vocab_size)
+    mine = blend.place([state.point(t) for t in (0.0, 0.5, 1.0)])
+    before = blend(input_ids=ids).logits
+    blend.add(random_adapter(pair, 5))
+    for others in ([recipe.constant(pair.names, (0.5, 0.5, 0.0, 0.0, 1.0))] * 3, [recipe.start(pair).thinking]):
+        blend.place(others)
+        assert relative(blend(input_ids=ids[:len(others)]).logits, before[:len(others)]) > 1e-2
+        assert blend.put(mine) is mine
+        assert torch.equal(blend(input_ids=ids).logits, before)
+
+
+def test_progress_counts_up_to_the_total(folders):
+    told = []
+    Blend(open_pair(*folders("qwen3")), progress=lambda done, total: told.append((done, total)))
+    assert [done for done, _ in told] == list(range(1, len(told) + 1)) and {total for _, total in told} == {len(told)} and len(told) > 20

@@ -4,12 +4,14 @@ import dataclasses
 
 import pytest
 import torch
+from conftest import random_adapter
 
 from thinkswitch import recipe
 from thinkswitch.blend import Blend
 from thinkswitch.generate import Row, Sampler, Sampling, Writer, generate, groups
 from thinkswitch.materialise import materialise
 from thinkswitch.pair import open_pair
+from thinkswitch.preset import Schedule
 
 WILD = Sampling(temperature=1.0, top_p=0.95, top_k=40, max_new_tokens=24)
 
@@ -172,3 +174,64 @@ def test_blend_rows_leave_with_their_recipes(folders):
     blend = Blend(pair)
     rows = [Row(prompt(pair, "hi"), Sampling(max_new_tokens=n), recipe=state.point(t)) for n, t in ((3, 0.0), (20, 0.5), (6, 1.0), (20, 1.0))]
     assert texts(blend, pair, rows) == [texts(materialise(pair, [], r.recipe), pair, [dataclasses.replace(r, recipe=None)])[0] for r in rows]
+
+
+@pytest.fixture(scope="module")
+def shared(folders):
+    """(pair, its round 1, a live blend, two batches: other prompts, recipes, lengths, sampling)"""
+    pair = open_pair(*folders("qwen3"))
+    state = recipe.rebuild(pair, recipe.start(pair), random_adapter(pair, 1), 0.8, "original", Schedule())
+    one = [Row(prompt(pair, "a" * n), dataclasses.replace(WILD, max_new_tokens=m), seed=n, recipe=state.point(t)) for n, m, t in ((3, 9, 0.0), (12, 24, 0.4), (1, 17, 1.0))]
+    two = [Row(prompt(pair, "What is it? " * n), Sampling(max_new_tokens=m), recipe=recipe.start(pair).point(t)) for n, m, t in ((2, 21, 0.8), (1, 5, 1.0))]
+    return pair, state, Blend(pair, state.adapters), (one, two)
+
+
+def finished(chunks):
+    return {c.row: (c.text, c.tokens, c.finish) for c in chunks if c.finish}
+
+
+def test_two_batches_taking_turns_on_one_blend_say_what_each_says_alone(shared):
+    """Chunk by chunk, alternately, as two visitors of the page: neither sees the other's rows."""
+    pair, _, blend, batches = shared
+    start = lambda rows: generate(blend, pair.instruct.tokenizer, rows, pair.instruct.stops)
+    alone = [finished(start(rows)) for rows in batches]
+    said, going = ([], []), {i: start(rows) for i, rows in enumerate(batches)}
+    turns = []
+    while going:
+        for i, chunks in list(going.items()):
+            if (chunk := next(chunks, None)) is None:
+                del going[i]
+            else:
+                said[i].append(chunk)
+                turns.append(i)
+    assert turns[:8] == [0, 1] * 4  # they did take turns
+    assert [finished(chunks) for chunks in said] == alone
+    assert len({text for one in alone for text, _, _ in one.values()}) == 5
+
+
+def test_a_batch_that_lends_the_model_between_two_steps_goes_on_as_if_alone(shared):
+    """`cancelled` is asked between steps; there the holder may let a whole other batch through."""
+    pair, _, blend, (one, two) = shared
+    tok, stops, lent = pair.instruct.tokenizer, pair.instruct.stops, []
+    alone = [finished(generate(blend, tok, rows, stops)) for rows in (one, two)]
+
+    def lend() -> bool:
+        lent.append(finished(generate(blend, tok, two, stops)))
+        return False
+
+    assert finished(generate(blend, tok, one, stops, cancelled=lend)) == alone[0]
+    assert len(lent) > 10 and all(said == alone[1] for said in lent)
+
+
+def test_an_adapter_added_in_the_middle_of_a_decode_changes_nothing_for_it(shared):
+    """Somebody opens another run's round in Compare while an answer is being written."""
+    pair, state, _, (one, _) = shared
+    blend = Blend(pair, state.adapters)
+    start = lambda: generate(blend, pair.instruct.tokenizer, one, pair.instruct.stops)
+    alone, chunks = finished(start()), start()
+    before = [next(chunks) for _ in range(4)]
+    place = blend.add(random_adapter(pair, 7))
+    assert place == 1 and not finished(before)
+    assert finished([*before, *chunks]) == alone == finished(start())
+    moved = [dataclasses.replace(row, recipe=recipe.moved(row.recipe, [place])) for row in one]
+    assert finished(generate(blend, pair.instruct.tokenizer, moved, pair.instruct.stops)) != alone  # the new one does count, where asked for

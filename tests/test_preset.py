@@ -1,8 +1,11 @@
 """Knobs: one home, coerced by type, refused when unknown or out of range."""
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
+from conftest import ROOT
 
 from thinkswitch import preset as presets
 from thinkswitch.errors import UserError
@@ -88,3 +91,47 @@ def test_every_knob_has_help_and_every_number_a_range():
 def test_unknown_preset_names_the_known():
     with pytest.raises(UserError, match="no preset 'huge'.*tiny"):
         presets.load("huge")
+
+
+CHANGES = [dict(), dict(rounds=2, prompts=7, seed=2**31 - 1), dict(learning_rate=1e-5, t=0.1 + 0.2, weight_decay=1e-300, max_grad_norm=1e9),
+           dict(lora_alpha=1.0, think_top_p=1, price_per_kwh=1 / 3), dict(fresh=False, greedy=False, soft=True), dict(four_bit=True), dict(four_bit=False),
+           dict(schedule=Schedule(attention=0, mlp=1e-5, depth=(0, 1 / 3, 2))), dict(schedule=Schedule(depth=(0.0,) * 12 + (1.0,) * 24)),
+           dict(labels="self", anchor="previous", decay="linear", dtype="bfloat16", template="thinking", kind="math"),
+           dict(prompt_template='Say "it", it\'s {question} = 5 - $HOME; `ls` #1\n\nBox it: \\boxed{{}} ½ \U0001f914'), dict(prompt_template="--set x=1: {prompt}"),
+           dict(name="a b: #c", lora_targets="q_proj,v_proj"), dict(name="", answer_column="final answer"),
+           dict(instruct="Qwen/Qwen3-4B-Instruct-2507", thinking="C:\\models\\my pair", train_set="owner/name/config:train[:10]")]
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=lambda c: ",".join(c) or "none")
+def test_settings_is_the_inverse_of_from_settings(changes):
+    """What the page writes on a child's command line is the preset that its form holds."""
+    base = presets.load("tiny")
+    for one, other in ((base, dataclasses.replace(base, **changes)), (dataclasses.replace(base, **changes), base)):  # and back: auto again, text emptied
+        said = presets.settings(one, other)
+        assert {s.partition("=")[0] for s in said} == {k for k in changes if getattr(one, k) != getattr(other, k)}
+        assert presets.from_settings(one, said) == other
+
+
+def test_settings_go_through_a_real_command_line(tmp_path):
+    """No shell in between: quotes, spaces, dollars and line ends arrive as they are, past argparse, too."""
+    base = presets.load("tiny")
+    for changes in ({k: v for c in CHANGES[1:4] + CHANGES[7:11] for k, v in c.items()}, {k: v for c in CHANGES[4:6] + CHANGES[11:] for k, v in c.items()}):
+        wanted = dataclasses.replace(base, **changes)
+        code = ("import sys\nfrom thinkswitch import preset as p\nfrom thinkswitch.__main__ import parser\nargs = parser().parse_args(sys.argv[2:])\n"
+                "open(sys.argv[1], 'w', encoding='utf-8').write(p.to_yaml(p.from_settings(p.load(args.preset), args.set)))")
+        subprocess.run([sys.executable, "-c", code, tmp_path / "p.yaml", "run", "tiny", "--out", tmp_path, "--set", *presets.settings(base, wanted)], cwd=ROOT, check=True)
+        assert presets.load(tmp_path / "p.yaml") == wanted
+
+
+@pytest.mark.parametrize("template", ["{prompt}\nAnswer: ", "{prompt}\n", " {prompt}"])
+def test_settings_keep_the_space_around_a_text(template):
+    """BUG (open): from_settings strips every value, so a run that the page starts trains on another prompt than its form shows."""
+    base = presets.load("tiny")
+    wanted = dataclasses.replace(base, prompt_template=template)
+    assert presets.from_settings(base, presets.settings(base, wanted)).prompt_template == template
+
+
+def test_a_schedule_that_yaml_cannot_read_is_refused_in_words():
+    """BUG (open): yaml raises ValueError, not YAMLError, for what looks like a date; `load` catches both, `from_settings` one."""
+    with pytest.raises(UserError, match="schedule"):
+        presets.from_settings(presets.load("tiny"), ["schedule={depth: 2024-13-45}"])

@@ -168,3 +168,93 @@ def test_a_side_without_coefficient_is_not_read(pair):
     half = SimpleNamespace(instruct=pair.instruct, thinking=Unreadable(), names=pair.names)
     for name, tensor in stream(half, [], recipe.constant(pair.names, I)):
         assert torch.equal(tensor, pair.instruct.tensor(name))
+
+
+def test_moved_is_the_same_point_in_another_basis(pair):
+    state = recipe.start(pair)
+    for seed in (1, 2):
+        state = recipe.rebuild(pair, state, random_adapter(pair, seed), 0.8, "original", Schedule())
+    point = state.point(0.4, Schedule(mlp=0.5))
+    assert recipe.moved(point, [0, 1]) == point
+    assert recipe.moved(recipe.start(pair).instruct, []) == recipe.start(pair).instruct
+    assert recipe.moved(recipe.start(pair).thinking, [3, 1]) == recipe.constant(pair.names, (*T, 0.0, 0.0, 0.0, 0.0))
+    far = recipe.moved(point, [3, 1])
+    first, second = state.adapters
+    third = random_adapter(pair, 9)  # another run's
+    for name in pair.names:
+        i, t, c1, c2 = point[name]
+        assert far[name] == (i, t, 0.0, c2, 0.0, c1)
+        assert torch.equal(combine(pair, [third, second, third, first], far, name), combine(pair, [third, second, third, first], {name: (i, t, 0.0, c2, 0.0, c1)}, name))
+        got, expected = combine(pair, [third, second, third, first], far, name), combine(pair, [first, second], point, name)
+        assert torch.allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_moved_keeps_equal_coefficients_one_object(pair):
+    """A recipe of a 4 B pair has 400 tensors and few distinct coefficients."""
+    far = recipe.moved(recipe.instruct_point(pair.names, 2), [4, 0])
+    assert set(far.values()) == {(1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)} and len({id(c) for c in far.values()}) == 1
+
+
+@pytest.mark.parametrize("t", [0.1, 0.5, 0.8])
+def test_slerp_gap_is_the_distance_of_the_real_tensors(pair, t):
+    """In float64, tensor by tensor, between points that hold adapters, too."""
+    adapter = random_adapter(pair, 1)
+    gram = recipe.extend_gram(recipe.base_gram(pair), pair, [adapter])
+    p, q = (1.0, 0.0, 1.0), (0.2, 0.8, -0.5)
+    met = set()
+    for name, w_i, w_t in pair.tensors():
+        update = adapter.delta(name).double().numpy().ravel() if name in adapter.low_rank else 0
+        basis = [w_i.double().numpy().ravel(), w_t.double().numpy().ravel(), update]
+        a, b = apply(p, *basis), apply(q, *basis)
+        lerp = (1 - t) * a + t * b
+        expected = np.linalg.norm(mergekit_slerp(t, a, b) - lerp) / np.linalg.norm(lerp)
+        assert recipe.slerp_gap(gram[name], p, q, t) == pytest.approx(expected, rel=1e-5, abs=1e-9), name
+        assert recipe.degrees(recipe.cosine(gram[name], p, q)) == pytest.approx(
+            math.degrees(math.acos(a @ b / np.linalg.norm(a) / np.linalg.norm(b))), abs=1e-3), name
+        met.add(expected > recipe.BF16_ROUNDING)
+    assert met >= {True}  # somewhere there is something to tell
+
+
+def test_slerp_gap_is_nothing_at_the_ends_and_for_colinear_tensors():
+    a, b = two(1.0)
+    for t in (0, 1, 0.0, 1.0):
+        assert recipe.slerp_gap(gram_of(a, 3 * b), I, T, t) == 0
+    for t in (0.2, 0.5):
+        assert recipe.slerp_gap(gram_of(a, 2 * a), I, T, t) == recipe.slerp_gap(gram_of(a, 0 * a), I, T, t) == 0
+        assert recipe.slerp_gap(gram_of(a, -a), I, T, t) == 0  # at 0.5 LERP is nothing: no division by it
+    # equal norms: both halves are the bisector, of length 1 and cos(angle / 2)
+    assert recipe.slerp_gap(gram_of(a, b), I, T) == pytest.approx(1 / math.cos(0.5) - 1)
+
+
+@pytest.mark.parametrize("cos, angle", [(1.0, 0), (0.5, 60), (0.0, 90), (-1.0, 180), (0.9995, 1.8119)])
+def test_degrees(cos, angle):
+    assert recipe.degrees(cos) == pytest.approx(angle, abs=1e-4)
+
+
+def test_an_angle_is_a_number_whatever_rounding_does():
+    """Products of the same tensor may round to a cosine of 1 + 2e-16."""
+    x = np.random.default_rng(1).normal(size=1000)
+    for scale in (0.1, 0.3, 1 / 3, 7.7):
+        assert 0 <= recipe.degrees(recipe.cosine(gram_of(x, scale * x), I, T)) < 1e-5
+
+
+NAMES = ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight",
+         *(f"model.layers.{i}.{m}.weight" for i in range(36) for m in ("self_attn.q_proj", "self_attn.q_norm", "mlp.up_proj", "input_layernorm"))]
+
+
+def test_published_ablations_leave_out_what_they_say():
+    """t by t, for the 36 layers of Qwen3-4B; arXiv 2510.10977 leaves the rest at instruct."""
+    ts = {title: {n: recipe.scheduled(n, 0.8, one, 36) for n in NAMES} for title, one in recipe.ablations(36).items()}
+    assert set(ts["uniform"].values()) == {0.8}
+    assert ts["FFN only"] == {n: 0.8 if ".mlp." in n else 0 for n in NAMES}
+    assert ts["attention only"] == {n: 0.8 if "_proj" in n and ".self_attn." in n else 0 for n in NAMES}
+    last = ts["last two thirds"]
+    assert {recipe.layer_of(n) for n in NAMES if recipe.layer_of(n) is not None and last[n] == 0.8} == set(range(12, 36))
+    assert {recipe.layer_of(n) for n in NAMES if recipe.layer_of(n) is not None and last[n] == 0} == set(range(12))
+    assert last["model.embed_tokens.weight"] == last["lm_head.weight"] == 0
+
+
+@pytest.mark.parametrize("layers, first", [(1, 0), (2, 1), (3, 1), (4, 1), (28, 9), (48, 16), (80, 27)])
+def test_last_two_thirds_at_any_depth_has_no_layer_in_between(layers, first):
+    one = recipe.ablations(layers)["last two thirds"]
+    assert [recipe.scheduled(f"model.layers.{i}.mlp.up_proj.weight", 0.8, one, layers) for i in range(layers)] == [0.0] * first + [0.8] * (layers - first)
