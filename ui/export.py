@@ -38,13 +38,13 @@ def build(studio: Studio, schedule: gr.State) -> dict:
         try:
             return plan_html(studio, *values)
         except UserError as error:
-            return theme.bad(sentence(error))
+            return theme.bad(told(studio, error))
 
     def do_export(*values):
         try:
             begin(studio, *values)
         except UserError as error:
-            return theme.toast(error)
+            return theme.toast(UserError(told(studio, error)))
         return '<span class="quiet">Exporting …</span>'
 
     def do_stop():
@@ -123,7 +123,7 @@ def refresh(studio: Studio, last) -> tuple:
         what = {"write": "Writing", "verify": "Loading it again and comparing"}.get(task.stage, "Starting")
         return f"{what} …" + theme.bar(task.done, task.total), gr.update(visible=False), gr.update(interactive=True), now
     if task.error:
-        return theme.bad(sentence(task.error)), gr.update(visible=False), gr.update(interactive=False), now
+        return theme.bad(told(studio, task.error)), gr.update(visible=False), gr.update(interactive=False), now
     done = task.result
     shown = done.folder.name if studio.demo else str(done.folder)
     text = (f"<b>Exported</b> to <code>{escape(shown)}</code>: {theme.size(done.size)} in {done.files} files, {done.seconds:.1f} s.<br>"
@@ -132,5 +132,7 @@ def refresh(studio: Studio, last) -> tuple:
     return text, gr.update(value=done.code if not studio.demo else "", visible=not studio.demo), gr.update(interactive=False), now
 
 
-def sentence(error) -> str:
-    return (text := str(error))[:1].upper() + text[1:] + "."
+def told(studio: Studio, error) -> str:
+    """As a sentence; on a stage without the way to the folder."""
+    text = str(error).replace(str(EXPORTS.resolve()), str(EXPORTS)) if studio.demo else str(error)
+    return text[:1].upper() + text[1:] + "."

@@ -44,7 +44,7 @@ def build(studio: Studio) -> dict:
                              wrap=False, max_height=320, column_widths=["8%", "8%", "42%", "16%", "16%", "10%"], show_label=False)
         detail = gr.HTML("", elem_id="loop-sample", html_template='<div class="sample" aria-live="polite"></div>', apply_default_css=False,
                          js_on_load="const draw = () => { element.querySelector('.sample').innerHTML = props.value || ''; }; watch('value', draw); draw();")
-    with gr.Accordion("Log and command", open=False, elem_id="loop-log-box"):
+    with gr.Accordion("Log and command", open=False, elem_id="loop-log-box", visible=not studio.demo):  # they name paths
         command = gr.Code("", language="shell", label="The command", elem_id="loop-command", interactive=False)
         log = gr.HTML("", elem_id="loop-log", html_template='<div class="log"><pre tabindex="0"></pre></div>', apply_default_css=False, js_on_load="""
 const draw = () => { const p = element.querySelector('pre'); p.textContent = props.value || ''; p.scrollTop = p.scrollHeight; }; watch('value', draw); draw();""")

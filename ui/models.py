@@ -16,8 +16,9 @@ from ui.studio import Studio
 def build(studio: Studio, status: gr.HTML) -> dict:
     shipped = sorted(p.stem for p in presets.PRESETS.glob("*.yaml"))
     names = shipped if studio.source in shipped else [studio.source, *shipped]
+    labels = [(Path(name).stem, name) for name in names]
     with gr.Row(equal_height=True):
-        preset = gr.Dropdown(names, value=studio.source, label="Preset", elem_id="models-preset", scale=1, min_width=240, info="a pair, its task and its knobs")
+        preset = gr.Dropdown(labels, value=studio.source, label="Preset", elem_id="models-preset", scale=1, min_width=240, info="a pair, its task and its knobs")
         instruct = gr.Textbox(studio.preset.instruct, label="Instruct checkpoint", elem_id="models-instruct", scale=2, min_width=300, info="a folder or a Hub id",
                               visible=not studio.demo, max_lines=1)
         thinking = gr.Textbox(studio.preset.thinking, label="Thinking checkpoint", elem_id="models-thinking", scale=2, min_width=300, info="a folder or a Hub id",
@@ -63,14 +64,15 @@ def build(studio: Studio, status: gr.HTML) -> dict:
 
 
 def status_html(studio: Studio) -> str:
-    if studio.failed:
-        return theme.bad(studio.status)
-    if studio.loaded is None:
+    wrong = theme.bad(studio.status) if studio.failed else ""
+    if studio.loaded is None and wrong:
+        return wrong
+    if studio.loaded is None or studio.loading:
         done, total = studio.progress
         return f"{escape(studio.status)} …" + (theme.bar(done, total) if total else "")
     loaded = studio.loaded
     where = f"{loaded.blend.device.type}, {str(loaded.blend.dtype).removeprefix('torch.')}"
-    return (f"<b>{escape(loaded.preset.name or studio.source)}</b> is ready: two checkpoints of {loaded.pair.parameters:,} parameters in one live blend ({where}), "
+    return (f"{wrong}{'<br>' if wrong else ''}<b>{escape(loaded.preset.name or Path(studio.source).stem)}</b> is ready: two checkpoints of {loaded.pair.parameters:,} parameters in one live blend ({where}), "
             f"{theme.size(sum(p.nbytes for p in loaded.blend.parameters()))} in memory.")
 
 

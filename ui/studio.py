@@ -144,7 +144,7 @@ class Studio:
         self._visitors: dict[str, Visitor] = {}
         self._lock, self._door = threading.Lock(), threading.Lock()
         self._followers: dict[Path, runs.Follower] = {}
-        self._loading = False
+        self.loading = False
         self._alive = (0.0, None)
         self._opened = threading.Event()
         self._threads = None
@@ -167,9 +167,9 @@ class Studio:
     def load(self, preset: Preset, source: str) -> None:
         """Read a pair in a thread; the old one goes first, since two may not fit."""
         with self._lock:
-            if self._loading:
+            if self.loading:
                 raise UserError(f"{self.preset.name or 'a pair'} is still being loaded; wait until it is ready")
-            self._loading = True
+            self.loading = True
         threading.Thread(target=self._load, args=(preset, source), daemon=True).start()
 
     def _load(self, preset: Preset, source: str) -> None:
@@ -189,6 +189,7 @@ class Studio:
             where = machine(preset)
             with self._lock:
                 self.loaded, self.preset, self.source = None, preset, source  # decodes of the old pair end at their next step
+                self.sweeps.clear()
             with self.lane.turn():
                 pass
             self.status = "Reading weights"
@@ -197,7 +198,6 @@ class Studio:
             start = recipe.start(pair)
             self.status = "Warming up"  # the first pass through torch costs a second
             evaluate.opening(blend, pair.instruct, "Hello", [start.point(0.5)] * 2)
-            self.sweeps.clear()
             self._take(problems)
             self.loaded = Loaded(preset, pair, start, blend)
             self.status = "Ready"
@@ -207,7 +207,7 @@ class Studio:
             traceback.print_exc()
             self.status, self.failed = f"{type(error).__name__}: {error}", True
         finally:
-            self.progress, self._loading = (0, 0), False
+            self.progress, self.loading = (0, 0), False
 
     def _take(self, held_out: list[tasks.Problem]) -> None:
         self.problems, self.examples = {p.key: p for p in held_out}, chosen(held_out)
