@@ -125,13 +125,13 @@ def test_settings_go_through_a_real_command_line(tmp_path):
 
 @pytest.mark.parametrize("template", ["{prompt}\nAnswer: ", "{prompt}\n", " {prompt}"])
 def test_settings_keep_the_space_around_a_text(template):
-    """BUG (open): from_settings strips every value, so a run that the page starts trains on another prompt than its form shows."""
+    """from_settings strips every value, so a run that the page starts trains on another prompt than its form shows."""
     base = presets.load("tiny")
     wanted = dataclasses.replace(base, prompt_template=template)
     assert presets.from_settings(base, presets.settings(base, wanted)).prompt_template == template
 
 
 def test_a_schedule_that_yaml_cannot_read_is_refused_in_words():
-    """BUG (open): yaml raises ValueError, not YAMLError, for what looks like a date; `load` catches both, `from_settings` one."""
+    """yaml raises ValueError, not YAMLError, for what looks like a date; `load` catches both, `from_settings` one."""
     with pytest.raises(UserError, match="schedule"):
         presets.from_settings(presets.load("tiny"), ["schedule={depth: 2024-13-45}"])

@@ -208,7 +208,7 @@ def regretted(tmp_path_factory):
 def test_a_stop_asked_for_while_the_child_imports_torch_is_honoured(regretted, verb):
     """The first seconds of a run belong to imports; whoever regrets Start then presses Stop.
 
-    BUG (open), for `run`: in the child, `create` takes the stop file for a stranger's ("already holds other files") and
+    In the child, `create` takes the stop file for a stranger's ("already holds other files") and
     refuses the run: its state is "refused", and it cannot be resumed.
     """
     folder, log = regretted[verb]
@@ -247,7 +247,7 @@ def test_two_runs_that_start_in_the_same_second_have_two_folders(tmp_path, monke
 
 @pytest.mark.parametrize("name", ["mine/second try", "../../up"])
 def test_a_new_folder_lies_in_the_root_whatever_the_preset_is_called(tmp_path, name):
-    """BUG (open): a slash in a preset's name makes folders; the page, which looks one level deep, never shows that run."""
+    """a slash in a preset's name makes folders; the page, which looks one level deep, never shows that run."""
     assert runs.new_folder(tmp_path, name).resolve().parent == tmp_path.resolve()
 
 
@@ -386,7 +386,7 @@ def test_many_threads_follow_one_file_while_it_grows(tmp_path):
 
 
 def test_a_follower_names_a_damaged_line(tmp_path):
-    """BUG (open): `read_lines` says which line to take out; the follower, through which the page reads, raises a JSONDecodeError."""
+    """`read_lines` says which line to take out; the follower, through which the page reads, raises a JSONDecodeError."""
     path = tmp_path / "events.jsonl"
     path.write_text('{"phase": "think"}\nnonsense\n')
     with pytest.raises(UserError, match="line 2 is damaged"):

@@ -77,7 +77,7 @@ def test_a_wrong_value_names_its_knob(name, value, says):
 
 
 def test_a_schedule_that_looks_like_a_date_is_refused_in_words():
-    """BUG (open): yaml raises a bare ValueError for it; `presets.load` catches that, the form does not."""
+    """yaml raises a bare ValueError for it; `presets.load` catches that, the form does not."""
     with pytest.raises(UserError, match="schedule"):
         form.read(Preset(), {"schedule": "{depth: 2024-13-45}"})
 
@@ -361,7 +361,7 @@ def test_examples_are_the_first_ones_of_every_kind():
 
 
 def test_examples_cover_three_kinds():
-    """BUG (open): two of each of three kinds are six, cut to the first four; a kind that comes late is lost."""
+    """two of each of three kinds are six, cut to the first four; a kind that comes late is lost."""
     assert {p.kind for p in chosen(problems(*["integer"] * 5, *["choice"] * 5, *["math"] * 5))} == {"integer", "choice", "math"}
     assert len(chosen(problems(*["integer"] * 5, *["choice"] * 5, *["math"] * 5))) == 4
 
@@ -393,7 +393,7 @@ def test_only_listed_runs_can_be_chosen(root):
 
 @pytest.mark.parametrize("number", ["²", "9" * 5000], ids=["superscript", "endless"])
 def test_an_odd_round_number_is_refused_in_words(root, number):
-    """BUG (open): "²".isdigit() is true, and int() of either raises ValueError."""
+    """"²".isdigit() is true, and int() of either raises ValueError."""
     runs.create(presets.load("tiny"), root / "mine")
     with pytest.raises(UserError):
         Studio(presets.load("tiny"), "tiny").run_of(f"mine · round {number}")
@@ -416,7 +416,7 @@ def test_choices_are_the_finished_rounds_of_this_pair(root):
 
 
 def test_one_damaged_run_does_not_take_the_page_away(root):
-    """BUG (open): `listing`, which every page asks every second and which builds the page, raises for one bad line in one run."""
+    """`listing`, which every page asks every second and which builds the page, raises for one bad line in one run."""
     for name in ("good", "bad"):
         runs.create(presets.load("tiny"), root / name)
         runs.append(root / name / "events.jsonl", runs.Event(0, "done").to_dict())
@@ -605,7 +605,7 @@ def test_sizes(n, says):
 
 @pytest.mark.parametrize("n, says", [(999_600, "1 MB"), (999_999_999, "1 GB")])
 def test_sizes_next_to_the_next_unit(n, says):
-    """BUG (open): three digits of 999.6 are 1e+03, so it says "1e+03 kB"."""
+    """three digits of 999.6 are 1e+03, so it says "1e+03 kB"."""
     assert theme.size(n) == says
 
 

@@ -245,12 +245,12 @@ def do_export(args) -> int:
     from . import export, terminal
     ask = (pair, round, args.point)
     plan = export.plan(*ask, preset, args.out, args.adapter, args.replace)
-    print(f"{export.readable(plan.size)} to write ({plan.tensors} tensors, {plan.dtype}, {plan.template}'s chat template), "
-          f"{export.readable(plan.free)} free", flush=True)
+    print(f"{terminal.readable(plan.size)} to write ({plan.tensors} tensors, {plan.dtype}, {plan.template}'s chat template), "
+          f"{terminal.readable(plan.free)} free", flush=True)
     run = Path(args.source) if (Path(args.source) / "preset.yaml").is_file() else None
     steps = export.export(*ask, preset.schedule, preset, args.out, adapter=args.adapter, replace=args.replace, run=run)
     done = terminal.progress(percent(steps), "export, %")
-    print(f"{done.folder}: {done.files} files, {export.readable(done.size)}, {done.seconds:.1f} s\n"
+    print(f"{done.folder}: {done.files} files, {terminal.readable(done.size)}, {done.seconds:.1f} s\n"
           f"reloaded, its logits differ from the live blend's by {done.error:.2g} of their norm; "
           f"{100 * done.same_tokens:.1f} % of the likeliest tokens are the same\n\n{done.code}")
     return 0

@@ -54,6 +54,8 @@ class Blend(nn.Module):
     def place(self, recipes: list[Recipe]) -> torch.Tensor:
         """One recipe a row, in the order of the batch. Returns the placement (rows, tensors, sides), for `put`."""
         width = self.sides
+        if any(len(c) > width for r in recipes for c in set(r.values())):
+            raise ValueError(f"a recipe has more coefficients than this blend has sides ({width}); add its adapters first")
         table = torch.tensor([[(tuple(r[n]) + (0.0,) * width)[:width] for n in self._at] for r in recipes])
         return self.put(table.to(self.device))
 

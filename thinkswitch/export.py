@@ -29,6 +29,7 @@ from .pair import PROBE, Checkpoint, Entry, Pair
 from .place import MADE_BY, appearing, check, existing, resolved, settle, sweep
 from .preset import Preset, Schedule
 from .recipe import Recipe, Round
+from .terminal import readable
 
 SHARD = 5_000_000_000  # bytes of a file
 BLOCK = 1 << 22  # elements in memory at once: 16 MB in float32
@@ -120,15 +121,6 @@ def _stage(name: str, steps: Generator, cancelled: Callable[[], bool]) -> Genera
                 yield name, *next(steps)
             except StopIteration as end:
                 return end.value
-
-
-def readable(size: float) -> str:
-    """Bytes as a person reads them."""
-    for unit in ("bytes", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.{0 if unit == 'bytes' else 1}f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
 
 
 # ---- tensors

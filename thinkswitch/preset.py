@@ -150,8 +150,8 @@ def from_settings(base: Preset, settings: list[str]) -> Preset:
         if not equals:
             raise UserError(f"--set wants key=value, it got {text!r}")
         try:
-            pairs[key.strip()] = yaml.safe_load(value) if key.strip() == "schedule" else value.strip()
-        except yaml.YAMLError:
+            pairs[key.strip()] = yaml.safe_load(value) if key.strip() == "schedule" else value
+        except (yaml.YAMLError, ValueError):
             raise UserError(f"--set {text}: not readable as YAML; write schedule={{mlp: 1, attention: 0}}") from None
     return make({**pairs, **_resolved(pairs, Path.cwd())}, "--set", base)
 
@@ -210,6 +210,7 @@ def _coerce(value, kind, where: str):
         if not isinstance(value, dict):
             raise UserError(f"{where} must be a mapping such as {{mlp: 1, attention: 0}}, it is {value!r}")
         return kind(**_coerce_all(kind, value, where))
+    value = value.strip() if isinstance(value, str) and kind is not str else value
     if isinstance(kind, types.UnionType):  # bool | None
         return None if value in (None, "auto", "none") else _coerce(value, typing.get_args(kind)[0], where)
     if typing.get_origin(kind) is tuple:

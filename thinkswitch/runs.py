@@ -9,6 +9,7 @@ any moment loses at most the line being written, and what is there is whole.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from .preset import Preset
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors")
 HEARTBEAT_SECONDS = 5.0
 ROOT = Path("runs")  # where runs go that name no folder
-STARTED = ("run.json", "log.txt")  # what `start` leaves for the process it starts
+STARTED = ("run.json", "log.txt", "stop")  # what may wait for the process that `start` starts
 
 
 @dataclass(frozen=True)
@@ -229,14 +230,20 @@ def start(arguments: list[str], folder: Path) -> int:
 
 
 def runs_in(root: Path) -> list[Path]:
-    """Every run below a folder, newest first."""
+    """Every run below a folder, newest first: by its preset.yaml, which is written once."""
     found = [p for p in root.iterdir() if (p / "run.json").is_file() or (p / "preset.yaml").is_file()] if root.is_dir() else []
-    return sorted(found, key=lambda p: (p.stat().st_ctime, p.name), reverse=True)
+    return sorted(found, key=lambda p: (_began(p), p.name), reverse=True)
+
+
+def _began(folder: Path) -> float:
+    path = folder / "preset.yaml"
+    return (path if path.is_file() else folder).stat().st_mtime
 
 
 def new_folder(root: Path, name: str) -> Path:
     """A folder for a new run: its preset's name and the time."""
-    folder, n = root / f"{name or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}", 1
+    plain = re.sub(r"[^\w-]+", "-", name).strip("-") or "run"
+    folder, n = root / f"{plain}-{time.strftime('%Y%m%d-%H%M%S')}", 1
     while (folder if n == 1 else folder.with_name(f"{folder.name}-{n}")).exists():
         n += 1
     return folder if n == 1 else folder.with_name(f"{folder.name}-{n}")
@@ -266,7 +273,7 @@ class Follower:
                     file.seek(self._at)
                     new = file.read()
                 whole = new[: new.rfind(b"\n") + 1]
-                self.lines = [*self.lines, *map(json.loads, whole.splitlines())]
+                self.lines = [*self.lines, *(_parsed(line, self.path, n) for n, line in enumerate(whole.decode().split("\n")[:-1], len(self.lines) + 1))]
                 self._at += len(whole)
             return self.lines
 
@@ -293,10 +300,14 @@ def read_lines(path: Path) -> Iterator[dict]:
         with open(path, encoding="utf-8", newline="\n") as file:
             for number, line in enumerate(file, 1):
                 if line.endswith("\n"):
-                    try:
-                        yield json.loads(line)
-                    except json.JSONDecodeError:
-                        raise UserError(f"{path} line {number} is damaged: {line[:60]!r}; take that line out") from None
+                    yield _parsed(line, path, number)
+
+
+def _parsed(line: str, path: Path, number: int) -> dict:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        raise UserError(f"{path} line {number} is damaged: {line[:60]!r}; take that line out") from None
 
 
 def mend(path: Path) -> None:

@@ -67,6 +67,15 @@ def note(event) -> str:
     return f"{data['tokens_per_s']:,} tokens/s" if "tokens_per_s" in data else ""
 
 
+def readable(size: float) -> str:
+    """Bytes as a person reads them: three digits and a unit."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
 def percent(row: dict) -> str:
     return f"{100 * row['accuracy']:.1f} % [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
 

@@ -73,7 +73,7 @@ def read(base: Preset, values: dict) -> Preset:
         if dataclasses.is_dataclass(TYPES[name]):
             try:
                 value = yaml.safe_load(str(value))
-            except yaml.YAMLError:
+            except (yaml.YAMLError, ValueError):
                 raise UserError(f"{name} is not readable; write for example {{mlp: 1, attention: 0}}") from None
         if value != shown(getattr(base, name)):
             plain[name] = value

@@ -110,7 +110,14 @@ def refilled(studio: Studio, names) -> list:
 
 
 def listing() -> list[tuple[str, str]]:
-    return [(f"{f.name} – {runs.state(f)}", f.name) for f in runs.runs_in(runs.ROOT)]
+    return [(f"{f.name} – {state_of(f)}", f.name) for f in runs.runs_in(runs.ROOT)]
+
+
+def state_of(folder: Path) -> str:
+    try:
+        return runs.state(folder)
+    except UserError:
+        return "damaged"
 
 
 def newest() -> str | None:
@@ -136,9 +143,9 @@ def refresh(studio: Studio, name: str | None, last) -> tuple:
         return none
     try:
         folder = folder_of(name)
-    except UserError:
-        return none
-    events, state = studio.events(folder), runs.state(folder)
+        events, state = studio.events(folder), runs.state(folder)
+    except UserError as error:
+        return theme.bad(str(error)), *none[1:]
     measured, steps = runs.measured(events), sum(e["phase"] == "distil" for e in events)
     now = (name, len(events), steps, len(measured), state)
     if now == last and state != "running":

@@ -3,6 +3,8 @@
 Torch comes in only through `load`, in a thread, so the page is up before it.
 """
 
+import itertools
+import re
 import threading
 import time
 import traceback
@@ -94,7 +96,8 @@ class Task:
         except Exception as error:
             traceback.print_exc()
             self.error = f"{type(error).__name__}: {error}"
-        self.ended = True
+        finally:
+            self.ended = True
 
     def _told(self, stage: str, done: int, total: int) -> None:
         self.stage, self.done, self.total = stage, done, total
@@ -240,7 +243,7 @@ class Studio:
             return None, 0
         name, _, number = choice.rpartition(" · round ")
         folder = next((f for f in runs.runs_in(runs.ROOT) if f.name == name), None)
-        if folder is None or not number.isdigit():
+        if folder is None or not re.fullmatch(r"[0-9]{1,4}", number):
             raise UserError(f"there is no {choice!r} any more; choose another round")
         return folder, int(number)
 
@@ -379,8 +382,7 @@ class Studio:
 
 
 def chosen(problems: list[tasks.Problem], n: int = 4) -> list[tasks.Problem]:
-    """A few problems to click on: all kinds, from the first ones."""
-    kinds = list(dict.fromkeys(p.kind for p in problems))
-    each = -(-n // max(1, len(kinds)))
-    picked = [p for kind in kinds for p in [q for q in problems if q.kind == kind][:each]]
-    return sorted(picked, key=problems.index)[:n]
+    """A few problems to click on: the first ones of every kind."""
+    kinds = [[p for p in problems if p.kind == kind] for kind in dict.fromkeys(p.kind for p in problems)]
+    in_turn = [p for same_place in itertools.zip_longest(*kinds) for p in same_place if p is not None]
+    return sorted(in_turn[:n], key=problems.index)

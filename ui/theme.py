@@ -1,14 +1,14 @@
 """How the page looks and speaks: colours, style, small HTML parts, toasts. Every text that is not ours is escaped."""
 
 from html import escape
+from pathlib import Path
 
 import gradio as gr
 import plotly
 
-from pathlib import Path
-
 from thinkswitch.errors import UserError
 from thinkswitch.terminal import COLOURS
+from thinkswitch.terminal import readable as size
 
 INSTRUCT, THINKING = COLOURS["instruct"], COLOURS["thinking"]
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
@@ -130,10 +130,6 @@ def toast(error: UserError) -> str:
     """Shows the sentence as a toast; returns it for the status line, where it stays."""
     gr.Warning(escape(str(error)), title="Not possible")
     return bad(str(error))
-
-
-def size(n: float) -> str:
-    return next(f"{n / 1000**i:.3g} {u}" for i, u in enumerate(("bytes", "kB", "MB", "GB", "TB")) if n < 1000 ** (i + 1) or u == "TB")
 
 
 def clock(seconds: float) -> str:
