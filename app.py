@@ -31,7 +31,7 @@ def build(studio: Studio) -> gr.Blocks:
         status = theme.words("models-status", models.status_html(studio))  # above the tabs: it concerns all of them
         schedule = gr.State(Schedule())
         kept = gr.BrowserState(None, storage_key=f"thinkswitch-{studio.preset.name}-1", secret="thinkswitch")
-        with gr.Tabs(selected="compare", elem_id="tabs", overflow_behavior="wrap"):
+        with gr.Tabs(selected="compare", elem_id="tabs", overflow_behavior="wrap") as tabs:
             with gr.Tab("Models", id="models", elem_id="tab-models"):
                 of_models = models.build(studio, status)
             with gr.Tab("Loop", id="loop", elem_id="tab-loop"):
@@ -44,6 +44,12 @@ def build(studio: Studio) -> gr.Blocks:
                 of_export = export.build(studio, schedule)
 
         of_export["take"](export_tab.select, of_compare)
+        watched = {"Loop": of_loop["timer"], "Explore": of_explore["timer"], "Export": of_export["timer"]}
+
+        def only_what_is_seen(event: gr.SelectData):
+            return [gr.Timer(active=event.value == name) for name in watched]
+
+        tabs.select(only_what_is_seen, None, list(watched.values()), **quiet)
         rounds = [of["round"] for of in (of_compare, of_explore, of_export)]
         news, pulse = gr.State(None), gr.Timer(1.0)
         pulse.tick(lambda last: beat(studio, last, list(of_loop["knobs"])), news, [status, of_compare["chips"], *rounds, of_loop["run"], *of_loop["knobs"].values(), news], **quiet)
@@ -58,8 +64,7 @@ def build(studio: Studio) -> gr.Blocks:
 
 def remember(page: gr.Blocks, kept: gr.BrowserState, values: list, studio: Studio, *then) -> None:
     """What a visitor has set survives a reload: it stays in the browser."""
-    for value in values:
-        value.change(None, values, kept, js="(...all) => [all]", api_visibility="private")
+    gr.on([value.change for value in values], None, values, kept, js="(...all) => [all]", api_visibility="private")
 
     def restore(stored):
         studio.page_opened()

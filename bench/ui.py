@@ -98,9 +98,9 @@ def tab_latency(page, name: str, shows: str) -> float:
     return time.perf_counter() - began
 
 
-def tabs(page) -> list[float]:
-    return [tab_latency(page, name, shows) for name, shows in
-            (("Models", "#models-check"), ("Explore", "#explore-sweep-start"), ("Export", "#export-start"), ("Loop", "#loop-start"), ("Compare", "#compare-run"))]
+def tabs(page) -> dict[str, float]:
+    return {name: tab_latency(page, name, shows) for name, shows in
+            (("Models", "#models-check"), ("Explore", "#explore-sweep-start"), ("Export", "#export-start"), ("Loop", "#loop-start"), ("Compare", "#compare-run"))}
 
 
 def live(browser, repeats: int) -> dict:
@@ -113,23 +113,26 @@ def live(browser, repeats: int) -> dict:
             page.goto(url)
             answered(page)
             tabs(page)
-            idle = dict(slider_to_text=[slider_to_text(page) for _ in range(repeats)], tab=[x for _ in range(repeats) for x in tabs(page)])
+            idle = latencies(page, repeats)
             page.get_by_role("tab", name="Loop").first.click()
             page.click("#loop-start")
             page.wait_for_function("() => /distil|think/.test(document.querySelector('#loop-progress').innerText)", timeout=120_000)
             page.get_by_role("tab", name="Compare").first.click()
             page.wait_for_timeout(500)
-            busy = dict(slider_to_text=[slider_to_text(page) for _ in range(repeats)], tab=[x for _ in range(repeats) for x in tabs(page)])
+            busy = latencies(page, repeats)
             page.get_by_role("tab", name="Loop").first.click()
             page.click("#loop-stop")
             page.wait_for_function("() => /stopped/.test(document.querySelector('#loop-progress').innerText)", timeout=60_000)
-            return dict(idle=summary(idle), while_a_loop_runs=summary(busy))
+            return dict(idle=idle, while_a_loop_runs=busy)
         finally:
             process.kill()
             process.wait()
 
 
-def summary(times: dict[str, list[float]]) -> dict:
+def latencies(page, repeats: int) -> dict:
+    slider = [slider_to_text(page) for _ in range(repeats)]
+    rows = [tabs(page) for _ in range(repeats)]
+    times = dict(slider_to_text=slider, **{name: [row[name] for row in rows] for name in rows[0]})
     return {name: dict(median=statistics.median(values), worst=max(values)) for name, values in times.items()}
 
 

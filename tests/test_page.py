@@ -25,7 +25,7 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
          "--disable-component-update", "--disable-sync"]
 SLIDER = "#compare-t input[type=range]"
 # what a page says that is reloaded, or whose server was killed by a test
-BROKEN_OFF = "net::ERR_(ABORTED|CONNECTION_REFUSED|INCOMPLETE_CHUNKED|CONNECTION_RESET|EMPTY_RESPONSE)|network error|Connection errored out|BodyStreamBuffer was aborted|Failed to fetch"
+BROKEN_OFF = "net::ERR_(ABORTED|CONNECTION_REFUSED|INCOMPLETE_CHUNKED|CONNECTION_RESET|EMPTY_RESPONSE)|network error|Connection errored out|BodyStreamBuffer was aborted|Failed to fetch|AbortError"
 HOSTILE = ["<script>window.hacked=1</script>", '<img src=x onerror="window.hacked=1">', "[link](javascript:window.hacked=1)", "<b>half open",
            "{{value}}", "${window.hacked=1}", "</pre></details><style>*{display:none}</style>"]
 
@@ -77,6 +77,10 @@ def endless(tmp_path_factory):
         tok = AutoTokenizer.from_pretrained(role)
         tok.add_tokens(HOSTILE)
         tok.save_pretrained(role)
+        model = AutoModelForCausalLM.from_pretrained(role)
+        with torch.no_grad():  # what would end an answer is never among the likeliest
+            model.get_input_embeddings().weight[[tok.eos_token_id, tok.pad_token_id]] = 0
+        model.save_pretrained(role)
     (folder / "problems.jsonl").write_text("".join(json.dumps(dict(prompt=f"Say {i}", answer=str(i), kind="integer")) + "\n" for i in range(40)))
     (folder / "endless.yaml").write_text("name: endless\ninstruct: pair/instruct\nthinking: pair/thinking\ntrain_set: problems.jsonl\nheld_out_set: problems.jsonl\n"
                                          "prompts: 8\nheld_out: 8\nthink_tokens: 20000\ninstruct_tokens: 20000\n")
@@ -279,6 +283,8 @@ def test_the_loop_lives_through_reload_stop_a_dead_app_and_resume(tmp_path, visi
         open_tab(page, "Loop")
         for knob, value in (("rounds", 2), ("prompts", 768), ("held_out", 40)):
             page.fill(f"#knob-{knob} input", str(value))
+        page.locator("#loop-knobs button").first.click()
+        page.fill("#knob-seed input", "5")
         page.click("#loop-start")
         until(page, "loop-progress", "starting; torch is being imported|round 0")
         points = lambda page: page.evaluate("() => (document.querySelector('#loop-loss .js-plotly-plot')?._fullData || []).reduce((n, d) => n + d.x.length, 0)")
@@ -324,7 +330,7 @@ def test_the_loop_lives_through_reload_stop_a_dead_app_and_resume(tmp_path, visi
         said = until(page, "loop-sample", "What the loss sees")
         assert "Raw response" in said and "<think>" in said and "<|im_start|>assistant" in said
         page.locator("#loop-log-box button").first.click()
-        assert "run tiny --out" in until(page, "loop-command", "thinkswitch") and "prompts=768" in text(page, "loop-command")
+        assert "run tiny --out" in until(page, "loop-command", "thinkswitch") and "prompts=768" in text(page, "loop-command") and "seed=5" in text(page, "loop-command")
         open_tab(page, "Compare")
         page.locator("#compare-round input").click()
         page.get_by_role("option", name=re.compile("round 2")).click()

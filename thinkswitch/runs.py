@@ -184,7 +184,7 @@ def state(folder: Path) -> str:
         return "running"
     if not (folder / "preset.yaml").is_file():
         return "refused"
-    last = next(reversed(list(read_lines(folder / "events.jsonl"))), None)
+    last = last_line(folder / "events.jsonl")
     return "new" if last is None else last["phase"] if last["phase"] in ("done", "stopped", "error") else "interrupted"
 
 
@@ -242,11 +242,8 @@ def _began(folder: Path) -> float:
 
 def new_folder(root: Path, name: str) -> Path:
     """A folder for a new run: its preset's name and the time."""
-    plain = re.sub(r"[^\w-]+", "-", name).strip("-") or "run"
-    folder, n = root / f"{plain}-{time.strftime('%Y%m%d-%H%M%S')}", 1
-    while (folder if n == 1 else folder.with_name(f"{folder.name}-{n}")).exists():
-        n += 1
-    return folder if n == 1 else folder.with_name(f"{folder.name}-{n}")
+    first = root / f"{re.sub(r'[^0-9A-Za-z_-]+', '-', name).strip('-') or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return next(f for f in (first, *(first.with_name(f"{first.name}-{n}") for n in range(2, 1000))) if not f.exists())
 
 
 # ---- files that grow
@@ -303,11 +300,21 @@ def read_lines(path: Path) -> Iterator[dict]:
                     yield _parsed(line, path, number)
 
 
+def last_line(path: Path, most: int = 1 << 16) -> dict | None:
+    """The last whole line, read from the end: pages ask for it every second."""
+    if not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - most))
+        lines = file.read().split(b"\n")[:-1]
+    return _parsed(lines[-1].decode(), path, 0) if lines else None
+
+
 def _parsed(line: str, path: Path, number: int) -> dict:
     try:
         return json.loads(line)
     except json.JSONDecodeError:
-        raise UserError(f"{path} line {number} is damaged: {line[:60]!r}; take that line out") from None
+        raise UserError(f"{path} {f'line {number}' if number else 'last line'} is damaged: {line[:60]!r}; take that line out") from None
 
 
 def mend(path: Path) -> None:

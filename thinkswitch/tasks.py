@@ -44,19 +44,32 @@ def load(source: str, template: str = "{prompt}", answer_column: str = "answer",
     return problems
 
 
-def train_and_held_out(preset: Preset) -> tuple[list[Problem], list[Problem]]:
-    """The prompts of all rounds, and the problems that score them. Seeded draws; refuses any overlap."""
-    columns = dict(template=preset.prompt_template, answer_column=preset.answer_column, kind=preset.kind)
-    needed = preset.prompts * (preset.rounds if preset.fresh else 1)
-    held = _draw(load(preset.held_out_set, **columns), preset.seed, "held-out")
+def held_out(preset: Preset) -> list[Problem]:
+    """The problems that score: a seeded draw, all with answers."""
+    return _held_out(preset)[: preset.held_out]
+
+
+def _held_out(preset: Preset) -> list[Problem]:
+    held = _draw(load(preset.held_out_set, **_columns(preset)), preset.seed, "held-out")
     ungraded = [p for p in held if not p.answer]
     if ungraded:
         raise UserError(f"{len(ungraded)} held-out problems of {preset.held_out_set} have no '{preset.answer_column}', "
                         f"the first being {ungraded[0].prompt[:60]!r}; held-out problems need answers")
+    return held
+
+
+def _columns(preset: Preset) -> dict:
+    return dict(template=preset.prompt_template, answer_column=preset.answer_column, kind=preset.kind)
+
+
+def train_and_held_out(preset: Preset) -> tuple[list[Problem], list[Problem]]:
+    """The prompts of all rounds, and the problems that score them. Seeded draws; refuses any overlap."""
+    needed = preset.prompts * (preset.rounds if preset.fresh else 1)
+    held = _held_out(preset)
     if preset.train_set == preset.held_out_set:  # one set for both: what is not held out is trained on
         held, train = held[: preset.held_out], held[preset.held_out:]
     else:
-        held, train = held[: preset.held_out], _draw(load(preset.train_set, **columns), preset.seed, "train")
+        held, train = held[: preset.held_out], _draw(load(preset.train_set, **_columns(preset)), preset.seed, "train")
     if len(held) < preset.held_out:
         raise UserError(f"held_out asks for {preset.held_out} problems, {preset.held_out_set} has {len(held)}; lower held_out")
     if len(train) < needed:

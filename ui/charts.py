@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 
 from ui.theme import INSTRUCT, THINKING
 
+SMOOTH = 20  # steps of a running mean
 MOST_POINTS = 800  # of one line; more cannot be seen
 ROLE = {"instruct": dict(color=INSTRUCT, symbol="circle"), "thinking": dict(color=THINKING, symbol="diamond")}
 ROUNDS = ("#7b8794", "#2f7ed8", "#8e5bd0", "#c2408f", "#d9822b", "#4e9a51", "#a04020", "#008b9a")  # rounds 0, 1, 2 ...
@@ -58,9 +59,15 @@ def loss(events: list[dict]) -> str:
     steps = [e for e in events if e["phase"] == "distil"]
     for number in sorted({e["round"] for e in steps}):
         mine = {e["step"]: e for e in steps if e["round"] == number}  # a resumed run tells some steps again
-        rows = thinned([mine[k] for k in sorted(mine)])
-        traces.append(go.Scatter(x=[before + e["step"] for e in rows], y=[e["loss"] for e in rows], name=f"round {number}", mode="lines",
-                                 line=dict(color=ROUNDS[number % len(ROUNDS)], width=1.5), hovertemplate="step %{x}: %{y:.3f}"))
+        steps_taken = [mine[k] for k in sorted(mine)]
+        rows, colour = thinned(steps_taken), ROUNDS[number % len(ROUNDS)]
+        long = len(steps_taken) > 2 * SMOOTH  # then single steps are noise around a mean
+        traces.append(go.Scatter(x=[before + e["step"] for e in rows], y=[e["loss"] for e in rows], name=f"round {number}", mode="lines", opacity=0.3 if long else 1,
+                                 showlegend=not long, line=dict(color=colour, width=1.5), hovertemplate="step %{x}: %{y:.3f}"))
+        if long:
+            means = thinned([(e["step"], sum(m["loss"] for m in steps_taken[i - SMOOTH:i]) / SMOOTH) for i, e in enumerate(steps_taken) if i >= SMOOTH])
+            traces.append(go.Scatter(x=[before + step for step, _ in means], y=[mean for _, mean in means], name=f"round {number}", mode="lines",
+                                     line=dict(color=colour, width=2.5), hovertemplate=f"mean of {SMOOTH} steps to %{{x}}: %{{y:.3f}}"))
         before += rows[-1]["total"]
     return figure("Loss (nats per answer token)", "step", "", traces, 300, yaxis_rangemode="tozero")
 

@@ -49,7 +49,7 @@ def build(studio: Studio, schedule: gr.State) -> dict[str, gr.components.Compone
     preset = studio.preset
     first = studio.examples[0].prompt if studio.examples else ""
     with gr.Row(equal_height=True):
-        prompt = gr.Textbox(first, label="Prompt", elem_id="compare-prompt", lines=1, max_lines=8, scale=6, placeholder="Ask anything the pair can answer",
+        prompt = gr.Textbox(first, label="Prompt", elem_id="compare-prompt", lines=1, max_lines=8, scale=6, min_width=300, placeholder="Ask anything the pair can answer",
                             max_length=20_000, submit_btn=False)
         run = gr.Button("Run", variant="primary", elem_id="compare-run", size="md", scale=1, min_width=100)
         stop = gr.Button("Stop", elem_id="compare-stop", size="md", interactive=False, scale=1, min_width=100)
@@ -61,9 +61,11 @@ def build(studio: Studio, schedule: gr.State) -> dict[str, gr.components.Compone
         render = gr.Button("Render the spectrum", elem_id="compare-spectrum", size="md", scale=1, min_width=150)
     strip = charts.chart("compare-switch", "Probability, for this prompt, of opening a trace over t", 74)
     status = theme.words("compare-status")
+    cards = []
     with gr.Row(equal_height=True):
-        cards = [theme.card(f"compare-{name}", dict(title=name, empty=EMPTY), edge)
-                 for name, edge in (("instruct", theme.INSTRUCT), ("blend", theme.blend_edge(0.5)), ("thinking", theme.THINKING))]
+        for name, edge in (("instruct", theme.INSTRUCT), ("blend", theme.blend_edge(0.5)), ("thinking", theme.THINKING)):
+            with gr.Column(min_width=270):  # below each other on a phone
+                cards.append(theme.card(f"compare-{name}", dict(title=name, empty=EMPTY), edge))
     with gr.Accordion("Sampling and chat template", open=False, elem_id="compare-sampling"):
         with gr.Row():
             how = gr.Radio(["as the preset has it", "greedy", "custom"], value="greedy" if preset.greedy else "as the preset has it", label="Sampling", elem_id="compare-how")

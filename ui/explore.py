@@ -44,7 +44,7 @@ def build(studio: Studio, schedule: gr.State) -> dict:
         preview_t = gr.Slider(0, 1, 0.8, step=0.05, label="preview at t", scale=1, min_width=240)
     said = theme.words("schedule-status")
     preview = charts.chart("schedule-preview", "t that each tensor gets, layer by module", 300)
-    seen, timer = gr.State(None), gr.Timer(1.0)
+    seen, timer = gr.State(None), gr.Timer(1.0, active=False)
 
     def do_sweep(choice, n, count, schedule):
         try:
@@ -81,7 +81,7 @@ def build(studio: Studio, schedule: gr.State) -> dict:
     for part in editor:
         part.change(edited, [*editor, preview_t], [schedule, said, preview], trigger_mode="always_last", **quiet)
     preview_t.change(edited, [*editor, preview_t], [schedule, said, preview], trigger_mode="always_last", **quiet)
-    return dict(kept=editor, round=round, restore=lambda after: after(edited, [*editor, preview_t], [schedule, said, preview], **quiet))
+    return dict(kept=editor, round=round, timer=timer, restore=lambda after: after(edited, [*editor, preview_t], [schedule, said, preview], **quiet))
 
 
 def schedule_of(values) -> Schedule:
@@ -195,7 +195,7 @@ def angles_of(studio: Studio, choice: str) -> tuple:
     verdict = (f"SLERP and LERP differ by less than bf16 rounding ({recipe.BF16_ROUNDING:.1e}) in every tensor: on this pair it does not matter which is used." if not seen else
                f"SLERP and LERP differ by more than bf16 rounding ({recipe.BF16_ROUNDING:.1e}) in {seen} of {len(gaps)} tensors.")
     columns, rows = grid(degrees)
-    return (charts.heatmap("Angle between instruct and thinking", columns, rows, "°", "Blues", zmin=0),
+    return (charts.heatmap("Angle between instruct and thinking", columns, rows, "°", [[0, charts.rgba(theme.INSTRUCT, 0.06)], [1, theme.INSTRUCT]], zmin=0),
             f"{verdict} <span class=\"quiet\">Largest gap at t = 0.5: {gaps[worst]:.1e} of the norm, in {escape(worst)}. Angles {min(degrees.values()):.2f}° to "
             f"{max(degrees.values()):.2f}°; {falls} of {len(gaps)} tensors are so close that mergekit's rule takes LERP for them.</span>")
 

@@ -19,19 +19,21 @@ def build(studio: Studio, schedule: gr.State) -> dict:
     with gr.Row(equal_height=True):
         round = gr.Dropdown(studio.choices(), value=PAIR, label="Round", elem_id="export-round", allow_custom_value=True, scale=2)
         t = gr.Slider(0, 1, 0.5, step=0.01, label="t (0 instruct, 1 thinking)", elem_id="export-t", scale=2, min_width=260)
-        uses = gr.Checkbox(False, label="with the schedule of Explore", elem_id="export-schedule", scale=1, min_width=230)
+        with gr.Column(scale=1, min_width=230):
+            uses = gr.Checkbox(False, label="with the schedule of Explore", elem_id="export-schedule")
         format = gr.Radio([FOLDER, ADAPTER], value=FOLDER, label="Format", elem_id="export-format", scale=2, min_width=240)
     with gr.Row(equal_height=True):
         folder = gr.Textbox(label="Name" if studio.demo else "Folder", elem_id="export-folder", scale=4, min_width=300, max_lines=1,
                             info=f"goes into {EXPORTS}/" if studio.demo else f"a new folder; relative ones lie beside {EXPORTS}/", placeholder=f"{EXPORTS}/my-blend")
-        replace = gr.Checkbox(False, label="replace an earlier export", elem_id="export-replace", scale=1, min_width=230)
+        with gr.Column(scale=1, min_width=230):
+            replace = gr.Checkbox(False, label="replace an earlier export", elem_id="export-replace", interactive=not studio.demo)
     before = theme.words("export-plan")
     with gr.Row():
         start = gr.Button("Export", variant="primary", elem_id="export-start")
         stop = gr.Button("Stop", elem_id="export-stop", interactive=False)
     status = theme.words("export-status", '<span class="quiet">An export is written beside, loaded again with plain transformers and compared with the live blend; only then it takes its name.</span>')
     code = gr.Code("", language="python", label="Load it", elem_id="export-code", visible=False, interactive=False)
-    seen, timer = gr.State(None), gr.Timer(1.0)
+    seen, timer = gr.State(None), gr.Timer(1.0, active=False)
     inputs = [round, t, uses, format, folder, replace, schedule]
 
     def look(*values):
@@ -66,7 +68,7 @@ def build(studio: Studio, schedule: gr.State) -> dict:
     def take(after, compare: dict):
         return after(prefill, [compare["round"], compare["t"], folder, schedule], [round, t, uses, folder], **quiet).then(look, inputs, before, **quiet)
 
-    return dict(kept=[folder, format], round=round, take=take)
+    return dict(kept=[folder, format], round=round, timer=timer, take=take)
 
 
 def proposed(studio: Studio, choice: str, t: float) -> str:

@@ -22,12 +22,14 @@ def build(preset: Preset, demo: bool) -> dict[str, gr.components.Component]:
     with gr.Row(equal_height=True):
         for name in FEW:
             made[name] = component(fields[name], getattr(preset, name))
-    with gr.Accordion("All knobs", open=False, elem_id="loop-knobs"):
-        for heading, names in groups(demo).items():
-            gr.Markdown(f"**{heading}**")
-            with gr.Row(equal_height=True):
-                for name in names:
-                    made[name] = component(fields[name], getattr(preset, name))
+    with gr.Accordion("All knobs", open=False, elem_id="loop-knobs") as folded:
+        with gr.Column(visible=False) as rest:  # not drawn before it is asked for: it is forty components
+            for heading, names in groups(demo).items():
+                gr.Markdown(f"**{heading}**")
+                with gr.Row(equal_height=True):
+                    for name in names:
+                        made[name] = component(fields[name], getattr(preset, name))
+    folded.expand(lambda: gr.Column(visible=True), None, rest, show_progress="hidden", api_visibility="private")
     return made
 
 

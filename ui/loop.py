@@ -49,7 +49,7 @@ def build(studio: Studio) -> dict:
         log = gr.HTML("", elem_id="loop-log", html_template='<div class="log"><pre tabindex="0"></pre></div>', apply_default_css=False, js_on_load="""
 const draw = () => { const p = element.querySelector('pre'); p.textContent = props.value || ''; p.scrollTop = p.scrollHeight; }; watch('value', draw); draw();""")
     seen = gr.State(None)
-    timer = gr.Timer(1.0)
+    timer = gr.Timer(1.0, active=False)
     view = [progress, loss, accuracy, tokens, which, stop, resume, command, log, seen]
 
     def do_start(*values):
@@ -98,7 +98,7 @@ const draw = () => { const p = element.querySelector('pre'); p.textContent = pro
         choice.change(show_samples, [run, which, only], [table, detail], **quiet)
     table.select(show_one, run, detail, **quiet)
 
-    return dict(kept=list(knobs.values()), run=run, knobs=knobs)
+    return dict(kept=list(knobs.values()), run=run, knobs=knobs, timer=timer)
 
 
 def refilled(studio: Studio, names) -> list:
@@ -192,7 +192,7 @@ def opened(folder: Path, changed: float):
 
 def bill(preset, info: dict, seconds: float) -> str:
     """Time, and money: by the hour where that has a price, else by energy, as the card tells or as `watts` says."""
-    text = f"{theme.clock(seconds)} so far"
+    text = f"{theme.clock(seconds)} of work"
     kwh = info.get("joules", 0.0) / 3.6e6 or preset.watts * seconds / 3.6e6
     if kwh:
         text += f", {kwh:.3g} kWh" + (" (read from the card)" if info.get("joules") else "")

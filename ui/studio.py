@@ -152,7 +152,7 @@ class Studio:
         self._opened = threading.Event()
         self._threads = None
         if Path(preset.held_out_set).is_file():  # a Hub data set waits for `load`
-            self._take(tasks.train_and_held_out(preset)[1])
+            self._take(tasks.held_out(preset))
 
     # ---- the pair
 
@@ -188,7 +188,7 @@ class Studio:
             self._threads = self._threads or torch.get_num_threads()
             self.status = "Checking the pair"
             pair = open_pair(preset.instruct, preset.thinking)
-            problems = tasks.train_and_held_out(preset)[1] if preset.held_out_set else []
+            problems = tasks.held_out(preset) if preset.held_out_set else []
             where = machine(preset)
             with self._lock:
                 self.loaded, self.preset, self.source = None, preset, source  # decodes of the old pair end at their next step

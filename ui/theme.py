@@ -96,7 +96,7 @@ const draw = () => { element.querySelector('.say').innerHTML = props.value || ''
 def card(elem_id: str, value: dict, edge: str) -> gr.HTML:
     """One answer: {title, trace, thinking, answer, foot, mark, empty}. Text goes in as text, never as HTML; the trace is open while
     it is written and folds when it ends, unless the reader has said otherwise."""
-    return gr.HTML(value, elem_id=elem_id, apply_default_css=False, min_width=270, html_template=f"""
+    return gr.HTML(value, elem_id=elem_id, apply_default_css=False, html_template=f"""
 <article class="card" style="--edge: {edge}"><header><span class="title"></span><span class="mark"></span></header>
 <details hidden><summary></summary><pre></pre></details><div class="answer" aria-live="polite"></div><footer></footer></article>""", js_on_load="""
 const at = s => element.querySelector(s);
