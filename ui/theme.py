@@ -16,7 +16,8 @@ SYSTEM = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]  # n
 MONO = ["ui-monospace", "Consolas", "DejaVu Sans Mono", "monospace"]
 
 CSS = """
-.gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
+.gradio-container { max-width: 1240px !important; width: 100%% !important; margin: 0 auto !important; }
+.gradio-container .main.fillable { width: 100%% !important; }
 :root { --instruct: %s; --thinking: %s; }
 #masthead { display: flex; align-items: baseline; gap: 14px; flex-wrap: wrap; padding: 2px 2px 0; }
 #masthead h1 { font-size: 20px; margin: 0; letter-spacing: -.01em; }
@@ -77,7 +78,7 @@ def theme() -> gr.themes.Base:
     plain = dict(block_title_background_fill="none", block_label_background_fill="none", block_title_padding="0", block_title_text_size="*text_sm",
                  block_title_text_weight="500", block_title_text_color="*body_text_color_subdued", layout_gap="10px", block_padding="8px 10px",
                  block_border_width="1px", input_shadow="none", input_border_width="1px", input_border_color="*neutral_300", input_padding="7px 9px",
-                 body_text_color_subdued="*neutral_500")
+                 checkbox_border_color="*neutral_400", body_text_color_subdued="*neutral_500")
     both = {**plain, **{f"{k}_dark": plain[k] for k in ("block_title_background_fill", "block_label_background_fill", "block_title_text_color")},
             "body_text_color_subdued_dark": "*neutral_400", "input_border_color_dark": "*neutral_600"}
     return gr.themes.Soft(primary_hue="blue", secondary_hue="orange", neutral_hue="slate", font=SYSTEM, font_mono=MONO, text_size="md",
