@@ -487,3 +487,39 @@ def test_foreign_hosts_and_files_are_refused(tiny):
 def test_refused_before_anything_listens(flags, says, tmp_path):
     done = subprocess.run([sys.executable, ROOT / "app.py", *flags], cwd=tmp_path, capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and says in done.stderr
+
+
+def test_with_a_password_nothing_answers_without_it(tmp_path):
+    process, url = serve(tmp_path, "--host", "0.0.0.0", "--auth", "me:secret")
+    try:
+        assert asked(url, "/config") == 401 and asked(url, f"/gradio_api/file={ROOT}/README.md") == 401
+        assert asked(url, "/", "evil.example") == 400
+    finally:
+        end(process, tmp_path)
+
+
+def test_a_stage_shows_no_paths_and_exports_into_one_folder(tmp_path, visit):
+    process, url = serve(tmp_path, "--demo")
+    try:
+        page = visit(url)
+        answered(page)
+        open_tab(page, "Models")
+        assert page.locator("#models-instruct").count() == 0 or not page.locator("#models-instruct").is_visible()
+        page.click("#models-check")
+        until(page, "models-report", "compatible")
+        open_tab(page, "Loop")
+        page.locator("#loop-knobs button").first.click()
+        page.wait_for_selector("#knob-seed")
+        assert page.locator("#knob-train_set, #knob-instruct").count() == 0 and not page.locator("#loop-log-box").is_visible()
+        open_tab(page, "Export")
+        for name in ("../out", "/tmp/out", "a/b", ".."):
+            page.fill("#export-folder input, #export-folder textarea", name)
+            page.click("#export-start")
+            until(page, "export-status", "is no plain name")
+        page.fill("#export-folder input, #export-folder textarea", "mine")
+        page.click("#export-start")
+        said = until(page, "export-status", "Exported", 60)
+        assert (tmp_path / "exports/mine/model.safetensors").is_file() and str(tmp_path) not in said
+        assert str(tmp_path) not in page.content() and str(ROOT) not in page.inner_text("body")
+    finally:
+        end(process, tmp_path)

@@ -631,3 +631,32 @@ def test_what_is_not_ours_is_escaped():
 @pytest.mark.parametrize("done, total, width", [(0, 0, "0.0"), (0, 4, "0.0"), (1, 3, "33.3"), (9, 4, "100.0")])
 def test_bars(done, total, width):
     assert f"width:{width}%" in theme.bar(done, total)
+
+
+# ---- a stage, and who may call
+
+
+def test_a_stage_takes_no_paths_whatever_is_sent():
+    from ui import models
+    tiny = presets.load("tiny")
+    sent = ("tiny", "/etc", "owner/model")
+    assert models.wanted(Studio(tiny, "tiny", demo=True), ["tiny"], *sent) == tiny
+    assert models.wanted(Studio(tiny, "tiny"), ["tiny"], *sent).instruct == "/etc"
+    with pytest.raises(UserError, match="no preset '../x'"):
+        models.wanted(Studio(tiny, "tiny", demo=True), ["tiny"], "../x", "", "")
+
+
+def test_a_stage_limits_the_tokens_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="at most 512 tokens"):
+        Studio(presets.load("tiny"), "tiny", demo=True).start(presets.make(dict(think_tokens=513), base=presets.load("tiny")))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_hosts_are_this_machine_s_names_only():
+    import app
+    local = app.hosts(app.parser().parse_args([]))
+    assert set(local) == {"127.0.0.1", "localhost", "[::1]", "::1"}
+    wide = app.hosts(app.parser().parse_args(["--host", "0.0.0.0"]))
+    assert set(local) < set(wide) and "*" not in wide and not any(name.startswith("*") for name in wide)
+    assert "*.gradio.live" in app.hosts(app.parser().parse_args(["--share"]))

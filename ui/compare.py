@@ -50,7 +50,7 @@ def build(studio: Studio, schedule: gr.State) -> dict[str, gr.components.Compone
     first = studio.examples[0].prompt if studio.examples else ""
     with gr.Row(equal_height=True):
         prompt = gr.Textbox(first, label="Prompt", elem_id="compare-prompt", lines=1, max_lines=8, scale=6, min_width=300, placeholder="Ask anything the pair can answer",
-                            max_length=20_000, submit_btn=False)
+                            max_length=20_000)
         run = gr.Button("Run", variant="primary", elem_id="compare-run", size="md", scale=1, min_width=100)
         stop = gr.Button("Stop", elem_id="compare-stop", size="md", interactive=False, scale=1, min_width=100)
     chips = gr.Dataset(components=[prompt], samples=[[p.prompt] for p in studio.examples], label="Held-out problems", elem_id="compare-examples",
@@ -131,6 +131,7 @@ def build(studio: Studio, schedule: gr.State) -> dict[str, gr.components.Compone
     for setting in (round, template, how):
         setting.input(changed, inputs, columns, **live)
         setting.input(probabilities, inputs, strip, **live)
+    prompt.input(None, None, film, js="() => []")  # frames of another prompt would mislead
     t.input(None, [t, film, cards[1]], cards[1], js=SCRUB)
     t.release(middle, [asked, film, *inputs], columns, **live)
     render.click(spectrum, inputs, columns, **live)

@@ -32,24 +32,16 @@ def build(studio: Studio, status: gr.HTML) -> dict:
         one = presets.load(name)
         return one.instruct, one.thinking
 
-    def wanted(name: str, instruct: str, thinking: str) -> presets.Preset:
-        if name not in names:
-            raise UserError(f"there is no preset {name!r}")
-        base = presets.load(name)
-        if studio.demo:  # a stage opens no other paths, whatever is sent
-            return base
-        return presets.make(dict(instruct=str(instruct).strip(), thinking=str(thinking).strip()), "Models", base)
-
     def do_check(*values):
         yield '<span class="quiet">Reading headers …</span>'
         try:
-            yield report_html(wanted(*values))
+            yield report_html(wanted(studio, names, *values))
         except UserError as error:
             yield theme.toast(error)
 
     def do_load(*values):
         try:
-            studio.load(wanted(*values), values[0])
+            studio.load(wanted(studio, names, *values), values[0])
         except UserError as error:
             return theme.toast(error)
         return status_html(studio)
@@ -61,6 +53,14 @@ def build(studio: Studio, status: gr.HTML) -> dict:
     for box in (instruct, thinking):
         box.submit(do_check, [preset, instruct, thinking], report, **quiet)
     return dict(kept=[] if studio.demo else [preset, instruct, thinking])
+
+
+def wanted(studio: Studio, names: list[str], name: str, instruct: str, thinking: str) -> presets.Preset:
+    """The preset with the pair that the boxes name; on a stage the preset's own, whatever is sent."""
+    if name not in names:
+        raise UserError(f"there is no preset {name!r}")
+    base = presets.load(name)
+    return base if studio.demo else presets.make(dict(instruct=str(instruct).strip(), thinking=str(thinking).strip()), "Models", base)
 
 
 def status_html(studio: Studio) -> str:

@@ -353,6 +353,8 @@ class Studio:
 
     def start(self, preset: Preset) -> tuple[Path, list[str]]:
         """Start a loop as a child process; returns its folder and the command."""
+        if self.demo and max(preset.think_tokens, preset.instruct_tokens) > max(DEMO_TOKENS, self.preset.think_tokens, self.preset.instruct_tokens):
+            raise UserError(f"on a stage answers have at most {DEMO_TOKENS} tokens; lower think_tokens and instruct_tokens")
         with self._lock:
             self._refuse_a_second()
             folder = runs.new_folder(runs.ROOT, preset.name)
