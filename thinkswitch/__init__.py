@@ -9,5 +9,5 @@
         measure(instruct, thinking)                      # held-out problems
 
 Read in this order: loop (the method), recipe (a checkpoint is a few scalars per tensor), blend (the live model),
-generate, distil, evaluate; then preset, tasks, trace, pair, materialise, runs.
+generate, distil, evaluate; then preset, tasks, trace, pair, materialise, runs, export.
 """

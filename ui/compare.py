@@ -85,7 +85,8 @@ def build(studio: Studio, schedule: gr.State) -> dict[str, gr.components.Compone
     live = dict(show_progress="hidden", concurrency_limit=None, api_visibility="private", trigger_mode="multiple")
 
     def all_three(request: gr.Request, *values):
-        yield from answer(studio, request.session_hash, ask_of(values), [0.0, float(values[1]), 1.0])
+        ask = ask_of(values)
+        yield from answer(studio, request.session_hash, ask, [0.0, ask.t, 1.0])
 
     def changed(request: gr.Request, *values):
         if studio.preset.think_tokens > SHORT:
@@ -145,7 +146,7 @@ def build(studio: Studio, schedule: gr.State) -> dict[str, gr.components.Compone
 
 def ask_of(values) -> Ask:
     prompt, t, round, template, how, temperature, top_p, top_k, limit, seed, schedule = values
-    return Ask(prompt or "", float(t), round or PAIR, template, how, temperature, top_p, int(top_k or 0), int(limit or 0), int(seed or 0), schedule)
+    return Ask(prompt or "", float(t or 0), round or PAIR, template, how, temperature or 0.0, top_p or 1.0, int(top_k or 0), int(limit or 0), int(seed or 0), schedule)
 
 
 def skip(cards=(None, None, None), status=None, asked=None, film=None, working=None) -> tuple:

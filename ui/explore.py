@@ -61,7 +61,11 @@ def build(studio: Studio, schedule: gr.State) -> dict:
         return refresh(studio, last, choice)
 
     def ablation(name):
-        one = ablations(studio)[name]
+        try:
+            one = ablations(studio)[name]
+        except UserError as error:
+            theme.toast(error)
+            return [gr.skip()] * (1 + len(KINDS))
         return [*(getattr(one, kind) for kind in KINDS), ", ".join(f"{x:g}" for x in one.depth)]
 
     def edited(*values):
