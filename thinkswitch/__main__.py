@@ -79,6 +79,9 @@ def parser() -> argparse.ArgumentParser:
     point_of(one)
     one.add_argument("--t", nargs="+", type=float, default=[i / 10 for i in range(11)], help="points of the spectrum")
     one.add_argument("--json", type=Path, metavar="FILE", help="write the table there, too")
+    one = verb("plan", do_plan, "say what every phase takes of this machine's memory, from headers alone")
+    one.add_argument("source", metavar="PRESET|RUN", help="a preset, or the folder of a run")
+    one.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change knobs")
     one = verb("export", do_export, "write a point of the spectrum as a folder that transformers loads, verified by reloading")
     point_of(one)
     one.add_argument("--point", type=point, required=True, metavar="instruct|thinking|T", help="instruct is t = 0, thinking is t = 1")
@@ -181,6 +184,17 @@ def opened(args):
     from .materialise import machine
     preset, pair, round = found(args)
     return preset, pair, round, Blend(pair, round.adapters, **machine(preset))
+
+
+def do_plan(args) -> int:
+    from . import hardware, terminal
+    from .materialise import quiet
+    from .pair import open_pair
+    quiet()
+    preset = presets.from_settings(presets.load(args.source), args.set)
+    phases = hardware.plan(open_pair(preset.instruct, preset.thinking, headers_only=True), preset)
+    terminal.console().print(terminal.memory(phases))
+    return 0
 
 
 def found(args):

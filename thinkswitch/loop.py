@@ -13,13 +13,13 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from . import distil as distiller
-from . import evaluate, recipe, runs, tasks, trace
+from . import evaluate, hardware, recipe, runs, tasks, trace
 from .errors import UserError
 from .evaluate import Score, seed_of
 from .generate import Chunk, Row, generate, groups
@@ -62,7 +62,8 @@ class Job:
 def run(preset: Preset, folder: Path) -> Iterator[Event]:
     """Run the loop in a new folder. Everything that can be refused is refused before the folder is made."""
     job = prepare(preset, folder)
-    runs.create(preset, folder)
+    job = replace(job, preset=hardware.fitted(job.pair, preset))  # and it stays so, whoever resumes
+    runs.create(job.preset, folder)
     yield from _recorded(job)
 
 
@@ -155,17 +156,38 @@ def think(job: Job, before: Round) -> Stage:
 def decode(job: Job, model, checkpoint: Checkpoint, rows: list[Row], done: set[int]) -> Iterator[tuple[int, Chunk]]:
     """(index, last chunk) of every row that is not `done`, which grows with them.
 
-    A group that a kill cut short is decoded again whole: only the same company gives the same bits.
+    A group that a kill cut short is decoded again whole: only the same company gives the same bits. One that memory cuts
+    short is halved, and so are all after it; what had been finished stays.
     """
-    for group in groups(rows, job.preset.rows):
+    waiting = groups(rows, job.preset.rows)
+    while waiting:
+        group, *waiting = waiting
         if done.issuperset(group):
             continue
-        for chunk in generate(model, checkpoint.tokenizer, [rows[i] for i in group], checkpoint.stops, len(group), False, job.stopped):
-            if chunk.finish == "cancel":
-                raise Stopped
-            if group[chunk.row] not in done:
-                done.add(group[chunk.row])
-                yield group[chunk.row], chunk
+        fits = True
+        try:
+            for chunk in generate(model, checkpoint.tokenizer, [rows[i] for i in group], checkpoint.stops, len(group), False, job.stopped):
+                if chunk.finish == "cancel":
+                    raise Stopped
+                if group[chunk.row] not in done:
+                    done.add(group[chunk.row])
+                    yield group[chunk.row], chunk
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            if len(group) == 1:
+                raise UserError(f"a single row of up to {rows[group[0]].sampling.max_new_tokens:,} new tokens does not fit into memory; "
+                                "lower think_tokens and instruct_tokens, or take four_bit=true") from None
+            fits = False
+        if not fits:  # outside `except`: the error holds on to what was computed
+            _free()
+            waiting = [half for g in [group, *waiting] for half in (g[: len(g) // 2], g[len(g) // 2:]) if half]
+
+
+def out_of_memory(error: Exception) -> bool:
+    """CUDA says so by its type, a CPU and Apple only in words."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("not enough memory", "can't allocate memory", "out of memory"))
 
 
 class Due:

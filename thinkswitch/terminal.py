@@ -103,6 +103,17 @@ def spectrum(points: list[dict], title: str) -> Table:
     return table
 
 
+def memory(phases: list) -> Table:
+    """hardware.plan for people."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("phase", "needs", "free", "", "made of"):
+        table.add_column(heading, no_wrap=heading != "made of")
+    for phase in phases:
+        made_of = ", ".join(f"{name} {readable(size)}" for name, size in sorted(phase.parts.items(), key=lambda part: -part[1]))
+        table.add_row(phase.name, readable(phase.needs), readable(phase.have), f"does not fit: {phase.advice}" if phase.advice else "fits", made_of)
+    return table
+
+
 def progress(steps: Generator, what: str):
     """Drain (done, total) steps behind a bar; returns what the generator returns."""
     with Progress(TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True),

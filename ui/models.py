@@ -1,11 +1,9 @@
 """Models: which pair, whether it fits together, and loading it."""
 
-import shutil
 from html import escape
 from pathlib import Path
 
 import gradio as gr
-import psutil
 
 from thinkswitch import preset as presets
 from thinkswitch.errors import UserError
@@ -88,18 +86,18 @@ def report_html(preset: presets.Preset) -> str:
             ("Size", f"{pair.parameters:,} parameters in {len(pair.names)} tensors each ({', '.join(kinds)})"),
             ("Chat templates", " · ".join(f'<b class="{role}">{role}</b> {"opens" if getattr(pair, role).prefills_think else "does not open"} the trace'
                                           for role in ("instruct", "thinking"))),
-            ("Memory", memory_html(pair.parameters))]
+            ("Memory", "" if found else memory_html(pair, preset))]
     return "<table>" + "".join(f"<tr><th>{name}</th><td>{text}</td></tr>" for name, text in rows) + "</table>"
 
 
-def memory_html(parameters: int) -> str:
-    """What both checkpoints need as a live blend, beside what there is."""
-    import torch
-    memory = psutil.virtual_memory()
-    need = {"32-bit": 8 * parameters, "16-bit": 4 * parameters, "4-bit": 1.1 * parameters}
-    have = f"this machine has {theme.size(memory.total)} of memory, {theme.size(memory.available)} free"
-    if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        have += f"; {torch.cuda.get_device_name()}: {theme.size(total)}, {theme.size(free)} free"
-    have += f"; {theme.size(shutil.disk_usage(Path.cwd()).free)} of disk free"
-    return "both sets of weights take " + ", ".join(f"{theme.size(n)} in {kind}" for kind, n in need.items()) + "; " + have
+def memory_html(pair, preset: presets.Preset) -> str:
+    """The plan for this machine, a line a phase."""
+    from thinkswitch import hardware
+    rows = "".join(f"<tr><td>{p.name}</td><td>{theme.size(p.needs)}</td><td>of {theme.size(p.have)} free</td><td>"
+                   + (theme.bad(f"does not fit: {p.advice}") if p.advice else "fits") + f'</td><td class="quiet">{escape(largest(p))}</td></tr>'
+                   for p in hardware.plan(pair, preset))
+    return f"<table>{rows}</table>"
+
+
+def largest(phase) -> str:
+    return ", ".join(f"{name} {theme.size(size)}" for name, size in sorted(phase.parts.items(), key=lambda part: -part[1])[:3])

@@ -1,0 +1,154 @@
+"""The memory plan against real models, and what happens when memory runs out all the same."""
+
+import dataclasses
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import TINY, save_pair
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, DynamicCache, Qwen3Config
+
+from thinkswitch import hardware, loop
+from thinkswitch import preset as presets
+from thinkswitch.blend import Blend
+from thinkswitch.errors import UserError
+from thinkswitch.generate import Chunk, Row, Sampling
+from thinkswitch.materialise import materialise
+from thinkswitch.pair import Entry, Pair, open_pair
+from thinkswitch.recipe import INSTRUCT, constant
+
+GIB = 1 << 30
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    return open_pair(*save_pair(tmp_path_factory.mktemp("plan"), hidden_size=256, intermediate_size=1024, num_hidden_layers=3))
+
+
+@pytest.fixture(scope="module")
+def qwen3_4b():
+    """Config and headers of the published shape (hidden 2560, 36 layers, 8 kv heads of 128, 151 936 words, tied); no weights."""
+    config = Qwen3Config(hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8, head_dim=128,
+                         vocab_size=151_936, tie_word_embeddings=True, max_position_embeddings=262_144)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    entries = {n: Entry(tuple(p.shape), "BF16", "x") for n, p in model.named_parameters()}
+    side = SimpleNamespace(config=config, entries=entries, name="4b")
+    return Pair(side, side)
+
+
+def card(monkeypatch, gigabytes: float, elem=torch.bfloat16):
+    """An NVIDIA card with so much free."""
+    monkeypatch.setattr(hardware, "machine", lambda preset: dict(device="cuda", dtype=elem, four_bit=preset.four_bit is not False))
+    monkeypatch.setattr(hardware, "free", lambda device: gigabytes * 1e9)
+
+
+@pytest.mark.parametrize("four_bit", [False, True])
+def test_weights_are_what_a_blend_holds(pair, four_bit):
+    blend = Blend(pair, four_bit=four_bit)
+    states = [s for m in blend.modules() if (s := getattr(getattr(m, "weight", None), "quant_state", None))]
+    scales = sum(s.absmax.nbytes + s.state2.absmax.nbytes for s in states)
+    tables = {p.data_ptr(): p.nbytes for p in blend.parameters()}  # the tied head shares its tables
+    assert hardware.weights(pair, 4, four_bit) == pytest.approx((sum(tables.values()) + scales) / 2, rel=0.01)
+    assert bool(states) == four_bit
+
+
+def test_a_token_s_cache_is_what_transformers_keeps(pair):
+    model = materialise(pair, [], constant(pair.names, INSTRUCT))
+    cache = DynamicCache(config=model.config)
+    model(input_ids=torch.zeros(2, 7, dtype=torch.long), past_key_values=cache, use_cache=True)
+    assert sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers) == 2 * 7 * hardware.token_bytes(pair.config, 4)
+
+
+def test_an_adapter_has_as_many_parameters_as_peft_makes(pair):
+    wrapped = get_peft_model(materialise(pair, [], constant(pair.names, INSTRUCT)), LoraConfig(r=3, target_modules="all-linear"))
+    assert sum(p.numel() for p in wrapped.parameters() if p.requires_grad) == hardware.adapter_size(pair, 3)
+
+
+def test_qwen3_4b_has_the_known_sizes(qwen3_4b):
+    """144 KiB of cache a token, about 2.6 GiB in NF4 with double quantisation and bf16 embeddings, 33 M parameters at rank 16 (Unsloth's formula)."""
+    assert hardware.token_bytes(qwen3_4b.config, 2) == 144 * 1024
+    assert hardware.weights(qwen3_4b, 2, True) / GIB == pytest.approx(2.6, rel=0.06)
+    assert hardware.adapter_size(qwen3_4b, 16) / 1e6 == pytest.approx(33.0, rel=0.01)
+
+
+@pytest.mark.parametrize("gigabytes", [6, 8, 12, 24])
+@pytest.mark.parametrize("rows,tokens", [(8, 16384), (64, 2048), (1, 32768), (8, 81920)])
+def test_who_follows_the_advice_fits(qwen3_4b, monkeypatch, gigabytes, rows, tokens):
+    card(monkeypatch, gigabytes)
+    preset = presets.Preset(rows=rows, think_tokens=tokens, instruct_tokens=1024)
+    think = hardware.plan(qwen3_4b, preset)[0]
+    assert think.name == "think" and (think.advice is None) == (think.needs <= think.have)
+    if think.advice:
+        new = {k: int(v) for k, v in re.findall(r"(rows|think_tokens)[ =](?:to )?(\d+)", think.advice)}
+        assert new, think.advice
+        after = hardware.plan(qwen3_4b, dataclasses.replace(preset, **new))[0]
+        assert after.advice is None and after.needs > 0.7 * after.have  # and gives away little
+
+
+def test_eight_gigabytes_take_one_trace_of_16k_in_4_bit_and_none_in_16(qwen3_4b, monkeypatch):
+    card(monkeypatch, 7.6)
+    preset = presets.Preset(rows=8, think_tokens=16384)
+    assert hardware.fitted(qwen3_4b, preset).rows == 1
+    phases = {p.name: p for p in hardware.plan(qwen3_4b, dataclasses.replace(preset, rows=1))}
+    assert phases["think"].advice is None and phases["distil"].advice is None
+    wide = {p.name: p for p in hardware.plan(qwen3_4b, dataclasses.replace(preset, rows=1, four_bit=False))}
+    assert "4-bit" in wide["think"].advice
+
+
+def test_the_embedded_pair_fits_as_it_is():
+    preset = presets.load("tiny")
+    pair = open_pair(preset.instruct, preset.thinking, headers_only=True)
+    assert all(p.advice is None for p in hardware.plan(pair, preset)) and hardware.fitted(pair, preset) == preset
+
+
+# ---- out of memory at run time
+
+
+def rows_of(n: int) -> list[Row]:
+    return [Row((1, 2, 3), Sampling(max_new_tokens=4), seed=i) for i in range(n)]
+
+
+def job(rows: int):
+    return SimpleNamespace(preset=SimpleNamespace(rows=rows), stopped=lambda: False)
+
+
+def crowded(most: int, error: Exception, seen: list):
+    """A `generate` that finishes one row and then runs out of memory, where more than `most` rows share it."""
+    def generate(model, tokenizer, rows, stops, batch, stream, cancelled):
+        seen.append(len(rows))
+        for i, _ in enumerate(rows):
+            if i and len(rows) > most:
+                raise error
+            yield Chunk(i, "", "x", False, 1, "stop")
+    return generate
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("[enforce fail] not enough memory: you tried to allocate")])
+def test_out_of_memory_halves_the_rows_and_loses_nothing(monkeypatch, error):
+    seen, done = [], set()
+    monkeypatch.setattr(loop, "generate", crowded(3, error, seen))
+    checkpoint = SimpleNamespace(tokenizer=None, stops=set())
+    got = [i for i, _ in loop.decode(job(8), None, checkpoint, rows_of(20), done)]
+    assert sorted(got) == list(range(20)) == sorted(done)  # each once
+    assert seen[0] == 8 and max(seen[1:]) <= 4 and seen.count(8) == 1  # what comes later is not tried as wide again
+
+
+def test_a_single_row_that_does_not_fit_is_said_in_words(monkeypatch):
+    def generate(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+        yield
+    monkeypatch.setattr(loop, "generate", generate)
+    with pytest.raises(UserError, match="single row of up to 4 new tokens does not fit.*think_tokens"):
+        list(loop.decode(job(1), None, SimpleNamespace(tokenizer=None, stops=set()), rows_of(1), set()))
+
+
+def test_other_errors_are_not_taken_for_memory(monkeypatch):
+    def generate(*args):
+        raise RuntimeError("shape mismatch")
+        yield
+    monkeypatch.setattr(loop, "generate", generate)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        list(loop.decode(job(4), None, SimpleNamespace(tokenizer=None, stops=set()), rows_of(4), set()))

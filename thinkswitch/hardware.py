@@ -1,0 +1,147 @@
+"""What fits this machine: a plan of memory for every phase, from configs and headers alone, before anything is loaded.
+
+What plain transformers runs out of is seldom weights: it is the cache of long traces, and float32 logits over 150 000
+words. Weights and cache are exact (tests hold them against real models); overheads are named here.
+"""
+
+import shutil
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+
+import psutil
+import torch
+
+from .distil import LOGIT_CHUNK
+from .materialise import machine
+from .pair import Pair
+from .preset import Preset
+from .recipe import module_kind
+
+NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: 4 bits, an 8-bit scale for 64 of them, a 32-bit one for 256 of those
+OVERHEAD = dict(cuda=1.1e9, mps=0.6e9, cpu=0.6e9)  # context, kernels, allocator; on a CPU Python and torch
+ROOM = 1.25  # the cache grows by a quarter at a time (generate.RoomyLayer)
+LOGITS = 4 * 3  # bytes a word and row: float32, as it comes, scaled, sorted
+PROMPT = 512  # tokens of a prompt, which are not known beforehand
+COLUMNS = 3  # rows of Compare
+LEAST = 256  # fewer new tokens are no thinking
+
+
+@dataclass(frozen=True)
+class Phase:
+    """`parts` in bytes, where the model computes; `advice` when they exceed `have`."""
+
+    name: str
+    parts: dict[str, float]
+    have: float
+    advice: str | None = None
+
+    @property
+    def needs(self) -> float:
+        return sum(self.parts.values())
+
+
+def plan(pair: Pair, preset: Preset) -> list[Phase]:
+    """think, measure, distil, compare on the machine the preset means; then export and disk."""
+    where = machine(preset)
+    have, elem = free(where["device"]), where["dtype"].itemsize
+    one, config = weights(pair, elem, where["four_bit"]), pair.config
+    fixed = dict(weights=one, overhead=OVERHEAD[where["device"]])
+    phases = [decoding("think", fixed, preset, preset.think_tokens, pair, elem, have),
+              decoding("measure", fixed, preset, max(preset.think_tokens, preset.instruct_tokens), pair, elem, have)]
+    length = min(preset.max_length, getattr(config, "max_position_embeddings", preset.max_length))
+    distil = {**fixed, "adapter and optimiser": 16 * adapter_size(pair, preset.lora_rank),  # float32: weight, gradient, two moments
+              "activations": activations(config, preset.micro_batch * length, elem, checkpointed=where["device"] != "cpu"),
+              "logits": LOGIT_CHUNK * config.vocab_size * LOGITS}
+    phases.append(Phase("distil", distil, have, None if sum(distil.values()) <= have else
+                        "lower max_length" if preset.micro_batch == 1 else "lower micro_batch to 1"))
+    twice = dict(fixed, weights=2 * one)
+    phases.append(decoding("compare", twice, replace(preset, rows=COLUMNS), preset.think_tokens, pair, elem, have))
+    memory = psutil.virtual_memory().available
+    export = {"the folder, loaded again": pair.parameters * (4 if 4.2 * pair.parameters < memory else 2), "a block of rows": 64e6}
+    phases.append(Phase("export", export, memory, None if sum(export.values()) <= memory else "it is loaded again to be verified: close other programs"))
+    disk = {"adapters": preset.rounds * 4 * adapter_size(pair, preset.lora_rank), "an export": stored(pair)}
+    space = shutil.disk_usage(Path.cwd()).free
+    phases.append(Phase("disk", disk, space, None if sum(disk.values()) <= space else "make room, or run on another disk"))
+    return phases
+
+
+def fitted(pair: Pair, preset: Preset) -> Preset:
+    """The preset with no more rows than fit; as it is where they do, or where nothing would."""
+    where = machine(preset)
+    elem = where["dtype"].itemsize
+    budget = free(where["device"]) - weights(pair, elem, where["four_bit"]) - OVERHEAD[where["device"]]
+    rows = int(budget // row_bytes(pair.config, max(preset.think_tokens, preset.instruct_tokens), elem))
+    return replace(preset, rows=min(preset.rows, max(1, rows)))
+
+
+def decoding(name: str, fixed: dict, preset: Preset, tokens: int, pair: Pair, elem: int, have: float) -> Phase:
+    cache = preset.rows * (PROMPT + tokens) * token_bytes(pair.config, elem) * ROOM
+    parts = {**fixed, f"cache of {preset.rows} x {tokens:,} tokens": cache, "logits": preset.rows * pair.config.vocab_size * LOGITS,
+             "activations": inside(pair.config, preset.rows * PROMPT, elem)}
+    phase = Phase(name, parts, have)
+    return phase if phase.needs <= have else replace(phase, advice=advice(name, sum(fixed.values()), tokens, pair, elem, have))
+
+
+def advice(name: str, fixed: float, tokens: int, pair: Pair, elem: int, have: float) -> str:
+    """What to change: fewer rows, or shorter traces, or another pair."""
+    rows = int((have - fixed) // row_bytes(pair.config, tokens, elem))
+    if rows >= 1 and name != "compare":
+        return f"lower rows to {rows}"
+    room = (have - fixed) / (COLUMNS if name == "compare" else 1) - row_bytes(pair.config, 0, elem)
+    most = int(room / (token_bytes(pair.config, elem) * ROOM))
+    if most >= LEAST:
+        short = 100 * (most // 100) or most
+        return f"shorten answers to {short:,} tokens" + (" in Compare" if name == "compare" else f" (think_tokens={short}, rows=1)")
+    return "the weights alone leave no room: take 4-bit weights, or a smaller pair"
+
+
+# ---- sizes, in bytes unless said otherwise
+
+
+def free(device: str) -> float:
+    """What can be had where the model computes."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    return psutil.virtual_memory().available * (0.75 if device == "mps" else 1)  # Apple lends the GPU about so much of the memory
+
+
+def weights(pair: Pair, elem: int, four_bit: bool) -> float:
+    """One checkpoint in memory: layers' linear weights in NF4 if asked for, the rest as it computes."""
+    def size(name: str, shape: tuple[int, ...]) -> float:
+        linear = len(shape) == 2 and module_kind(name) in ("attention", "mlp") and shape[1] % 64 == 0
+        return prod(shape) * (NF4 if four_bit and linear else elem)
+    return sum(size(name, entry.shape) for name, entry in pair.instruct.entries.items())
+
+
+def stored(pair: Pair) -> float:
+    size = dict(F32=4, F16=2, BF16=2)
+    return sum(prod(e.shape) * size.get(e.dtype, 4) for e in pair.instruct.entries.values())
+
+
+def token_bytes(config, elem: int) -> int:
+    """Keys and values of one token of one row."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * heads * size * elem
+
+
+def row_bytes(config, tokens: int, elem: int) -> float:
+    """What one more row costs while it decodes."""
+    return (PROMPT + tokens) * token_bytes(config, elem) * ROOM + config.vocab_size * LOGITS + inside(config, PROMPT, elem)
+
+
+def adapter_size(pair: Pair, rank: int) -> int:
+    """Parameters of a LoRA update of every linear layer."""
+    return sum(rank * sum(e.shape) for n, e in pair.instruct.entries.items() if len(e.shape) == 2 and module_kind(n) in ("attention", "mlp"))
+
+
+def activations(config, tokens: int, elem: int, checkpointed: bool) -> float:
+    """Of a training step over `tokens` tokens: what every layer keeps for the way back, and one layer's insides."""
+    kept = tokens * config.hidden_size * elem if checkpointed else inside(config, tokens, elem)
+    return config.num_hidden_layers * kept + inside(config, tokens, elem)
+
+
+def inside(config, tokens: int, elem: int) -> float:
+    """What one layer works with at once."""
+    return tokens * (8 * config.hidden_size + 4 * config.intermediate_size) * elem
