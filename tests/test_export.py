@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import re
@@ -484,13 +485,79 @@ def test_a_four_bit_blend_has_a_wider_bound(pair, tmp_path):
     assert 0.05 < done.error < 0.5
 
 
-def test_little_memory_reloads_as_stored(halved, tmp_path, monkeypatch):
+def with_memory(monkeypatch, available: float):
     import psutil
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("m", (), dict(available=1000)))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("m", (), dict(available=available)))
+
+
+def test_little_memory_reloads_as_stored(halved, tmp_path, monkeypatch):
+    with_memory(monkeypatch, 3 * halved.parameters)
+    blend = Blend(halved)
     seen, real = [], exports.logits
     monkeypatch.setattr(exports, "logits", lambda model, *a: (seen.append(next(model.parameters()).dtype), real(model, *a))[1])
-    assert export(halved, recipe.start(halved), 0.5, tmp_path / "out").error < 0.05
+    assert export(halved, recipe.start(halved), 0.5, tmp_path / "out", blend=blend).error < 0.05
     assert seen == [torch.bfloat16, torch.float32]
+
+
+def test_less_memory_still_exports_and_says_what_was_not_compared(halved, tmp_path, monkeypatch):
+    """A 4 B pair on 16 GB: two sides live and a third model plain do not fit, and nobody should lose the export for it."""
+    with_memory(monkeypatch, 1000)
+    done = export(halved, recipe.start(halved), 0.5, tmp_path / "out")
+    assert done.error is None and strict(tmp_path / "out")
+    assert "were not compared with the live blend" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_hashes_are_those_of_the_files(pair, tmp_path):
+    export(pair, recipe.start(pair), 0.5, tmp_path / "out", shard=60_000)
+    out = tmp_path / "out"
+    told = json.loads((out / "recipe.json").read_text())["sha256"]
+    assert len(told) > 2 and told == json.loads((out / "model.safetensors.index.json").read_text())["metadata"]["sha256"]
+    assert told == {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in out.glob("*.safetensors")}
+
+
+def test_a_disk_that_changes_a_byte_is_noticed(pair, tmp_path, monkeypatch):
+    real = exports.write_small
+
+    def rot(folder, point):
+        real(folder, point)
+        with open(folder / "model.safetensors", "r+b") as file:
+            file.seek(-3, 2)
+            byte = file.read(1)
+            file.seek(-3, 2)
+            file.write(bytes([byte[0] ^ 1]))
+
+    monkeypatch.setattr(exports, "write_small", rot)
+    with pytest.raises(UserError, match="model.safetensors reads back otherwise than it was written"):
+        export(pair, recipe.start(pair), 0.5, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("schedule", [Schedule(), Schedule(attention=0.5, mlp=1.5, norm=0, embedding=0.25), Schedule(depth=(0.2, 1.0, 0.6))])
+def test_the_mergekit_recipe_means_the_same(pair, tmp_path, schedule):
+    """Read as mergekit reads it: first filter that is part of the name, gradients over the layers (evaluate_setting, gradient_weighted_average)."""
+    export(pair, recipe.start(pair), 0.6, tmp_path / "out", schedule)
+    config = yaml.safe_load((tmp_path / "out" / "mergekit.yml").read_text())
+    [piece] = config["slices"]
+    depth = piece["sources"][0]["layer_range"][1]
+    assert config["merge_method"] == "slerp" and config["base_model"] == piece["sources"][0]["model"] and depth == pair.config.num_hidden_layers
+
+    def t_of(name):
+        value = next(v["value"] for v in config["parameters"]["t"] if v.get("filter", "") in name)
+        if not isinstance(value, list):
+            return value
+        layer = recipe.layer_of(name)
+        place = (0 if layer is None else layer / max(1, depth - 1)) * (len(value) - 1)
+        low = min(int(place), len(value) - 2)
+        return value[low] * (1 - (place - low)) + value[low + 1] * (place - low)
+
+    for name in pair.names:
+        if recipe.layer_of(name) is not None or recipe.module_kind(name) == "embedding":
+            assert t_of(name) == pytest.approx(recipe.scheduled(name, 0.6, schedule, depth), abs=1e-9), name
+
+
+def test_updates_have_no_mergekit_recipe(pair, tmp_path):
+    export(pair, rounds(pair, 1), 0.5, tmp_path / "out")
+    assert not (tmp_path / "out" / "mergekit.yml").exists()
 
 
 # ---- the card

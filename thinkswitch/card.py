@@ -97,6 +97,26 @@ def recipe_table(point: Point, entries: dict[str, Entry]) -> list[str]:
             f"| kind | tensors | {' | '.join(point.basis)} |", "|---" * (len(point.basis) + 2) + "|", *lines]
 
 
+def as_mergekit(point: Point, entries: dict[str, Entry]) -> str | None:
+    """The same point as a mergekit configuration (slerp, whole tensors); None where updates take part, which it does not know.
+
+    Filters match parts of names, the first that fits counts; depth is a gradient over the layers, as in our schedules (which
+    leave the last norm out of it).
+    """
+    if point.adapter or point.round.number:
+        return None
+    kinds = dict(norm="norm", attention="self_attn", mlp="mlp")  # norms first: q_norm is in self_attn
+    curve = lambda kind: [min(1.0, max(0.0, point.t * getattr(point.schedule, kind) * x)) for x in point.schedule.depth]
+    values = [dict(filter=part, value=curve(kind) if len(point.schedule.depth) > 1 else curve(kind)[0]) for kind, part in kinds.items()]
+    sides = [public_name(side) for side in (point.pair.instruct, point.pair.thinking)]
+    layers = [0, point.pair.config.num_hidden_layers]
+    dtype = dict(BF16="bfloat16", F16="float16", F32="float32")[next(iter(entries.values())).dtype]
+    config = dict(slices=[dict(sources=[dict(model=side, layer_range=layers) for side in sides])], merge_method="slerp", base_model=sides[0],
+                  parameters=dict(t=[*values, dict(value=min(1.0, point.t * point.schedule.embedding))]), dtype=dtype,
+                  tokenizer=dict(source=sides[point.template == "thinking"]))
+    return yaml.safe_dump(config, sort_keys=False, width=10**9)
+
+
 def spread(values: list[float]) -> str:
     low, high = f"{min(values):.5g}", f"{max(values):.5g}"
     return low if low == high else f"{low} to {high}"

@@ -6,12 +6,14 @@ transformers and compared with the live blend: the preview equals the file. Only
 
 import dataclasses
 import gc
+import hashlib
 import json
 import math
 import shutil
 import struct
 import time
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,8 +23,9 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from . import hardware
 from .blend import Blend
-from .card import Point, card, loading, public_name, scores
+from .card import Point, as_mergekit, card, loading, public_name, scores
 from .errors import UserError
 from .materialise import combine, machine
 from .pair import PROBE, Checkpoint, Entry, Pair
@@ -55,8 +58,8 @@ class Exported:
     folder: Path
     size: int
     files: int
-    error: float  # see `difference`
-    same_tokens: float
+    error: float | None  # see `difference`; None: too large to be loaded beside the live blend here
+    same_tokens: float | None
     seconds: float
     code: str  # three lines of Python that load it
 
@@ -100,12 +103,18 @@ def export(pair: Pair, round: Round, t: float, schedule: Schedule, preset: Prese
     measured = scores(run, round)
     entries = adapter_entries(point) if adapter else checkpoint_entries(pair, shard)
     with appearing(out) as folder:
-        yield from _stage("write", write_tensors(folder, entries, lambda name: blocks(point, name, entries[name])), cancelled)
+        sums = yield from _stage("write", write_tensors(folder, entries, lambda name: blocks(point, name, entries[name])), cancelled)
         write_small(folder, point)
-        error, same, most = yield from _stage("verify", verify(folder, point, entries, blend, recipe or point.recipe, lane), cancelled)
-        text = card(point, out.name, run, measured, entries, verified(error, same, most))
+        read_back(folder, sums)
+        error = same = None
+        lacking = memory_lacking(point, blend)
+        if lacking is None:
+            error, same, most = yield from _stage("verify", verify(folder, point, entries, blend, recipe or point.recipe, lane), cancelled)
+        text = card(point, out.name, run, measured, entries, lacking or verified(error, same, most))
         (folder / "README.md").write_text(text, encoding="utf-8")
-        write_recipe(folder, point)
+        if recipe_of_mergekit := as_mergekit(point, entries):
+            (folder / "mergekit.yml").write_text(recipe_of_mergekit, encoding="utf-8")
+        write_recipe(folder, point, sums)
         settle(folder)
         check(pair, out, replace)  # minutes have passed: the name may be somebody's by now
     sizes = [path.stat().st_size for path in out.iterdir()]
@@ -193,20 +202,39 @@ def side_by_side(point: Point, key: str, entry: Entry) -> torch.Tensor:
 
 
 def write_tensors(folder: Path, entries: dict[str, Entry],
-                  blocks: Callable[[str], Iterator[torch.Tensor]]) -> Generator[tuple[int, int], None, None]:
-    """Safetensors files, and an index where there are several. Yields (bytes written, all)."""
-    done, total, files = 0, sum(map(nbytes, entries.values())), sorted({e.file for e in entries.values()})
+                  blocks: Callable[[str], Iterator[torch.Tensor]]) -> Generator[tuple[int, int], None, dict[str, str]]:
+    """Safetensors files, and an index where there are several. Yields (bytes written, all); returns {file: SHA-256}."""
+    done, total, files, sums = 0, sum(map(nbytes, entries.values())), sorted({e.file for e in entries.values()}), {}
     for file in files:
         own = {n: e for n, e in sorted(entries.items(), key=lambda item: (-TYPES[item[1].dtype].itemsize, item[0])) if e.file == file}
-        with open(folder / file, "wb") as out:
-            out.write(header(own))
+        with open(folder / file, "wb") as out, ThreadPoolExecutor(1) as hand:  # which writes and sums while the next block is combined
+            digest, busy = hashlib.sha256(), None
+
+            def put(data) -> int:
+                digest.update(data)
+                return out.write(data)
+
+            put(header(own))
             for name in own:
                 for block in blocks(name):
-                    done += out.write(block.contiguous().view(torch.uint8).numpy())  # little-endian, as memory has it
+                    done += busy.result() if busy else 0
+                    busy = hand.submit(put, block.contiguous().view(torch.uint8).numpy())  # little-endian, as memory has it
                     yield done, total
+            done += busy.result() if busy else 0
+            yield done, total
+        sums[file] = digest.hexdigest()
     if len(files) > 1:
-        index = dict(metadata=dict(total_size=total), weight_map={n: e.file for n, e in sorted(entries.items())})
+        index = dict(metadata=dict(total_size=total, sha256=sums), weight_map={n: e.file for n, e in sorted(entries.items())})
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    return sums
+
+
+def read_back(folder: Path, sums: dict[str, str]) -> None:
+    """What lies on the disk is what was computed."""
+    for file, expected in sums.items():
+        with open(folder / file, "rb") as written:
+            if hashlib.file_digest(written, "sha256").hexdigest() != expected:
+                raise UserError(f"{file} reads back otherwise than it was written, so nothing was kept; check the disk")
 
 
 def header(entries: dict[str, Entry]) -> bytes:
@@ -248,17 +276,30 @@ def edit(path: Path, change: Callable[[dict], None]) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def write_recipe(folder: Path, point: Point) -> None:
+def write_recipe(folder: Path, point: Point, sums: dict[str, str]) -> None:
     """The exact coefficients; and the names of all files, which is what a later export may replace."""
     data = dict(made_by=MADE_BY, kind="adapter" if point.adapter else "checkpoint",
                 instruct=public_name(point.pair.instruct), thinking=public_name(point.pair.thinking),
                 round=point.round.number, t=point.t, schedule=asdict(point.schedule), template=point.template,
                 files=sorted({path.name for path in folder.iterdir()} | {"recipe.json"}),
-                basis=point.basis, coefficients=point.recipe)
+                sha256=sums, basis=point.basis, coefficients=point.recipe)
     (folder / "recipe.json").write_text(json.dumps(data, indent=1) + "\n")
 
 
 # ---- verified by reloading
+
+
+def memory_lacking(point: Point, blend: Blend | None) -> str | None:
+    """Why the export cannot be loaded beside the live blend on this machine; None where it can."""
+    where = machine(point.preset)
+    needs = 2.1 * point.pair.parameters  # plain, in 16 bits at least
+    if blend is None:
+        sides = 2 * hardware.weights(point.pair, where["dtype"].itemsize, where["four_bit"])
+        needs = max(needs, sides) if where["device"] == "cuda" else needs + sides
+    free = psutil.virtual_memory().available
+    return None if needs < free else (
+        f"Every file reads back as it was computed (SHA-256 in recipe.json). The logits were not compared with the live blend: that takes {readable(needs)} "
+        f"of memory, and {readable(free)} were free.")
 
 
 def verify(folder: Path, point: Point, entries: dict[str, Entry], blend: Blend | None, recipe: Recipe,

