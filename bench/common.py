@@ -22,6 +22,8 @@ TINY = Path(__file__).parents[1] / "presets" / "tiny"
 SIZES = {  # hidden, intermediate, layers, heads, kv heads, head_dim, vocabulary: the proportions of Qwen3's small models
     "33M": (512, 1536, 8, 8, 4, 64, 16_000),
     "0.3B": (1024, 3072, 20, 16, 8, 64, 50_000),
+    "0.6B": (1024, 3072, 28, 16, 8, 128, 151_936),
+    "4B": (2560, 9728, 36, 32, 8, 128, 151_936),
 }
 
 
@@ -45,16 +47,18 @@ def random_pair(size: str):
     hidden, intermediate, layers, heads, kv, head_dim, vocabulary = SIZES[size]
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
+        torch.set_default_dtype(torch.bfloat16)  # 4 B in float32 would be 16 GB
         model = Qwen3ForCausalLM(Qwen3Config(
             vocab_size=vocabulary, hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers,
             num_attention_heads=heads, num_key_value_heads=kv, head_dim=head_dim, tie_word_embeddings=True, rope_theta=1e6,
-            max_position_embeddings=4096, bos_token_id=None, eos_token_id=2, pad_token_id=0)).to(torch.bfloat16)
+            max_position_embeddings=4096, bos_token_id=None, eos_token_id=2, pad_token_id=0))
+        torch.set_default_dtype(torch.float32)
         for role in ("instruct", "thinking"):
             if role == "thinking":
                 with torch.no_grad():
                     for p in model.parameters():
                         p.add_(torch.randn_like(p) * 0.1 * (p.float().std().nan_to_num(0) + 0.01))
-            model.save_pretrained(Path(folder) / role)
+            model.save_pretrained(Path(folder) / role, max_shard_size="5GB")
             AutoTokenizer.from_pretrained(TINY / role).save_pretrained(Path(folder) / role)
         del model
         yield open_pair(f"{folder}/instruct", f"{folder}/thinking")

@@ -112,8 +112,8 @@ def as_mergekit(point: Point, entries: dict[str, Entry]) -> str | None:
     layers = [0, point.pair.config.num_hidden_layers]
     dtype = dict(BF16="bfloat16", F16="float16", F32="float32")[next(iter(entries.values())).dtype]
     config = dict(slices=[dict(sources=[dict(model=side, layer_range=layers) for side in sides])], merge_method="slerp", base_model=sides[0],
-                  parameters=dict(t=[*values, dict(value=min(1.0, point.t * point.schedule.embedding))]), dtype=dtype,
-                  tokenizer=dict(source=sides[point.template == "thinking"]))
+                  parameters=dict(t=[*values, dict(value=min(1.0, point.t * point.schedule.embedding))]), dtype=dtype)
+    # no tokenizer: naming one makes mergekit cut the embedding to its words (tried with 0.1.5)
     return yaml.safe_dump(config, sort_keys=False, width=10**9)
 
 
