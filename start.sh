@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # ./start.sh             set up, then open the studio in the browser   (--demo, --port N ...: see --help)
 # ./start.sh test        set up, then run the tests
-# ./start.sh VERB ...    set up, then python -m thinkswitch VERB ...   (run, resume, stop, status, ask, sweep, check, export)
+# ./start.sh VERB ...    set up, then python -m thinkswitch VERB ...   (run, resume, stop, status, ask, sweep, check, plan, export)
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 python="$here/.venv/bin/python"

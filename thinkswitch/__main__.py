@@ -57,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("preset", help="a YAML file, or the name of one that ships (tiny)")
     one.add_argument("--out", type=Path, help="the run's folder; default runs/<preset>-<date and time>")
     one.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change knobs: --set rounds=2 t=0.7")
+    one.add_argument("--teacher", metavar="URL", help="an OpenAI-compatible server that thinks instead, such as http://127.0.0.1:8000/v1")
     one.epilog = "knobs:\n" + knobs()
     one = verb("resume", do_resume, "go on with a run that was stopped or killed")
     one.add_argument("run", type=Path)
@@ -120,7 +121,7 @@ def knobs() -> str:
 
 
 def do_run(args) -> int:
-    preset = presets.from_settings(presets.load(args.preset), args.set)
+    preset = presets.from_settings(presets.load(args.preset), args.set + ([f"teacher={args.teacher}"] if args.teacher else []))
     out = args.out or runs.new_folder(runs.ROOT, preset.name)
     from . import loop
     print(f"run folder: {out}", flush=True)

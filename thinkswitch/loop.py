@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from . import distil as distiller
-from . import evaluate, hardware, recipe, runs, tasks, trace
+from . import evaluate, hardware, recipe, runs, tasks, teacher, trace
 from .errors import UserError
 from .evaluate import Score, seed_of
 from .generate import Chunk, Row, generate, groups
@@ -142,8 +142,9 @@ def think(job: Job, before: Round) -> Stage:
     done = {line["prompt_index"] * preset.samples + line["sample"] for line in runs.read_lines(path)}
     if len(done) == len(rows):
         return
-    model, due = job.model(before, getattr(before, role)), Due()
-    for at, chunk in decode(job, model, checkpoint, rows, done):
+    remote = preset.teacher and role == "thinking"
+    model, due = None if remote else job.model(before, getattr(before, role)), Due()
+    for at, chunk in asked(job, checkpoint, rows, done) if remote else decode(job, model, checkpoint, rows, done):
         (i, s), problem = keys[at], prompts[keys[at][0]]
         runs.append(path, dict(prompt_index=i, sample=s, kind=problem.kind, prompt=problem.prompt, text=chunk.text,
                                prefilled=checkpoint.prefills_think, tokens=chunk.tokens, finish=chunk.finish))
@@ -182,6 +183,22 @@ def decode(job: Job, model, checkpoint: Checkpoint, rows: list[Row], done: set[i
         if not fits:  # outside `except`: the error holds on to what was computed
             _free()
             waiting = [half for g in [group, *waiting] for half in (g[: len(g) // 2], g[len(g) // 2:]) if half]
+
+
+def asked(job: Job, checkpoint: Checkpoint, rows: list[Row], done: set[int]) -> Iterator[tuple[int, Chunk]]:
+    """As `decode`, by a server. It serves what it was started with: for later rounds, their exported thinking checkpoint."""
+    def body(row: Row) -> dict:
+        s = row.sampling
+        return dict(prompt=checkpoint.tokenizer.decode(row.ids), max_tokens=s.max_new_tokens, temperature=s.temperature, top_p=s.top_p,
+                    seed=row.seed % 2**31, **(dict(top_k=s.top_k) if s.top_k else {}))
+
+    bodies = {i: body(row) for i, row in enumerate(rows) if i not in done}
+    for i, reply in teacher.answers(job.preset.teacher, job.preset.teacher_model, bodies, job.preset.rows, job.stopped):
+        if reply is None:
+            raise Stopped
+        done.add(i)
+        tokens = len(checkpoint.tokenizer.encode(reply.text, add_special_tokens=False)) if reply.tokens is None else reply.tokens
+        yield i, Chunk(i, "", "", False, tokens, reply.finish, text=reply.text)
 
 
 def out_of_memory(error: Exception) -> bool:

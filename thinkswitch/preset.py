@@ -68,6 +68,8 @@ class Preset:
     anchor: str = knob("original", "the thinking end of the rebuild", choices=("previous", "original"))
     schedule: Schedule = knob(Schedule(), "multipliers of t per module kind and over depth")
     labels: str = knob("thinking", "who answers the prompts; self and shuffled are controls", choices=("thinking", "self", "shuffled"))
+    teacher: str = knob("", "an OpenAI-compatible server that thinks instead of this machine, such as http://127.0.0.1:8000/v1", path=True)
+    teacher_model: str = knob("", "the name under which it serves the thinking checkpoint; empty = its first")
     samples: int = knob(1, "answers sampled per prompt; above 1 the majority's is kept", 1, 256)
     soft: bool = knob(False, "distil the teacher's top-k distribution given its trace, not only its words")
     soft_top_k: int = knob(16, "tokens of the teacher's distribution that are kept", 1, 1024)
@@ -115,6 +117,8 @@ class Preset:
             raise UserError(f"learning_rate must be above 0, it is {self.learning_rate}")
         if self.soft and self.labels != "thinking":  # the teacher's distribution would be the right labels again
             raise UserError(f"soft answers are the thinking checkpoint's own, so labels must be thinking, not {self.labels}")
+        if self.teacher and not self.teacher.startswith(("http://", "https://")):
+            raise UserError(f"teacher must be an address such as http://127.0.0.1:8000/v1, it is {self.teacher!r}")
 
 
 def load(name: str | Path) -> Preset:
