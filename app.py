@@ -13,12 +13,14 @@ import gradio as gr
 import psutil
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import FileResponse
+from starlette.routing import Route
 
 from thinkswitch import preset as presets
 from thinkswitch.errors import UserError
 from thinkswitch.preset import Schedule
 from ui import compare, explore, export, loop, models, theme
-from ui.studio import Studio
+from ui.studio import PAIR, Studio
 
 
 
@@ -33,7 +35,7 @@ def build(studio: Studio) -> gr.Blocks:
         kept = gr.BrowserState(None, storage_key=f"thinkswitch-{studio.preset.name}-1", secret="thinkswitch")
         with gr.Tabs(selected="compare", elem_id="tabs", overflow_behavior="wrap") as tabs:
             with gr.Tab("Models", id="models", elem_id="tab-models"):
-                of_models = models.build(studio, status)
+                of_models = models.build(studio)
             with gr.Tab("Loop", id="loop", elem_id="tab-loop"):
                 of_loop = loop.build(studio)
             with gr.Tab("Compare", id="compare", elem_id="tab-compare"):
@@ -52,7 +54,7 @@ def build(studio: Studio) -> gr.Blocks:
         tabs.select(only_what_is_seen, None, list(watched.values()), **quiet)
         rounds = [of["round"] for of in (of_compare, of_explore, of_export)]
         news, pulse = gr.State(None), gr.Timer(1.0)
-        pulse.tick(lambda last: beat(studio, last, list(of_loop["knobs"])), news, [status, of_compare["chips"], *rounds, of_loop["run"], *of_loop["knobs"].values(), news], **quiet)
+        pulse.tick(lambda last, *chosen: beat(studio, last, chosen, list(of_loop["knobs"])), [news, *rounds], [status, of_compare["chips"], *rounds, of_loop["run"], *of_loop["knobs"].values(), news], **quiet)
         remember(page, kept, [c for of in (of_models, of_compare, of_loop, of_explore, of_export) for c in of["kept"]], studio, of_compare["opened"], of_explore["restore"])
 
         def left(request: gr.Request):
@@ -75,15 +77,15 @@ def remember(page: gr.Blocks, kept: gr.BrowserState, values: list, studio: Studi
         action(loaded.then)
 
 
-def beat(studio: Studio, last, knobs: list[str]) -> tuple:
-    """What every page hears: how loading goes, new rounds and runs, another preset."""
-    choices, listing, preset = studio.choices(), loop.listing(), studio.preset
+def beat(studio: Studio, last, chosen: tuple[str, ...], knobs: list[str]) -> tuple:
+    """What every page hears: how loading goes, new rounds and runs, another preset. A round that is gone gives way to the pair."""
+    (choices, listing), preset = studio.board(), studio.preset
     now = (models.status_html(studio), choices, listing, preset)
     changed = lambda i: last is None or last[i] != now[i]
-    one = gr.update(choices=choices) if changed(1) else gr.skip()
+    rounds = [gr.update(choices=choices, **({} if value in choices else dict(value=PAIR))) if changed(1) else gr.skip() for value in chosen]
     other_preset = preset != (last[3] if last else studio.first_preset)
     return (now[0] if changed(0) else gr.skip(), gr.Dataset(samples=[[p.prompt] for p in studio.examples]) if other_preset else gr.skip(),
-            one, one, one, gr.update(choices=listing, value=loop.newest()) if last is None else gr.update(choices=listing) if changed(2) else gr.skip(),
+            *rounds, gr.update(choices=listing, value=loop.newest()) if last is None else gr.update(choices=listing) if changed(2) else gr.skip(),
             *(loop.refilled(studio, knobs) if other_preset else [gr.skip()] * len(knobs)), now)
 
 
@@ -151,8 +153,9 @@ def options(args) -> dict:
     """For launch(): nothing is fetched, told or kept elsewhere."""
     display = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     return dict(server_name=args.host, server_port=args.port, share=args.share, inbrowser=bool(args.open and display), quiet=False,
-                theme=theme.theme(), css=theme.CSS, head=theme.HEAD, allowed_paths=[str(theme.PLOTLY)], footer_links=[], run_history=False,
-                enable_monitoring=False, ssr_mode=False, show_error=False, app_kwargs=dict(middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts(args), www_redirect=False)]))
+                theme=theme.theme(), css=theme.CSS, head=theme.HEAD, footer_links=[], run_history=False,
+                enable_monitoring=False, ssr_mode=False, show_error=False, app_kwargs=dict(routes=[Route("/plotly.min.js", lambda request: FileResponse(theme.PLOTLY))],
+                                middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts(args), www_redirect=False)]))
 
 
 if __name__ == "__main__":

@@ -391,3 +391,18 @@ def test_a_follower_names_a_damaged_line(tmp_path):
     path.write_text('{"phase": "think"}\nnonsense\n')
     with pytest.raises(UserError, match="line 2 is damaged"):
         runs.Follower(path).read()
+
+
+def test_a_file_mended_in_place_is_read_anew(tmp_path):
+    path = tmp_path / "events.jsonl"
+    path.write_text('{"a": 1}\nnonsense\n')
+    follower = runs.Follower(path)
+    for _ in range(2):
+        with pytest.raises(UserError, match="line 2 is damaged"):
+            follower.read()
+    path.write_text('{"a": 1}\n{"a": 2}\n')  # the same file, the same length but one
+    assert [row["a"] for row in follower.read()] == [1, 2]
+    with open(path, "a") as file:
+        file.write("[1, 2]\n")
+    with pytest.raises(UserError, match="line 3 is damaged"):  # JSON, but no event
+        follower.read()

@@ -151,8 +151,9 @@ def open_checkpoint(name: str, headers_only: bool = False) -> Checkpoint:
         raise UserError("no checkpoint given; name a folder or a Hub id for both instruct and thinking")
     folder = Path(name)
     remote = None
-    if not folder.is_dir():
-        folder, remote = _from_hub(name, headers_only)
+    from_hub = not folder.is_dir()
+    if from_hub:
+        folder, remote = _from_hub(name, "headers" if headers_only else "config")  # what cannot be used is refused before gigabytes of it arrive
     if not (folder / "config.json").is_file():
         raise UserError(f"{name} is no checkpoint: it has no config.json")
     try:
@@ -165,6 +166,8 @@ def open_checkpoint(name: str, headers_only: bool = False) -> Checkpoint:
         experts = any(getattr(config, key, None) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
         raise UserError(f"{name} is a {config.model_type} model{', and mixture-of-experts layers are not supported yet' if experts else ''}; "
                         f"known are {', '.join(SUPPORTED)}")
+    if from_hub and not headers_only:
+        folder, remote = _from_hub(name, "weights")
     checkpoint = Checkpoint(name, folder, config, remote if remote is not None else _headers(name, folder))
     if not checkpoint.tokenizer.chat_template:
         raise UserError(f"{name} has no chat template; copy chat_template.jinja from the vendor's checkpoint into it")
@@ -215,7 +218,7 @@ def _open(path: Path):
         raise UserError(f"{path} cannot be read: {error}") from None
 
 
-def _from_hub(name: str, headers_only: bool) -> tuple[Path, dict[str, Entry] | None]:
+def _from_hub(name: str, part: str) -> tuple[Path, dict[str, Entry] | None]:
     from huggingface_hub import get_safetensors_metadata, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, NotASafetensorsRepoError
 
@@ -224,8 +227,8 @@ def _from_hub(name: str, headers_only: bool) -> tuple[Path, dict[str, Entry] | N
         raise UserError(f"{name} is neither an existing folder nor a Hub id such as Qwen/Qwen3-4B-Instruct-2507")
     small = ["*.json", "*.jinja", "*.txt", "*.model"]
     try:
-        folder = Path(snapshot_download(name, allow_patterns=small if headers_only else small + ["*.safetensors"]))
-        if not headers_only:
+        folder = Path(snapshot_download(name, allow_patterns=small + ["*.safetensors"] if part == "weights" else small))
+        if part != "headers":
             return folder, None
         files = get_safetensors_metadata(name).files_metadata
     except LocalEntryNotFoundError:

@@ -40,7 +40,7 @@ def check(pair: Pair, out: Path, replace: bool) -> None:
     if not ground.is_dir():
         raise UserError(f"{ground} is a file; name a folder")
     if ground == out and not replace:
-        raise UserError(f"{out} already exists; name a new folder, or replace it (--replace) if it is an earlier export")
+        raise UserError(f"{out} already exists; name a new folder, or replace it, if it is an earlier export")
     if ground == out and (foreign := strangers(out)):
         raise UserError(f"{out} holds what no export has written ({', '.join(foreign[:3])}), so it is not replaced; name another folder")
     ground = out.parent if ground == out else ground

@@ -140,8 +140,8 @@ def read_info(folder: Path) -> dict:
     """run.json; empty where there is none, or where a foreign hand has damaged it (it is made anew at the next claim)."""
     try:
         info = json.loads((folder / "run.json").read_text())
-        return info if {"pid", "started", "heartbeat"} <= info.keys() else {}
-    except (FileNotFoundError, ValueError, AttributeError):
+        return info if all(isinstance(info[key], (int, float)) for key in ("pid", "started", "heartbeat")) else {}
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
@@ -199,7 +199,7 @@ def round_dir(folder: Path, round: int) -> Path:
 
 def rounds_done(folder: Path) -> int:
     """The last round whose checkpoints exist; 0 is the pair itself."""
-    return max((int(p.parent.name) for p in folder.glob("rounds/*/recipe.json")), default=0)
+    return max((int(p.parent.name) for p in folder.glob("rounds/*/recipe.json") if p.parent.name.isdecimal()), default=0)
 
 
 # ---- a run as a child process
@@ -270,8 +270,9 @@ class Follower:
                     file.seek(self._at)
                     new = file.read()
                 whole = new[: new.rfind(b"\n") + 1]
-                self.lines = [*self.lines, *(_parsed(line, self.path, n) for n, line in enumerate(whole.decode().split("\n")[:-1], len(self.lines) + 1))]
-                self._at += len(whole)
+                before, self.lines, self._at = (self.lines, self._at), [], 0  # what is damaged is read anew, it may be mended in place
+                parsed = [_parsed(line, self.path, n) for n, line in enumerate(whole.decode("utf-8", "replace").split("\n")[:-1], len(before[0]) + 1)]
+                self.lines, self._at = [*before[0], *parsed], before[1] + len(whole)
             return self.lines
 
 
@@ -312,8 +313,11 @@ def last_line(path: Path, most: int = 1 << 16) -> dict | None:
 
 def _parsed(line: str, path: Path, number: int) -> dict:
     try:
-        return json.loads(line)
-    except json.JSONDecodeError:
+        row = json.loads(line)
+        if not isinstance(row, dict):
+            raise ValueError
+        return row
+    except ValueError:
         raise UserError(f"{path} {f'line {number}' if number else 'last line'} is damaged: {line[:60]!r}; take that line out") from None
 
 

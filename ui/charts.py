@@ -18,7 +18,9 @@ GREY, GRID = "#808893", "rgba(128,136,147,.22)"
 def chart(elem_id: str, label: str, height: int, empty: str = "") -> gr.HTML:
     """A place for a figure's JSON. `Plotly.react` on one lasting node; colours follow light and dark."""
     return gr.HTML("", elem_id=elem_id, apply_default_css=False, js_on_load="""
-const draw = async () => { if (!props.value) return; const figure = JSON.parse(props.value), host = element.querySelector('.chart');
+const draw = async () => { const host = element.querySelector('.chart');
+  if (!props.value) { if (host.data) { window.Plotly.purge(host); host.classList.remove('js-plotly-plot'); } return; }
+  const figure = JSON.parse(props.value);
   const P = await window.plotlyReady(), dark = document.body.classList.contains('dark') || !!document.querySelector('.dark');
   figure.layout.font = {...figure.layout.font, color: dark ? '#c9ced6' : '#3c4654'};
   await P.react(host, figure.data, figure.layout, {responsive: true, displaylogo: false, displayModeBar: false}); };
@@ -27,6 +29,8 @@ watch('value', draw); draw(); new ResizeObserver(() => window.Plotly && element.
 
 
 def figure(title: str, x: str, y: str, traces: list, height: int, **layout) -> str:
+    if not traces:
+        return ""  # the chart says what will be there
     fig = go.Figure(traces)
     fig.update_layout(template="none", title=dict(text=title, font_size=14, x=0, xref="container", xanchor="left", pad_l=8, y=0.97, yanchor="top"),
                       height=height, margin=dict(l=52, r=14, t=36, b=70 if len(traces) > 1 else 44), paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
@@ -74,7 +78,7 @@ def loss(events: list[dict]) -> str:
 
 def accuracy(measured: list[dict]) -> str:
     traces = []
-    for role, style in ROLE.items():
+    for role, style in ROLE.items() if measured else ():
         rows = [e for e in measured if e["checkpoint"] == role]
         traces += banded([e["round"] for e in rows], rows, role, style)
     return figure("Held-out accuracy by round, 95 % bands", "round", "%", traces, 300, yaxis_range=[0, 102], xaxis_dtick=1)
@@ -82,7 +86,7 @@ def accuracy(measured: list[dict]) -> str:
 
 def tokens(measured: list[dict]) -> str:
     traces = []
-    for role, style in ROLE.items():
+    for role, style in ROLE.items() if measured else ():
         rows = [e for e in measured if e["checkpoint"] == role]
         x = [e["round"] for e in rows]
         traces.append(go.Scatter(x=x, y=[e["mean_tokens"] for e in rows], name=f"{role} tokens", mode="lines+markers", marker=style, line_color=style["color"]))

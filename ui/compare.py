@@ -10,7 +10,7 @@ from thinkswitch import tasks
 from thinkswitch.errors import UserError
 from thinkswitch.preset import Schedule
 from ui import charts, theme
-from ui.studio import DEMO_TOKENS, PAIR, Studio
+from ui.studio import DEMO_PROMPT, DEMO_TOKENS, PAIR, Studio
 
 FILM = [i / 10 for i in range(11)]  # the points of the rendered spectrum
 STRIP = [i / 20 for i in range(21)]  # the points of the probability strip
@@ -74,9 +74,9 @@ def build(studio: Studio, schedule: gr.State) -> dict[str, gr.components.Compone
         with gr.Row():
             temperature = gr.Slider(0, 2, 0.6, step=0.05, label="Temperature (custom)")
             top_p = gr.Slider(0.01, 1, 0.95, step=0.01, label="Top-p (custom)")
-            top_k = gr.Number(20, precision=0, minimum=0, label="Top-k (custom, 0 = all)")
-            limit = gr.Number(0, precision=0, minimum=0, label="Most new tokens (0 = the preset's)", elem_id="compare-limit")
-            seed = gr.Number(0, precision=0, minimum=0, label="Seed")
+            top_k = gr.Number(20, precision=0, label="Top-k (custom, 0 = all)")
+            limit = gr.Number(0, precision=0, label="Most new tokens (0 = the preset's)", elem_id="compare-limit")
+            seed = gr.Number(0, precision=0, label="Seed")
     film = gr.JSON([], visible="hidden", elem_id="compare-film")
     asked = gr.State(False)  # the Ask whose ends stand in the columns, or are being written
 
@@ -132,6 +132,8 @@ def build(studio: Studio, schedule: gr.State) -> dict[str, gr.components.Compone
     for setting in (round, template, how):
         setting.input(changed, inputs, columns, **live)
         setting.input(probabilities, inputs, strip, **live)
+    schedule.change(lambda: [], None, film, show_progress="hidden", api_visibility="private")
+    schedule.change(probabilities, inputs, strip, **live)
     prompt.input(None, None, film, js="() => []")  # frames of another prompt would mislead
     t.input(None, [t, film, cards[1]], cards[1], js=SCRUB)
     t.release(middle, [asked, film, *inputs], columns, **live)
@@ -168,7 +170,7 @@ def answer(studio: Studio, session: str, ask: Ask, ts: list[float]):
         loaded = studio.ready()
         rows = rows_of(studio, loaded, ask, ts)
     except UserError as error:
-        yield skip(status=theme.toast(error), working=False)
+        yield skip(status=theme.toast(UserError(studio.public(str(error)))), working=False)
         return
     problem = studio.problems.get(tasks.Problem(ask.prompt).key)
     near = min(range(len(ts)), key=lambda i: abs(ts[i] - ask.t))
@@ -206,10 +208,7 @@ def answer(studio: Studio, session: str, ask: Ask, ts: list[float]):
 def rows_of(studio: Studio, loaded, ask: Ask, ts: list[float]) -> list:
     from thinkswitch import evaluate
     from thinkswitch.generate import Sampling
-    if not ask.prompt.strip():
-        raise UserError("the prompt is empty; write a question, or click on one of the examples")
-    if ask.template not in ("auto", "instruct", "thinking"):
-        raise UserError(f"there is no chat template {ask.template!r}")
+    checked(studio, loaded, ask)
     recipes, rows = studio.points(loaded, ask.round, ts, ask.schedule), []
     for t, recipe in zip(ts, recipes):
         settings = evaluate.sampling(loaded.preset, "instruct" if t == 0 else "thinking", ask.how == "greedy")
@@ -217,10 +216,22 @@ def rows_of(studio: Studio, loaded, ask: Ask, ts: list[float]) -> list:
             settings = Sampling(ask.temperature, ask.top_p, ask.top_k, settings.max_new_tokens)
         most = min(filter(None, (ask.limit, DEMO_TOKENS if studio.demo else 0, settings.max_new_tokens)))
         rows.append(evaluate.question(loaded.pair, loaded.preset, ask.prompt, t, recipe, ask.template, evaluate.limited(settings, most), ask.seed))
-    room = getattr(loaded.pair.config, "max_position_embeddings", 1 << 20)
-    if len(rows[0].ids) >= room:
-        raise UserError(f"the prompt is too long: {len(rows[0].ids)} tokens, and the pair has room for {room}")
     return rows
+
+
+def checked(studio: Studio, loaded, ask: Ask) -> None:
+    """Refuses before work what no decode could answer."""
+    if not ask.prompt.strip():
+        raise UserError("the prompt is empty; write a question, or click on one of the examples")
+    if ask.template not in ("auto", "instruct", "thinking"):
+        raise UserError(f"there is no chat template {ask.template!r}")
+    for name, value in (("top-k", ask.top_k), ("the most new tokens", ask.limit), ("the seed", ask.seed)):
+        if value < 0:
+            raise UserError(f"{name} must be at least 0, it is {value}")
+    room = min(getattr(loaded.pair.config, "max_position_embeddings", 1 << 20), DEMO_PROMPT if studio.demo else 1 << 20)
+    length = len(loaded.pair.thinking.prompt_ids(ask.prompt))
+    if length >= room:
+        raise UserError(f"the prompt is too long: {length} tokens, and there is room for {room}")
 
 
 def card(t: float, chunk, seconds: float | None, so_far: float, problem: tasks.Problem | None) -> dict:
@@ -247,18 +258,21 @@ def said(ask: Ask, rows: int, done: int, seconds: float | None = None, stopped: 
 
 
 def switch(studio: Studio, ask: Ask):
-    """The strip: one forward pass of the prompt at 21 points."""
+    """The strip: the prompt once forward at 21 points."""
     if studio.loaded is None or not ask.prompt.strip():
         return gr.skip()
     from thinkswitch import evaluate
     loaded = studio.loaded
-    template = getattr(loaded.pair, loaded.preset.template if ask.template == "auto" else ask.template)
     try:
+        template = getattr(loaded.pair, loaded.preset.template if ask.template in ("auto", "") else ask.template, loaded.pair.instruct)
+        checked(studio, loaded, ask)
         if template.prefills_think:
             return charts.switch(STRIP, [1.0] * len(STRIP), ask.t)
-        recipes = studio.points(loaded, ask.round, STRIP, ask.schedule)
-        with studio.lane.turn():
-            studio.pace()
-            return charts.switch(STRIP, evaluate.opening(loaded.blend, template, ask.prompt, recipes), ask.t)
+        recipes, opens = studio.points(loaded, ask.round, STRIP, ask.schedule), []
+        for start in range(0, len(STRIP), 3):  # in turns: a long prompt must not keep the others waiting
+            with studio.lane.turn():
+                studio.pace()
+                opens += evaluate.opening(loaded.blend, template, ask.prompt, recipes[start:start + 3])
+        return charts.switch(STRIP, opens, ask.t)
     except UserError:  # the columns have said it
         return gr.skip()

@@ -10,6 +10,7 @@ from ui import charts, theme
 from ui.studio import PAIR, Studio
 
 KINDS = ("attention", "mlp", "norm", "embedding")
+HINT = '<span class="quiet">A sweep scores points between instruct and thinking on held-out problems, all under one chat template. Rounds are overlaid.</span>'
 UNIFORM = "uniform"
 NAMES = (UNIFORM, "FFN only", "attention only", "last two thirds")  # recipe.ablations, which imports torch, has the same
 
@@ -26,7 +27,7 @@ def build(studio: Studio, schedule: gr.State) -> dict:
             with gr.Row():
                 stop = gr.Button("Stop", size="sm", elem_id="explore-sweep-stop", interactive=False, min_width=60)
                 clear = gr.Button("Clear", size="sm", elem_id="explore-sweep-clear", min_width=60)
-    status = theme.words("explore-status", '<span class="quiet">A sweep scores points between instruct and thinking on held-out problems, all under one chat template. Rounds are overlaid.</span>')
+    status = theme.words("explore-status", HINT)
     with gr.Row(elem_id="explore-sweep"):
         with gr.Column(min_width=340):
             accuracy = charts.chart("explore-accuracy", "Accuracy over t", 340)
@@ -163,7 +164,7 @@ def refresh(studio: Studio, last, choice: str) -> tuple:
         from thinkswitch import evaluate
         curves = charts.spectrum(sweeps, evaluate.broken_zone(newest), evaluate.flip(newest))
     elif last is not None and last[2] and not sweeps:
-        curves, status = charts.spectrum({}, [], None), '<span class="quiet">Cleared.</span>'
+        curves, status = charts.spectrum({}, [], None), HINT
     heat = angles_of(studio, choice) if pair_changed and studio.loaded else (gr.skip(), gr.skip())
     return (status, *curves, gr.update(interactive=working), *heat, now)
 

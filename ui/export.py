@@ -46,8 +46,8 @@ def build(studio: Studio, schedule: gr.State) -> dict:
         try:
             begin(studio, *values)
         except UserError as error:
-            return theme.toast(UserError(told(studio, error)))
-        return '<span class="quiet">Exporting …</span>'
+            return theme.toast(UserError(told(studio, error))), gr.update(visible=False)
+        return '<span class="quiet">Exporting …</span>', gr.update(visible=False)
 
     def do_stop():
         if task := studio.tasks.get("export"):
@@ -56,7 +56,7 @@ def build(studio: Studio, schedule: gr.State) -> dict:
     for part in (round, t, uses, format, folder, replace):
         part.change(look, inputs, before, trigger_mode="always_last", **quiet)
     for event in (start.click, folder.submit):
-        event(do_export, inputs, status, **quiet)
+        event(do_export, inputs, [status, code], **quiet)
     stop.click(do_stop, None, None, **quiet)
     timer.tick(lambda last: refresh(studio, last), seen, [status, code, stop, seen], **quiet)
 
@@ -137,5 +137,5 @@ def refresh(studio: Studio, last) -> tuple:
 
 def told(studio: Studio, error) -> str:
     """As a sentence; on a stage without the way to the folder."""
-    text = str(error).replace(str(EXPORTS.resolve()), str(EXPORTS)) if studio.demo else str(error)
+    text = studio.public(str(error))
     return text[:1].upper() + text[1:] + "."

@@ -44,7 +44,6 @@ def groups(demo: bool) -> dict[str, list[str]]:
 
 def component(field: dataclasses.Field, value) -> gr.components.Component:
     kind, meta = TYPES[field.name], field.metadata
-    low, high = meta["low"], meta["high"]
     label = field.name.replace("_", " ")
     common = dict(label=label, info=meta["help"], value=shown(value), elem_id=f"knob-{field.name}", min_width=240, interactive=True)
     if kind is bool:
@@ -54,7 +53,7 @@ def component(field: dataclasses.Field, value) -> gr.components.Component:
     if meta["choices"]:
         return gr.Dropdown(list(meta["choices"]), **common)
     if kind in (int, float):
-        return gr.Number(minimum=low, maximum=high, precision=0 if kind is int else None, **common)
+        return gr.Number(precision=0 if kind is int else None, **common)  # limits are the preset's to tell, by the knob's name
     return gr.Textbox(max_lines=3, **common)
 
 

@@ -26,7 +26,7 @@ def build(studio: Studio) -> dict:
         stop = gr.Button("Stop", elem_id="loop-stop", interactive=False)
         resume = gr.Button("Resume", elem_id="loop-resume", interactive=False)
     with gr.Row(equal_height=True):
-        run = gr.Dropdown(listing(), value=newest(), label="Run", elem_id="loop-run", allow_custom_value=True, scale=2, min_width=300)
+        run = gr.Dropdown(studio.board()[1], value=newest(), label="Run", elem_id="loop-run", allow_custom_value=True, scale=2, min_width=300)
         with gr.Column(scale=3):
             progress = theme.words("loop-progress", '<span class="quiet">Start runs the loop with the knobs above. It is a process of its own: closing this page does not harm it.</span>')
     with gr.Row():
@@ -57,8 +57,8 @@ const draw = () => { const p = element.querySelector('pre'); p.textContent = pro
             preset = form.read(studio.preset, dict(zip(knobs, values)))
             folder, _ = studio.start(preset)
         except UserError as error:
-            return gr.skip(), theme.toast(error), gr.skip()
-        return gr.update(choices=listing(), value=folder.name), '<span class="quiet">Starting …</span>', None
+            return gr.skip(), theme.toast(UserError(studio.public(str(error)))), gr.skip()
+        return gr.update(choices=studio.board()[1], value=folder.name), '<span class="quiet">Starting …</span>', None
 
     def do_stop(name):
         try:
@@ -109,17 +109,6 @@ def refilled(studio: Studio, names) -> list:
 # ---- the runs
 
 
-def listing() -> list[tuple[str, str]]:
-    return [(f"{f.name} – {state_of(f)}", f.name) for f in runs.runs_in(runs.ROOT)]
-
-
-def state_of(folder: Path) -> str:
-    try:
-        return runs.state(folder)
-    except UserError:
-        return "damaged"
-
-
 def newest() -> str | None:
     found = runs.runs_in(runs.ROOT)
     return found[0].name if found else None
@@ -145,7 +134,8 @@ def refresh(studio: Studio, name: str | None, last) -> tuple:
         folder = folder_of(name)
         events, state = studio.events(folder), runs.state(folder)
     except UserError as error:
-        return theme.bad(str(error)), *none[1:]
+        idle = gr.update(interactive=False)
+        return theme.bad(studio.public(str(error))), "", "", "", gr.skip(), idle, idle, *none[7:]
     measured, steps = runs.measured(events), sum(e["phase"] == "distil" for e in events)
     now = (name, len(events), steps, len(measured), state)
     if now == last and state != "running":
@@ -156,22 +146,22 @@ def refresh(studio: Studio, name: str | None, last) -> tuple:
     if changed(0, 4):
         buttons = gr.update(interactive=state == "running"), gr.update(interactive=busy is None and state not in ("done", "running", "refused"))
     finished = [str(n) for n in range(1, 1 + max((e["round"] for e in events), default=0)) if (runs.round_dir(folder, n) / "samples.jsonl").is_file()]
-    return (progress_html(folder, state, events), charts.loss(events) if changed(0, 2) else gr.skip(),
+    return (progress_html(folder, state, events, studio.public), charts.loss(events) if changed(0, 2) else gr.skip(),
             charts.accuracy(measured) if changed(0, 3) else gr.skip(), charts.tokens(measured) if changed(0, 3) else gr.skip(),
             gr.update(choices=finished, value=finished[-1] if finished else None) if changed(0, 3, 4) else gr.skip(),
             *buttons, command_of(folder) if changed(0, 4) else gr.skip(), tail(folder) if changed(1, 4) else gr.skip(), now)
 
 
-def progress_html(folder: Path, state: str, events: list[dict]) -> str:
-    """Phase, how far, how long still, what it has cost."""
+def progress_html(folder: Path, state: str, events: list[dict], public=str) -> str:
+    """Phase, how far, how long still, what it has cost. `public` takes paths out of what others have written."""
     if state == "refused":
-        return theme.bad(f"{folder.name} did not start: {last_line(folder)}")
+        return theme.bad(public(f"{folder.name} did not start: {last_line(folder)}"))
     preset, info = opened(folder, (folder / "preset.yaml").stat().st_mtime) if (folder / "preset.yaml").is_file() else None, runs.read_info(folder)
     if preset is None or not events:
         return f"<b>{escape(folder.name)}</b>: starting; torch is being imported …"
     event, seconds = events[-1], info.get("seconds", 0.0) + (max(0.0, time.time() - info["heartbeat"]) if state == "running" else 0.0)
     if state == "error":
-        return theme.bad(f"{folder.name}: {event.get('message', 'failed')}") + f'<br><span class="quiet">{bill(preset, info, seconds)}. Resume goes on from the last good step.</span>'
+        return theme.bad(public(f"{folder.name}: {event.get('message', 'failed')}")) + f'<br><span class="quiet">{bill(preset, info, seconds)}. Resume goes on from the last good step.</span>'
     share = done_share(preset.rounds, events)
     left = remaining(preset.rounds, events)
     head = {"running": f"round {event['round']} of {preset.rounds} · {event['phase']} {event['step']:,}/{event['total']:,}", "done": "done",

@@ -11,15 +11,15 @@ from ui import theme
 from ui.studio import Studio
 
 
-def build(studio: Studio, status: gr.HTML) -> dict:
+def build(studio: Studio) -> dict:
     shipped = sorted(p.stem for p in presets.PRESETS.glob("*.yaml"))
     names = shipped if studio.source in shipped else [studio.source, *shipped]
     labels = [(Path(name).stem, name) for name in names]
     with gr.Row(equal_height=True):
         preset = gr.Dropdown(labels, value=studio.source, label="Preset", elem_id="models-preset", scale=1, min_width=240, info="a pair, its task and its knobs")
-        instruct = gr.Textbox(studio.preset.instruct, label="Instruct checkpoint", elem_id="models-instruct", scale=2, min_width=300, info="a folder or a Hub id",
+        instruct = gr.Textbox("" if studio.demo else studio.preset.instruct, label="Instruct checkpoint", elem_id="models-instruct", scale=2, min_width=300, info="a folder or a Hub id",
                               visible=not studio.demo, max_lines=1)
-        thinking = gr.Textbox(studio.preset.thinking, label="Thinking checkpoint", elem_id="models-thinking", scale=2, min_width=300, info="a folder or a Hub id",
+        thinking = gr.Textbox("" if studio.demo else studio.preset.thinking, label="Thinking checkpoint", elem_id="models-thinking", scale=2, min_width=300, info="a folder or a Hub id",
                               visible=not studio.demo, max_lines=1)
     with gr.Row():
         check = gr.Button("Check", elem_id="models-check")
@@ -27,7 +27,7 @@ def build(studio: Studio, status: gr.HTML) -> dict:
     report = theme.words("models-report", '<span class="quiet">Check reads headers only: it says what the pair is, what differs, and what this machine has.</span>')
 
     def chosen(name):
-        one = presets.load(name)
+        one = presets.load(name) if name in names and not studio.demo else presets.Preset()
         return one.instruct, one.thinking
 
     def do_check(*values):
@@ -35,19 +35,19 @@ def build(studio: Studio, status: gr.HTML) -> dict:
         try:
             yield report_html(wanted(studio, names, *values))
         except UserError as error:
-            yield theme.toast(error)
+            yield theme.toast(UserError(studio.public(str(error))))
 
     def do_load(*values):
         try:
             studio.load(wanted(studio, names, *values), values[0])
         except UserError as error:
-            return theme.toast(error)
-        return status_html(studio)
+            return theme.toast(UserError(studio.public(str(error))))
+        return '<span class="quiet">The line above the tabs says how far it is.</span>'
 
     quiet = dict(show_progress="hidden", api_visibility="private", concurrency_limit=None)
     preset.input(chosen, preset, [instruct, thinking], **quiet)
     check.click(do_check, [preset, instruct, thinking], report, **quiet)
-    load.click(do_load, [preset, instruct, thinking], status, **quiet)
+    load.click(do_load, [preset, instruct, thinking], report, **quiet)  # the status line is app.beat's alone, or the two would race
     for box in (instruct, thinking):
         box.submit(do_check, [preset, instruct, thinking], report, **quiet)
     return dict(kept=[] if studio.demo else [preset, instruct, thinking])
@@ -62,7 +62,7 @@ def wanted(studio: Studio, names: list[str], name: str, instruct: str, thinking:
 
 
 def status_html(studio: Studio) -> str:
-    wrong = theme.bad(studio.status) if studio.failed else ""
+    wrong = theme.bad(studio.public(studio.status)) if studio.failed else ""
     if studio.loaded is None and wrong:
         return wrong
     if studio.loaded is None or studio.loading:

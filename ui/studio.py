@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from thinkswitch import preset as presets
@@ -20,9 +21,10 @@ from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset, Schedule
 
 AT_ONCE = 4  # decodes that share the model; who comes later waits in line
-BURST = 0.06  # seconds of chunks gathered before a page hears of them
+BURST = 0.06  # seconds of chunks gathered before a page hears of them; and of a turn on the model, while others wait
 SMALL = 50_000_000  # parameters; fewer are decoded by one thread
 DEMO_TOKENS = 512  # most new tokens of an answer on a stage
+DEMO_PROMPT = 2048  # and of a prompt
 EXPORTS = Path("exports")  # the one folder a stage may export into
 PAIR = "the pair"  # round 0, without any run
 
@@ -44,7 +46,7 @@ class Lane:
 
     def __init__(self):
         self._line: deque = deque()  # its head has the model
-        self._moved = threading.Condition()
+        self._moved, self._since = threading.Condition(), 0.0
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -55,8 +57,8 @@ class Lane:
             self._leave()
 
     def pass_on(self) -> None:
-        """Called by the holder between two steps."""
-        if len(self._line) > 1:
+        """Called by the holder between two steps: quick ones are many a turn, so a sweep's wide steps do not starve a question."""
+        if len(self._line) > 1 and time.monotonic() - self._since >= BURST:
             self._leave()
             self._enter()
 
@@ -65,6 +67,7 @@ class Lane:
         with self._moved:
             self._line.append(mine)
             self._moved.wait_for(lambda: self._line[0] is mine)
+            self._since = time.monotonic()
 
     def _leave(self) -> None:
         with self._moved:
@@ -141,7 +144,7 @@ class Studio:
         self.tasks: dict[str, Task] = {}
         self.sweeps: dict[str, list[dict]] = {}  # by what was swept
         self.lane = Lane()
-        self.decoding: list = []  # tickets, oldest first
+        self.decoding: list[Callable[[], bool]] = []  # oldest first; each says whether its visitor has given it up
         self.problems: dict[str, tasks.Problem] = {}  # held-out ones by key: whose answer is known
         self.examples: list[tasks.Problem] = []
         self._visitors: dict[str, Visitor] = {}
@@ -149,6 +152,7 @@ class Studio:
         self._followers: dict[Path, runs.Follower] = {}
         self.loading = False
         self._alive = (0.0, None)
+        self._board, self._boarding = (0.0, None, None), threading.Lock()
         self._opened = threading.Event()
         self._threads = None
         if Path(preset.held_out_set).is_file():  # a Hub data set waits for `load`
@@ -222,6 +226,18 @@ class Studio:
 
     # ---- rounds and points
 
+    def board(self) -> tuple[list[str], list[tuple[str, str]]]:
+        """(rounds to choose, runs with their states): looked up once a second for all pages."""
+        with self._boarding:
+            now, folders = time.monotonic(), runs.runs_in(runs.ROOT)
+            if now - self._board[0] > 0.9 or self._board[1] != (self.preset, folders):
+                self._board = (now, (self.preset, folders), (self.choices(), [(f"{f.name} – {state_of(f)}", f.name) for f in folders]))
+            return self._board[2]
+
+    def public(self, text: str) -> str:
+        """On a stage, without the way to a file: its name only."""
+        return re.sub(r"""(?<![\w.<])(?:[A-Za-z]:)?(?:[/\\][^\s/\\'":;,<>]+){2,}""", lambda found: re.split(r"[/\\]", found[0])[-1], text) if self.demo else text
+
     def choices(self) -> list[str]:
         """`the pair`, then every finished round of every run of this pair, newest run first."""
         found = [PAIR]
@@ -231,11 +247,7 @@ class Studio:
         return found
 
     def _same_pair(self, folder: Path) -> bool:
-        try:
-            preset = runs.open_run(folder)
-        except UserError:  # a preset.yaml of another version: that run is shown in Loop, but not offered here
-            return False
-        return (preset.instruct, preset.thinking) == (self.preset.instruct, self.preset.thinking)
+        return pair_of(folder, (folder / "preset.yaml").stat().st_mtime_ns) == (self.preset.instruct, self.preset.thinking)
 
     def run_of(self, choice: str) -> tuple[Path | None, int]:
         """(run folder, round) of a choice. Only listed ones: the text comes from outside."""
@@ -274,13 +286,12 @@ class Studio:
     def decode(self, loaded: Loaded, rows: list, cancelled: Callable[[], bool]) -> Iterator[dict | int]:
         """Yields how many are ahead in line, then {row: latest Chunk} whenever there is news."""
         from thinkswitch.generate import generate
-        ticket = object()
-        with self._door:
-            self.decoding.append(ticket)
         gone = lambda: cancelled() or self.loaded is not loaded
+        with self._door:
+            self.decoding.append(gone)
         pair, chunks = loaded.pair, None
         try:
-            while (ahead := self.decoding.index(ticket) - AT_ONCE + 1) > 0 and not gone():
+            while (ahead := self._ahead(gone) - AT_ONCE + 1) > 0 and not gone():
                 yield ahead
                 time.sleep(0.1)
 
@@ -299,7 +310,11 @@ class Studio:
             if chunks is not None:
                 chunks.close()
             with self._door:
-                self.decoding.remove(ticket)
+                self.decoding.remove(gone)
+
+    def _ahead(self, mine: Callable) -> int:
+        with self._door:
+            return sum(not other() for other in self.decoding[: self.decoding.index(mine)])
 
     def _burst(self, chunks) -> dict | None:
         """What came within a moment; None when all has been said."""
@@ -320,9 +335,6 @@ class Studio:
         import torch
         small = self.loaded is not None and self.loaded.pair.parameters < SMALL
         torch.set_num_threads(1 if small or self.running() else self._threads)
-
-    def waiting(self) -> int:
-        return max(0, len(self.decoding) - AT_ONCE)
 
     # ---- visitors
 
@@ -381,6 +393,23 @@ class Studio:
 
     def events(self, folder: Path) -> list[dict]:
         return self._followers.setdefault(folder, runs.Follower(folder / "events.jsonl")).read()
+
+
+@lru_cache(maxsize=1024)
+def pair_of(folder: Path, changed: int) -> tuple[str, str] | None:
+    """The checkpoints of a run; None where its preset is damaged: it is shown in Loop, but not offered elsewhere."""
+    try:
+        preset = runs.open_run(folder)
+        return preset.instruct, preset.thinking
+    except UserError:
+        return None
+
+
+def state_of(folder: Path) -> str:
+    try:
+        return runs.state(folder)
+    except UserError:
+        return "damaged"
 
 
 def chosen(problems: list[tasks.Problem], n: int = 4) -> list[tasks.Problem]:

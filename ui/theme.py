@@ -70,8 +70,8 @@ document.addEventListener('keydown', e => { if (e.key === 'Escape') { const b = 
 document.addEventListener('keyup', e => { const r = e.target;
   if (r.matches && r.matches('input[type=range]') && /^(Arrow|Home|End|Page)/.test(e.key)) r.dispatchEvent(new PointerEvent('pointerup', {bubbles: true})); });
 window.plotlyReady = () => window.plotlyLoading ||= new Promise((done, failed) => { const s = document.createElement('script');
-  s.src = 'gradio_api/file=PLOTLY'; s.onload = () => done(window.Plotly); s.onerror = failed; document.head.appendChild(s); });
-</script>""".replace("PLOTLY", PLOTLY.as_posix())
+  s.src = 'plotly.min.js'; s.onload = () => done(window.Plotly); s.onerror = failed; document.head.appendChild(s); });
+</script>"""
 
 
 def theme() -> gr.themes.Base:
@@ -129,7 +129,7 @@ def bad(message: str) -> str:
 
 def toast(error: UserError) -> str:
     """Shows the sentence as a toast; returns it for the status line, where it stays."""
-    gr.Warning(escape(str(error)), title="Not possible")
+    gr.Warning(escape(str(error)))
     return bad(str(error))
 
 
