@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -520,6 +521,10 @@ def test_a_stage_shows_no_paths_and_exports_into_one_folder(tmp_path, visit):
         page.click("#export-start")
         said = until(page, "export-status", "Exported", 60)
         assert (tmp_path / "exports/mine/model.safetensors").is_file() and str(tmp_path) not in said
-        assert str(tmp_path) not in page.content() and str(ROOT) not in page.inner_text("body")
+        for path in ("", "config"):  # what the browser is sent, shown or not
+            with urllib.request.urlopen(url + path) as answer:
+                sent = answer.read().decode()
+            assert str(tmp_path) not in sent and str(ROOT) not in sent and "site-packages" not in sent
+        assert str(tmp_path) not in page.content() and str(ROOT) not in page.content()
     finally:
         end(process, tmp_path)
