@@ -197,6 +197,7 @@ class Studio:
             with self._lock:
                 self.loaded, self.preset, self.source = None, preset, source  # decodes of the old pair end at their next step
                 self.sweeps.clear()
+                self._take(problems)
             with self.lane.turn():
                 pass
             self.status = "Reading weights"
@@ -205,7 +206,6 @@ class Studio:
             start = recipe.start(pair)
             self.status = "Warming up"  # the first pass through torch costs a second
             evaluate.opening(blend, pair.instruct, "Hello", [start.point(0.5)] * 2)
-            self._take(problems)
             self.loaded = Loaded(preset, pair, start, blend)
             self.status = "Ready"
         except UserError as error:
