@@ -710,3 +710,13 @@ def test_a_long_prompt_is_refused_before_the_strip_is_asked(studio):
     for field, value in (("top_k", -1), ("limit", -5), ("seed", -2)):
         with pytest.raises(UserError, match=f"must be at least 0, it is {value}"):
             compare.checked(studio, studio.loaded, dataclasses.replace(ask, prompt="1 + 2?", **{field: value}))
+
+
+def test_a_stage_offers_only_pairs_that_are_here():
+    """Since presets of Hub ids ship, the drop-down would have let a visitor fetch 16 GB."""
+    from ui import models
+    offered = [name for name in (p.stem for p in presets.PRESETS.glob("*.yaml")) if models.is_here(presets.load(name))]
+    assert offered == ["tiny"]
+    with gr.Blocks() as page:
+        models.build(Studio(presets.load("tiny"), "tiny", demo=True))
+    assert [c.choices for c in page.blocks.values() if getattr(c, "elem_id", "") == "models-preset"] == [[("tiny", "tiny")]]

@@ -42,8 +42,7 @@ def build(studio: Studio) -> dict:
             only = gr.Radio(["all", "kept", "dropped"], value="all", label="Show", elem_id="loop-samples-only")
         table = gr.Dataframe(headers=LIST, datatype=["number", "str", "str", "str", "str", "number"], type="array", interactive=False, elem_id="loop-samples",
                              wrap=False, max_height=320, column_widths=["8%", "8%", "42%", "16%", "16%", "10%"], show_label=False)
-        detail = gr.HTML("", elem_id="loop-sample", html_template='<div class="sample" aria-live="polite"></div>', apply_default_css=False,
-                         js_on_load="const draw = () => { element.querySelector('.sample').innerHTML = props.value || ''; }; watch('value', draw); draw();")
+        detail = theme.words("loop-sample", kind="sample")
     with gr.Accordion("Log and command", open=False, elem_id="loop-log-box", visible=not studio.demo):  # they name paths
         command = gr.Code("", language="shell", label="The command", elem_id="loop-command", interactive=False)
         log = gr.HTML("", elem_id="loop-log", html_template='<div class="log"><pre tabindex="0"></pre></div>', apply_default_css=False, js_on_load="""

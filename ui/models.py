@@ -14,6 +14,7 @@ from ui.studio import Studio
 def build(studio: Studio) -> dict:
     shipped = sorted(p.stem for p in presets.PRESETS.glob("*.yaml"))
     names = shipped if studio.source in shipped else [studio.source, *shipped]
+    names = [name for name in names if not studio.demo or is_here(presets.load(name))]  # a stage fetches nothing
     labels = [(Path(name).stem, name) for name in names]
     with gr.Row(equal_height=True):
         preset = gr.Dropdown(labels, value=studio.source, label="Preset", elem_id="models-preset", scale=1, min_width=240, info="a pair, its task and its knobs")
@@ -51,6 +52,11 @@ def build(studio: Studio) -> dict:
     for box in (instruct, thinking):
         box.submit(do_check, [preset, instruct, thinking], report, **quiet)
     return dict(kept=[] if studio.demo else [preset, instruct, thinking])
+
+
+def is_here(preset: presets.Preset) -> bool:
+    """Whether a preset needs no Hub."""
+    return all(Path(folder).is_dir() for folder in (preset.instruct, preset.thinking)) and Path(preset.held_out_set).is_file()
 
 
 def wanted(studio: Studio, names: list[str], name: str, instruct: str, thinking: str) -> presets.Preset:

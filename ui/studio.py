@@ -84,9 +84,7 @@ class Task:
     def __init__(self, name: str, work: Callable[[Callable[[], bool]], Generator]):
         self.name, self.stage, self.done, self.total = name, "", 0, 0
         self.result, self.error, self.cancelled, self.ended = None, None, False, False
-        self.began = time.time()
-        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._run, args=(work,), daemon=True).start()
 
     def cancel(self) -> None:
         self.cancelled = True

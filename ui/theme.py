@@ -88,10 +88,10 @@ def theme() -> gr.themes.Base:
 # ---- parts
 
 
-def words(elem_id: str, value: str = "", **more) -> gr.HTML:
+def words(elem_id: str, value: str = "", kind: str = "say") -> gr.HTML:
     """A place for short HTML of ours. The template is constant: Gradio would read {{...}} and ${...} in a value as code."""
-    return gr.HTML(value, elem_id=elem_id, html_template='<div class="say" aria-live="polite"></div>', apply_default_css=False, js_on_load="""
-const draw = () => { element.querySelector('.say').innerHTML = props.value || ''; }; watch('value', draw); draw();""", **more)
+    return gr.HTML(value, elem_id=elem_id, html_template=f'<div class="words {kind}" aria-live="polite"></div>', apply_default_css=False, js_on_load="""
+const draw = () => { element.querySelector('.words').innerHTML = props.value || ''; }; watch('value', draw); draw();""")
 
 
 def card(elem_id: str, value: dict, edge: str) -> gr.HTML:
