@@ -99,8 +99,9 @@ def schedule_of(values) -> Schedule:
 
 
 def ablations(studio: Studio) -> dict[str, Schedule]:
+    layers = studio.ready().pair.config.num_hidden_layers
     from thinkswitch import recipe
-    return recipe.ablations(studio.ready().pair.config.num_hidden_layers)
+    return recipe.ablations(layers)
 
 
 # ---- the sweep
@@ -108,8 +109,8 @@ def ablations(studio: Studio) -> dict[str, Schedule]:
 
 def sweep(studio: Studio, choice: str, points: int, count: int, schedule: Schedule) -> None:
     """Start it as a task; its table joins `studio.sweeps`."""
-    from thinkswitch import evaluate
     loaded = studio.ready()
+    from thinkswitch import evaluate
     problems = list(studio.problems.values())[:count]
     if not problems:
         raise UserError("the preset names no held-out problems; a sweep needs some")

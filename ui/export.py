@@ -106,8 +106,8 @@ def plan_html(studio: Studio, *values) -> str:
 
 
 def begin(studio: Studio, *values) -> None:
-    from thinkswitch import export
     wanted, loaded = asked(studio, *values), studio.ready()
+    from thinkswitch import export
     export.plan(**wanted)
     schedule = values[6] if values[2] else Schedule()
     [recipe] = studio.points(loaded, values[0], [wanted["t"]], schedule)

@@ -83,6 +83,7 @@ const draw = () => { const p = element.querySelector('pre'); p.textContent = pro
             return [], ""
 
     def show_one(name, event: gr.SelectData):
+        studio.imported.wait(300)
         try:
             return inspect(folder_of(name), int(event.row_value[0]), str(event.row_value[1]))
         except UserError as error:

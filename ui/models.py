@@ -33,6 +33,7 @@ def build(studio: Studio) -> dict:
 
     def do_check(*values):
         yield '<span class="quiet">Reading headers …</span>'
+        studio.imported.wait(300)
         try:
             yield report_html(wanted(studio, names, *values))
         except UserError as error:

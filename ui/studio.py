@@ -152,6 +152,7 @@ class Studio:
         self._alive = (0.0, None)
         self._board, self._boarding = (0.0, None, None), threading.Lock()
         self._opened = threading.Event()
+        self.imported = threading.Event()  # who needs torch waits: two threads that import it at once see halves of it
         self._threads = None
         if Path(preset.held_out_set).is_file():  # a Hub data set waits for `load`
             self._take(tasks.held_out(preset))
@@ -186,6 +187,7 @@ class Studio:
             from thinkswitch.materialise import machine, quiet
             from thinkswitch.pair import open_pair
             import torch
+            self.imported.set()
             quiet()
             self._threads = self._threads or torch.get_num_threads()
             self.status = "Checking the pair"
