@@ -23,7 +23,7 @@ from thinkswitch import export as exports
 from thinkswitch import place, recipe, runs
 from thinkswitch.blend import Blend
 from thinkswitch.errors import UserError
-from thinkswitch.materialise import combine, materialise
+from thinkswitch.materialise import combine, combine_rows, materialise
 from thinkswitch.pair import Checkpoint, Entry, Pair, open_pair
 from thinkswitch.preset import Preset, Schedule
 
@@ -231,9 +231,10 @@ def test_memory_is_the_block_s_and_not_the_tensor_s(tmp_path, monkeypatch):
         return (int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) - before) / 1024
 
     entries = {"w": sides[0].entries["w"]}
-    written = most(lambda: finish(exports.write_tensors(tmp_path, entries, lambda name: exports.blocks(point, name, entries[name]))))
+    _, written = [most(lambda: finish(exports.write_tensors(tmp_path, entries, lambda name: exports.blocks(point, name, entries[name]))))
+                  for _ in range(2)]  # the first time is also that of much code
     whole = most(lambda: combine(point.pair, round.adapters, point.recipe, "w"))
-    assert written < 32 and whole > 128, (written, whole)  # some of it is code that is used for the first time
+    assert written < 32 and whole > 128, (written, whole)
     exact = combine(point.pair, round.adapters, point.recipe, "w")
     assert (load_file(tmp_path / "model.safetensors")["w"] - exact).abs().max() < 1e-5
 
@@ -347,14 +348,14 @@ def failing(after: int, error: Exception):
         count[0] += 1
         if count[0] > after:
             raise error
-        return combine(*args)
+        return combine_rows(*args)
     return call
 
 
 @pytest.mark.parametrize("where, error, says", [
-    ("combine", OSError(errno.ENOSPC, "No space left on device"), "failed .No space left on device., nothing is left"),
-    ("combine", UserError("truncated"), "truncated"), ("combine", MemoryError("too much"), "too much"),
-    ("combine", KeyboardInterrupt("now"), "now"),
+    ("combine_rows", OSError(errno.ENOSPC, "No space left on device"), "failed .No space left on device., nothing is left"),
+    ("combine_rows", UserError("truncated"), "truncated"), ("combine_rows", MemoryError("too much"), "too much"),
+    ("combine_rows", KeyboardInterrupt("now"), "now"),
     ("reloaded", RuntimeError("bad file"), "bad file"), ("card", OSError(errno.EIO, "Input/output error"), "Input/output error"),
     ("settle", OSError(errno.EIO, "Input/output error"), "Input/output error")])
 @pytest.mark.parametrize("replace", [False, True])
@@ -363,7 +364,7 @@ def test_a_failure_leaves_nothing_and_what_was_there_unharmed(pair, tmp_path, mo
     if replace:
         export(pair, round, 0, out)
     before = tree(tmp_path)
-    monkeypatch.setattr(exports, where, failing(5 if where == "combine" else 0, error))
+    monkeypatch.setattr(exports, where, failing(5 if where == "combine_rows" else 0, error))
     kind = UserError if isinstance(error, OSError) else type(error)
     with pytest.raises(kind, match=says):
         export(pair, round, 0.5, out, replace=replace)
@@ -425,21 +426,19 @@ def test_what_killed_exports_left_is_swept(pair, tmp_path):
 
 
 def test_wrong_numbers_are_refused_with_their_figure(pair, tmp_path, monkeypatch):
-    real = combine
+    def swapped(pair, adapters, point, name, step):
+        return (rows * (1.01 if "1.mlp.up_proj" in name else 1) for rows in combine_rows(pair, adapters, point, name, step))
 
-    def swapped(pair, adapters, point, name, rows):
-        return real(pair, adapters, point, name, rows) * (1.01 if "up_proj" in name else 1)
-
-    monkeypatch.setattr(exports, "combine", swapped)
-    with pytest.raises(UserError, match=r"differ from the live blend by 0\.0\d+ .*rounding explains 0.0001, so nothing was kept"):
+    monkeypatch.setattr(exports, "combine_rows", swapped)
+    with pytest.raises(UserError, match=r"differ from the live blend by 0\.01 at layer 2, MLP .*rounding explains 0.0001, so nothing was kept"):
         export(pair, recipe.start(pair), 0.5, tmp_path / "out")
     assert not tree(tmp_path)
 
 
 def test_not_a_number_is_refused(halved, tmp_path, monkeypatch):
-    real = exports.logits
-    monkeypatch.setattr(exports, "logits", lambda *a: real(*a) * float("nan"))
-    with pytest.raises(UserError, match="by nan"):
+    real = combine_rows
+    monkeypatch.setattr(exports, "combine_rows", lambda *a: (rows * (float("nan") if "norm" in a[3] else 1) for rows in real(*a)))
+    with pytest.raises(UserError, match="by nan at layer 1, attention"):
         export(halved, recipe.start(halved), 0.5, tmp_path / "out")
 
 
@@ -482,29 +481,27 @@ def test_the_page_s_blend_serves(pair, tmp_path):
 
 def test_a_four_bit_blend_has_a_wider_bound(pair, tmp_path):
     done = export(pair, recipe.start(pair), 0.5, tmp_path / "out", preset=dataclasses.replace(PRESET, four_bit=True))
-    assert 0.05 < done.error < 0.5
+    assert 0.05 < done.error < 0.3
 
 
-def with_memory(monkeypatch, available: float):
-    import psutil
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("m", (), dict(available=available)))
-
-
-def test_little_memory_reloads_as_stored(halved, tmp_path, monkeypatch):
-    with_memory(monkeypatch, 3 * halved.parameters)
-    blend = Blend(halved)
-    seen, real = [], exports.logits
-    monkeypatch.setattr(exports, "logits", lambda model, *a: (seen.append(next(model.parameters()).dtype), real(model, *a))[1])
-    assert export(halved, recipe.start(halved), 0.5, tmp_path / "out", blend=blend).error < 0.05
-    assert seen == [torch.bfloat16, torch.float32]
-
-
-def test_less_memory_still_exports_and_says_what_was_not_compared(halved, tmp_path, monkeypatch):
-    """A 4 B pair on 16 GB: two sides live and a third model plain do not fit, and nobody should lose the export for it."""
-    with_memory(monkeypatch, 1000)
-    done = export(halved, recipe.start(halved), 0.5, tmp_path / "out")
-    assert done.error is None and strict(tmp_path / "out")
-    assert "were not compared with the live blend" in (tmp_path / "out" / "README.md").read_text()
+@pytest.mark.parametrize("adapter", [False, True])
+@pytest.mark.parametrize("family, tied", [("qwen3", True), ("qwen2", False)])
+def test_a_large_one_is_verified_from_the_disk(folders, tmp_path, monkeypatch, family, tied, adapter):
+    """A 4 B pair: two sides live and a third model plain would be 48 GB; layer by layer the same is compared in some MB."""
+    pair = open_pair(*folders(family, tied))
+    round, t = rounds(pair, 2), 0 if adapter else 0.4
+    small = export(pair, round, t, tmp_path / "small", adapter=adapter)
+    monkeypatch.setattr(exports, "LARGE", 0)
+    whole = Blend.__init__
+    monkeypatch.setattr(Blend, "__init__", lambda self, *a, **k: (whole(self, *a, **k), seen.append(sum(p.numel() for p in self.parameters())))[0])
+    seen = []
+    large = export(pair, round, t, tmp_path / "large", adapter=adapter)
+    assert large.error < 1e-5 and large.same_tokens == small.same_tokens == 1
+    assert seen and max(seen) < 0.05 * pair.parameters  # gains and biases only
+    monkeypatch.setattr(exports, "combine_rows", lambda *a: (rows * (1.01 if "1.mlp.up_proj" in a[3] else 1) for rows in combine_rows(*a)))
+    if not adapter:
+        with pytest.raises(UserError, match="by 0.01 at layer 2, MLP"):
+            export(pair, round, t, tmp_path / "wrong")
 
 
 def test_hashes_are_those_of_the_files(pair, tmp_path):
@@ -513,23 +510,6 @@ def test_hashes_are_those_of_the_files(pair, tmp_path):
     told = json.loads((out / "recipe.json").read_text())["sha256"]
     assert len(told) > 2 and told == json.loads((out / "model.safetensors.index.json").read_text())["metadata"]["sha256"]
     assert told == {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in out.glob("*.safetensors")}
-
-
-def test_a_disk_that_changes_a_byte_is_noticed(pair, tmp_path, monkeypatch):
-    real = exports.write_small
-
-    def rot(folder, point):
-        real(folder, point)
-        with open(folder / "model.safetensors", "r+b") as file:
-            file.seek(-3, 2)
-            byte = file.read(1)
-            file.seek(-3, 2)
-            file.write(bytes([byte[0] ^ 1]))
-
-    monkeypatch.setattr(exports, "write_small", rot)
-    with pytest.raises(UserError, match="model.safetensors reads back otherwise than it was written"):
-        export(pair, recipe.start(pair), 0.5, tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("schedule", [Schedule(), Schedule(attention=0.5, mlp=1.5, norm=0, embedding=0.25), Schedule(depth=(0.2, 1.0, 0.6))])
@@ -584,7 +564,7 @@ def test_the_card(pair, tmp_path):
     assert front == dict(library_name="transformers", pipeline_tag="text-generation", tags=["merge", "thinkswitch"])
     assert "| instruct | `" + "/".join(pair.instruct.folder.parts[-2:]) in body and "`my-run`" in body and '"mlp": 0.5' in body
     assert "| 1 | instruct | 30 | 36.7 % [10.0, 50.0] | 0.00 | 4.2 |" in body and "| 2 |" not in body and body.count("| 0 | ") == 2
-    assert "not of this point" in body and f"differ by {done.error:.2g} of their norm" in body
+    assert "not of this point" in body and f"differ by more than {done.error:.2g} of their norm" in body
     code = re.search("```python\n(.*?)\n```", body, re.S)[1]
     assert len(code.splitlines()) == 3 and "'./out'" in code and "'./out'" not in done.code and len(done.code.splitlines()) == 3
     written = body + (done.folder / "recipe.json").read_text() + (done.folder / "config.json").read_text()

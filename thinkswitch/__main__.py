@@ -266,8 +266,7 @@ def do_export(args) -> int:
     steps = export.export(*ask, preset.schedule, preset, args.out, adapter=args.adapter, replace=args.replace, run=run)
     done = terminal.progress(percent(steps), "export, %")
     print(f"{done.folder}: {done.files} files, {terminal.readable(done.size)}, {done.seconds:.1f} s")
-    print("every file reads back as it was computed; there is too little memory to compare logits with the live blend" if done.error is None else
-          f"reloaded, its logits differ from the live blend's by {done.error:.2g} of their norm; "
+    print(f"reloaded, no layer's output differs from the live blend's by more than {done.error:.2g} of its norm; "
           f"{100 * done.same_tokens:.1f} % of the likeliest tokens are the same")
     print(f"\n{done.code}")
     return 0

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .errors import UserError
-from .materialise import empty_model, finish, four_bit_linear, quantisable
+from .materialise import Stored, StoredEmbedding, empty_model, finish, four_bit_linear, quantisable
 from .pair import Pair
 from .recipe import Adapter, Recipe
 
@@ -21,19 +21,22 @@ SMALL = 1 << 18  # elements of a weight; below, a product costs less than its ca
 
 
 class Blend(nn.Module):
-    """Called like a transformers model, after `place` has said which recipe each row of the batch is at."""
+    """Called like a transformers model, after `place` has said which recipe each row of the batch is at.
+
+    `stored`: matrices stay on the disk and are read at every call (CPU, float32).
+    """
 
     def __init__(self, pair: Pair, adapters: list[Adapter] = (), device: str = "cpu", dtype: torch.dtype = torch.float32,
-                 four_bit: bool = False, progress: Callable[[int, int], None] = lambda done, total: None):
+                 four_bit: bool = False, progress: Callable[[int, int], None] = lambda done, total: None, stored: bool = False):
         super().__init__()
         self.pair, self.device, self.dtype = pair, torch.device(device), dtype
         self.model = empty_model(pair)
         self.sides, self.placement = 2, None
         self._at = {name: i for i, name in enumerate(pair.names)}
-        self._build(four_bit, progress)
+        self._build(four_bit, progress, stored)
         for adapter in adapters:
             self.add(adapter)
-        finish(self.model, pair, device)
+        finish(self.model, pair.instruct, device)
         self.requires_grad_(False).eval()
 
     def forward(self, **inputs):
@@ -72,7 +75,7 @@ class Blend(nn.Module):
         for module in self._blended:
             module.place(self.placement, spans)
 
-    def _build(self, four_bit: bool, progress) -> None:
+    def _build(self, four_bit: bool, progress, stored: bool) -> None:
         pair, at, place, dtype = self.pair, self._at, self.model.set_submodule, self.dtype
         head = None if pair.config.tie_word_embeddings else self.model.get_output_embeddings()
 
@@ -84,13 +87,16 @@ class Blend(nn.Module):
             progress(done, len(modules))
             weight, bias = f"{path}.weight", f"{path}.bias"
             if isinstance(module, nn.Embedding):
-                tables = both(weight)
-                place(path, BlendEmbedding(tables, at[weight]))
+                tables = [StoredEmbedding(side, weight) for side in (pair.instruct, pair.thinking)] if stored else [Table(t) for t in both(weight)]
+                place(path, BlendEmbedding(tables, at[weight], dtype))
                 if pair.config.tie_word_embeddings:
-                    self.model.lm_head = BlendLinear([Dense(t) for t in tables], at[weight], dtype)
+                    heads = [Stored(t.checkpoint, weight) if stored else Dense(t.weight) for t in tables]
+                    self.model.lm_head = BlendLinear(heads, at[weight], dtype)
             elif isinstance(module, nn.Linear) and weight in at:
-                weights = both(weight)
-                if four_bit and module is not head and quantisable(weights[0]):
+                weights = both(weight) if not stored else None
+                if stored:
+                    sides = [Stored(side, weight) for side in (pair.instruct, pair.thinking)]
+                elif four_bit and module is not head and quantisable(weights[0]):
                     sides = [four_bit_linear(w, str(self.device), dtype) for w in weights]
                 else:
                     sides = [Dense(w) for w in weights]
@@ -140,9 +146,8 @@ class BlendLinear(nn.Module):
 
     def add(self, side: int, adapter: Adapter) -> None:
         if self.name in adapter.low_rank:  # never a tied head: updates are of layers
-            weight = next(self.sides[0].parameters())
-            a, b = adapter.low_rank[self.name]
-            self.adapters[side] = a.to(weight.device, self.dtype), b.to(weight.device, self.dtype)
+            device = next((p.device for p in self.sides[0].parameters()), None)  # none: stored
+            self.adapters[side] = tuple(x.to(device or "cpu", self.dtype) for x in adapter.low_rank[self.name])
 
     def place(self, table: torch.Tensor, spans: list[tuple[int, int]]) -> None:
         """Work out once what every forward needs, until the rows change."""
@@ -184,23 +189,30 @@ class BlendLinear(nn.Module):
         return y
 
 
+class Table(nn.Module):
+    """An embedding; the weight may be shared with the head."""
+
+    def __init__(self, weight: torch.Tensor):
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+
+    def forward(self, ids):
+        return F.embedding(ids, self.weight)
+
+
 class BlendEmbedding(nn.Module):
     """Token ids (rows, length) -> (rows, length, hidden)."""
 
-    def __init__(self, tables, index: int):
+    def __init__(self, tables, index: int, dtype: torch.dtype):
         super().__init__()
-        self.tables = nn.ParameterList(nn.Parameter(t, requires_grad=False) for t in tables)
+        self.tables, self.dtype = nn.ModuleList(tables), dtype
         self.index, self.tensors = index, {index}
 
-    @property
-    def weight(self):
-        return self.tables[0]
-
     def place(self, table: torch.Tensor, spans) -> None:
-        self.c = table[:, self.index, :2, None, None].to(self.tables[0].dtype)
+        self.c = table[:, self.index, :2, None, None].to(self.dtype)
 
     def forward(self, ids):
-        return self.c[:, 0] * F.embedding(ids, self.tables[0]) + self.c[:, 1] * F.embedding(ids, self.tables[1])
+        return self.c[:, 0] * self.tables[0](ids) + self.c[:, 1] * self.tables[1](ids)
 
 
 class BlendNorm(nn.Module):

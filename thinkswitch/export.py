@@ -9,35 +9,35 @@ import gc
 import hashlib
 import json
 import math
+import os
 import shutil
 import struct
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil
 import torch
-from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from . import hardware
 from .blend import Blend
 from .card import Point, as_mergekit, card, loading, public_name, scores
 from .errors import UserError
-from .materialise import combine, machine
-from .pair import PROBE, Checkpoint, Entry, Pair
+from .materialise import combine_rows, machine, on_disk
+from .pair import PROBE, Checkpoint, Entry, Pair, open_checkpoint
 from .place import MADE_BY, appearing, check, existing, resolved, settle, sweep
 from .preset import Preset, Schedule
-from .recipe import Recipe, Round
+from .recipe import Recipe, Round, constant, load_adapter
 from .terminal import readable
 
 SHARD = 5_000_000_000  # bytes of a file
 BLOCK = 1 << 20  # elements combined at once: 4 MB in float32 stay in a core's cache
 AHEAD = 4  # blocks that may wait to be written
+LARGE = 1_000_000_000  # bytes in float32; what is larger is not loaded to be verified
 MARGIN = 1.02  # of free space, for what the disk itself needs
 TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
@@ -60,8 +60,8 @@ class Exported:
     folder: Path
     size: int
     files: int
-    error: float | None  # see `difference`; None: too large to be loaded beside the live blend here
-    same_tokens: float | None
+    error: float  # see `difference`
+    same_tokens: float
     seconds: float
     code: str  # three lines of Python that load it
 
@@ -107,12 +107,8 @@ def export(pair: Pair, round: Round, t: float, schedule: Schedule, preset: Prese
     with appearing(out) as folder:
         sums = yield from _stage("write", write_tensors(folder, entries, lambda name: blocks(point, name, entries[name])), cancelled)
         write_small(folder, point)
-        read_back(folder, sums)
-        error = same = None
-        lacking = memory_lacking(point, blend)
-        if lacking is None:
-            error, same, most = yield from _stage("verify", verify(folder, point, entries, blend, recipe or point.recipe, lane), cancelled)
-        text = card(point, out.name, run, measured, entries, lacking or verified(error, same, most))
+        error, same, most = yield from _stage("verify", verify(folder, point, entries, blend, recipe or point.recipe, lane), cancelled)
+        text = card(point, out.name, run, measured, entries, verified(error, same, most))
         (folder / "README.md").write_text(text, encoding="utf-8")
         if recipe_of_mergekit := as_mergekit(point, entries):
             (folder / "mergekit.yml").write_text(recipe_of_mergekit, encoding="utf-8")
@@ -180,9 +176,8 @@ def blocks(point: Point, name: str, entry: Entry) -> Iterator[torch.Tensor]:
         yield side_by_side(point, name, entry)
         return
     step = max(1, BLOCK // math.prod(entry.shape[1:]))
-    for start in range(0, entry.shape[0], step):
-        rows = slice(start, min(start + step, entry.shape[0]))
-        yield combine(point.pair, point.round.adapters, point.recipe, name, rows).to(TYPES[entry.dtype])
+    for block in combine_rows(point.pair, point.round.adapters, point.recipe, name, step):
+        yield block.to(TYPES[entry.dtype], copy=True)
 
 
 def side_by_side(point: Point, key: str, entry: Entry) -> torch.Tensor:
@@ -209,20 +204,24 @@ def write_tensors(folder: Path, entries: dict[str, Entry],
     done, total, files, sums = 0, sum(map(nbytes, entries.values())), sorted({e.file for e in entries.values()}), {}
     for file in files:
         own = {n: e for n, e in sorted(entries.items(), key=lambda item: (-TYPES[item[1].dtype].itemsize, item[0])) if e.file == file}
-        with open(folder / file, "wb") as out, ThreadPoolExecutor(1) as hand:  # which writes and sums while the next block is combined
+        # one hand writes and one sums while the next block is combined
+        with one_thread(), open(folder / file, "wb", buffering=0) as out, ThreadPoolExecutor(1) as writing, ThreadPoolExecutor(1) as summing:
             digest, busy = hashlib.sha256(), deque()
 
-            def put(data) -> int:
-                digest.update(data)
-                return out.write(data)
+            def put(data) -> tuple[Future, Future]:
+                return writing.submit(write_whole, out, data), summing.submit(digest.update, data)
 
-            put(header(own))
+            def waited(hands: tuple[Future, Future]) -> int:
+                hands[1].result()
+                return hands[0].result()
+
+            waited(put(header(own)))
             for name in own:
                 for block in blocks(name):
-                    busy.append(hand.submit(put, block.contiguous().view(torch.uint8).numpy()))  # little-endian, as memory has it
-                    done += busy.popleft().result() if len(busy) > AHEAD else 0
+                    busy.append(put(block.contiguous().view(torch.uint8).numpy()))  # little-endian, as memory has it
+                    done += waited(busy.popleft()) if len(busy) > AHEAD else 0
                     yield done, total
-            done += sum(each.result() for each in busy)
+            done += sum(map(waited, busy))
             yield done, total
         sums[file] = digest.hexdigest()
     if len(files) > 1:
@@ -231,12 +230,26 @@ def write_tensors(folder: Path, entries: dict[str, Entry],
     return sums
 
 
-def read_back(folder: Path, sums: dict[str, str]) -> None:
-    """What lies on the disk is what was computed."""
-    for file, expected in sums.items():
-        with open(folder / file, "rb") as written:
-            if hashlib.file_digest(written, "sha256").hexdigest() != expected:
-                raise UserError(f"{file} reads back otherwise than it was written, so nothing was kept; check the disk")
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch's threads wait for each other at every small step, which takes long where the other hands keep the cores busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def write_whole(out, data) -> int:
+    """Unbuffered, and on its way to the disk at once: the wait at the end is short, and the cache stays free for what is read."""
+    start, view = out.tell(), memoryview(data).cast("B")
+    size = view.nbytes
+    while view:
+        view = view[out.write(view):]  # a full disk raises
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(out.fileno(), start, size, os.POSIX_FADV_DONTNEED)
+    return size
 
 
 def header(entries: dict[str, Entry]) -> bytes:
@@ -264,6 +277,7 @@ def write_small(folder: Path, point: Point) -> None:
     for name, source in copies(point).items():
         shutil.copyfile(source, folder / name)
     if point.adapter:
+        from peft import LoraConfig  # here: it takes two seconds to import
         rank = sum(point.ranks)
         LoraConfig(r=rank, lora_alpha=rank, target_modules=targets(point.round), task_type="CAUSAL_LM", inference_mode=True,
                    base_model_name_or_path=point.pair.instruct.name).save_pretrained(folder)
@@ -291,94 +305,124 @@ def write_recipe(folder: Path, point: Point, sums: dict[str, str]) -> None:
 # ---- verified by reloading
 
 
-def memory_lacking(point: Point, blend: Blend | None) -> str | None:
-    """Why the export cannot be loaded beside the live blend on this machine; None where it can."""
-    where = machine(point.preset)
-    needs = 2.1 * point.pair.parameters  # plain, in 16 bits at least
-    if blend is None:
-        sides = 2 * hardware.weights(point.pair, where["dtype"].itemsize, where["four_bit"])
-        needs = max(needs, sides) if where["device"] == "cuda" else needs + sides
-    free = psutil.virtual_memory().available
-    return None if needs < free else (
-        f"Every file reads back as it was computed (SHA-256 in recipe.json). The logits were not compared with the live blend: that takes {readable(needs)} "
-        f"of memory, and {readable(free)} were free.")
-
-
 def verify(folder: Path, point: Point, entries: dict[str, Entry], blend: Blend | None, recipe: Recipe,
            lane) -> Generator[tuple[int, int], None, tuple[float, float, float]]:
-    """Load the folder as anybody would and compare it with the live blend; returns `difference` and its `bound`."""
-    ids, mask = probe(AutoTokenizer.from_pretrained(folder, local_files_only=True), getattr(point.pair, point.template))
+    """Load the folder as anybody would and compare it with the live blend; returns `difference` and its `bound`.
+
+    What is larger than LARGE is compared from the disk, a block of rows at a time, so memory stays as small as while writing.
+    """
+    large = 4 * point.pair.parameters > LARGE
+    ids, mask = probe(AutoTokenizer.from_pretrained(folder, local_files_only=True), getattr(point.pair, point.template), PROBES[:1] if large else PROBES)
     yield 0, 3
-    model = reloaded(folder, point)
+    model = reloaded(folder, point, large)
     yield 1, 3
-    plain, dtypes = logits(model, ids, mask), {p.dtype for p in model.parameters()} | {TYPES[e.dtype] for e in entries.values()}
+    plain, dtypes = outputs(model, ids, mask), {p.dtype for p in model.parameters()} | {TYPES[e.dtype] for e in entries.values()}
     del model
     gc.collect()  # before the blend is made; and Windows renames no folder with open files
     yield 2, 3
-    blend = blend or Blend(point.pair, point.round.adapters, **machine(point.preset))
+    blend = blend or Blend(point.pair, point.round.adapters, **dict(device="cpu", stored=True) if large else machine(point.preset))
     with lane:
         blend.place([recipe] * len(ids))
-        live = logits(blend, ids.to(blend.device), mask.to(blend.device))
-    error, same = difference(plain, live, mask.bool())
+        live = outputs(blend, ids.to(blend.device), mask.to(blend.device), plain)
+    error, place, same = difference(plain, live, mask.bool())
     most = bound(dtypes | {p.dtype for p in blend.parameters()})
     if not error <= most:  # so is NaN
-        raise UserError(f"the files written differ from the live blend by {error:.2g} (relative, logits) where rounding explains {most:g}, "
+        raise UserError(f"the files written differ from the live blend by {error:.2g} at {place} (relative) where rounding explains {most:g}, "
                         "so nothing was kept; try again with four_bit=false and dtype=float32, and check the disk")
     yield 3, 3
     return error, same, most
 
 
-def probe(tokenizer: PreTrainedTokenizerBase, checkpoint: Checkpoint) -> tuple[torch.Tensor, torch.Tensor]:
+def probe(tokenizer: PreTrainedTokenizerBase, checkpoint: Checkpoint, prompts: tuple[str, ...]) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and mask (prompts, length) of a few prompts under the exported chat template, which must be the checkpoint's."""
     rendered = [tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
                 for prompt in PROBES]
     rows = [tokenizer.encode(text, add_special_tokens=False) for text in rendered]
     if rows != [checkpoint.prompt_ids(prompt) for prompt in PROBES]:
         raise UserError(f"the tokenizer files of {checkpoint.name} alone do not render prompts as that checkpoint does; nothing was kept")
+    rows = rows[: len(prompts)]
     width = max(map(len, rows))
     return (torch.tensor([row + [0] * (width - len(row)) for row in rows]),
             torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows]))
 
 
-def reloaded(folder: Path, point: Point):
-    """The export in plain transformers on the CPU, in float32 where memory allows, else as it is stored."""
-    roomy = psutil.virtual_memory().available > 5 * point.pair.parameters  # 4 bytes each, and a little
-    model, told = AutoModelForCausalLM.from_pretrained(point.pair.instruct.folder if point.adapter else folder, local_files_only=True,
-                                                       output_loading_info=True, dtype=torch.float32 if roomy else "auto")
-    if point.adapter:
-        return PeftModel.from_pretrained(model, folder).eval()
+def reloaded(folder: Path, point: Point, large: bool):
+    """The export in plain transformers on the CPU, in float32; a large one with its matrices on the disk."""
+    if point.adapter and large:
+        updated = Blend(point.pair, [load_adapter(folder)], stored=True)
+        updated.place([constant(point.pair.names, (1.0, 0.0, 1.0))])
+        return updated
+    source = point.pair.instruct.folder if point.adapter else folder
+    with tempfile.TemporaryDirectory() as scratch:  # stays empty: what lies in safetensors is read from there
+        where = dict(device_map={"": "disk"}, offload_folder=scratch) if large else dict(dtype=torch.float32)
+        model, told = AutoModelForCausalLM.from_pretrained(source, local_files_only=True, output_loading_info=True, **where)
     wrong = {kind.replace("_", " "): sorted(map(str, names))[:3] for kind, names in told.items() if names}
     if wrong:
         raise UserError(f"transformers does not load what was written, so nothing was kept: {wrong}")
-    return model
+    if point.adapter:
+        from peft import PeftModel
+        return PeftModel.from_pretrained(model, folder).eval().get_base_model()
+    return on_disk(open_checkpoint(str(folder))) if large else model
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model computed on the way: every layer's input, every attention's and MLP's own output, and the logits."""
+
+    inputs: list[torch.Tensor]
+    parts: dict[str, torch.Tensor]
 
 
 @torch.inference_mode()
-def logits(model, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float().cpu()
+def outputs(model, ids: torch.Tensor, mask: torch.Tensor, like: Outputs | None = None) -> Outputs:
+    """Run a model. `like`: every layer is given the input that another model's had, so that rounding does not add up over layers."""
+    inputs, parts, hooks = [], {}, []
+
+    def enter(index: int):
+        def hook(layer, args, kwargs):
+            (hidden,) = args or [kwargs["hidden_states"]]
+            inputs.append(hidden.float().cpu())
+            return ((like.inputs[index].to(hidden),), {k: v for k, v in kwargs.items() if k != "hidden_states"}) if like else None
+        return hook
+
+    def keep(name: str):
+        def hook(module, args, out):
+            parts[name] = (out[0] if isinstance(out, tuple) else out).float().cpu()
+        return hook
+
+    for i, layer in enumerate((model.model if isinstance(model, Blend) else model).model.layers):
+        hooks += [layer.register_forward_pre_hook(enter(i), with_kwargs=True), layer.self_attn.register_forward_hook(keep(f"layer {i + 1}, attention")),
+                  layer.mlp.register_forward_hook(keep(f"layer {i + 1}, MLP"))]
+    try:
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float().cpu()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Outputs(inputs, {"the embedding": inputs[0], **parts, "the logits": logits})
 
 
-def difference(plain: torch.Tensor, live: torch.Tensor, mask: torch.Tensor) -> tuple[float, float]:
-    """(error, same): |plain - live| / |live|, the Euclidean norm being over the logits of all positions of all probe
-    prompts; and the share of positions whose likeliest token is the same.
+def difference(plain: Outputs, live: Outputs, mask: torch.Tensor) -> tuple[float, str, float]:
+    """(error, place, same): the largest |plain - live| / |live| over the parts of the model, the Euclidean norm being over all
+    positions of all probe prompts; where that is; and the share of positions whose likeliest token is the same.
 
-    One position's own error says little where its logits are small: its maximum was 0.1 for mere bf16, 1.2 for NF4.
+    One position's own error says little where its values are small: its maximum was 0.1 for mere bf16, 1.2 for NF4.
     """
-    plain, live = plain[mask], live[mask]  # (positions, vocabulary)
-    return float((plain - live).norm() / live.norm()), float((plain.argmax(-1) == live.argmax(-1)).float().mean())
+    errors = {name: float((part[mask] - live.parts[name][mask]).norm() / live.parts[name][mask].norm()) for name, part in plain.parts.items()}
+    place = next((name for name, error in errors.items() if math.isnan(error)), None) or max(errors, key=errors.get)
+    same = plain.parts["the logits"][mask].argmax(-1) == live.parts["the logits"][mask].argmax(-1)
+    return errors[place], place, float(same.float().mean())
 
 
 def bound(dtypes: set[torch.dtype]) -> float:
     """The largest error that rounding explains, by what either side was rounded to. Measured on the embedded pair:
 
-    float32 (sums in another order): 1e-6 to 1e-5. bf16, fp16 (each weight off by up to 2^-9, 2^-11 of itself): 0.002 to 0.008.
-    NF4 (each weight of a layer off by 9 %): 0.04 to 0.1. Other weights altogether: 0.6 between its ends, 0.07 between t = 0.5 and
-    0.6; so against NF4 only gross damage shows. Random weights multiply rounding: 2 layers 0.03 and 0.5, 36 layers 0.09 and 0.8.
+    float32 (sums in another order): up to 1e-5. bf16, fp16 (each weight off by up to 2^-9, 2^-11 of itself): 0.003 stored, 0.011 if
+    the blend computes in it, too; random 4 B 0.005. NF4 (each weight of a layer off by 9 %): 0.06 to 0.1; random weights 0.2.
+    A point off by 0.05 in t: 0.03; by 0.1: 0.06; the other end: 0.3. So against NF4 only gross damage shows.
     """
-    return 0.5 if torch.uint8 in dtypes else 1e-4 if dtypes == {torch.float32} else 5e-2
+    return 0.3 if torch.uint8 in dtypes else 1e-4 if dtypes == {torch.float32} else 3e-2
 
 
 def verified(error: float, same: float, most: float) -> str:
-    return (f"Loaded back with plain transformers and compared with the live blend on {len(PROBES)} prompts: the logits "
-            f"differ by {error:.2g} of their norm (rounding explains up to {most:g}), and the likeliest token is the same at "
-            f"{100 * same:.1f} % of positions.")
+    return (f"Loaded back with transformers and compared with the live blend, layer by layer: no layer's output nor the logits differ by more "
+            f"than {error:.2g} of their norm (rounding explains up to {most:g}), and the likeliest token is the same at {100 * same:.1f} % of positions.")

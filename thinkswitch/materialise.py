@@ -5,14 +5,18 @@ import warnings
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
 from .errors import UserError
-from .pair import Pair
+from .pair import Checkpoint, Pair
 from .preset import Preset
 from .recipe import Adapter, Recipe
+
+STORED = 1 << 22  # elements of a stored weight that are in memory at once
+REMAPPED = 4  # blocks after which a file is mapped anew: what has been read of a mapping counts as our memory until it goes
 
 
 def stream(pair: Pair, adapters: list[Adapter], recipe: Recipe) -> Iterator[tuple[str, torch.Tensor]]:
@@ -21,23 +25,34 @@ def stream(pair: Pair, adapters: list[Adapter], recipe: Recipe) -> Iterator[tupl
         yield name, combine(pair, adapters, recipe, name)
 
 
-def combine(pair: Pair, adapters: list[Adapter], recipe: Recipe, name: str, rows: slice = slice(None)) -> torch.Tensor:
-    """A tensor of a point in float32, or some of its rows: then memory is that block's, not the tensor's."""
+def combine(pair: Pair, adapters: list[Adapter], recipe: Recipe, name: str) -> torch.Tensor:
+    """A tensor of a point in float32."""
+    [whole] = combine_rows(pair, adapters, recipe, name, pair.instruct.entries[name].shape[0])
+    return whole
+
+
+def combine_rows(pair: Pair, adapters: list[Adapter], recipe: Recipe, name: str, step: int) -> Iterator[torch.Tensor]:
+    """The same, `step` rows at a time, each block in the memory of the one before: take what you need of it at once."""
     c_i, c_t, *c_adapters = recipe[name]
-    total = None
-    for c, side in ((c_i, pair.instruct), (c_t, pair.thinking)):
-        if c:
-            part = side.tensor(name, rows).to(torch.float32, copy=True)  # ours to change: in place it is seven times faster
-            if c != 1:
-                part.mul_(c)
-            total = part if total is None else total.add_(part)
-    if total is None:
-        total = torch.zeros(()).expand(pair.instruct.entries[name].shape)[rows].clone()
-    for c, adapter in zip(c_adapters, adapters):
-        if c and name in adapter.low_rank:
-            a, b = adapter.low_rank[name]
-            total.add_((b[rows] @ a).mul_(c))
-    return total
+    updates = [(c, *adapter.low_rank[name]) for c, adapter in zip(c_adapters, adapters) if c and name in adapter.low_rank]
+    shape = pair.instruct.entries[name].shape
+    room, spare = torch.empty(min(step, shape[0]), *shape[1:]), None
+    for start in range(0, shape[0], step):
+        if start // step % REMAPPED == 0:
+            sides = weight = None  # the old mapping goes first
+            sides = [(c, side.tensor(name)) for c, side in ((c_i, pair.instruct), (c_t, pair.thinking)) if c]
+        total, rows = room[: shape[0] - start], slice(start, start + step)
+        if not sides:
+            total.zero_()
+        for i, (c, weight) in enumerate(sides):
+            if i:
+                spare = torch.empty_like(room) if spare is None else spare
+                total.add_(spare[: len(total)].copy_(weight[rows]), alpha=c)
+            else:
+                total.copy_(weight[rows]).mul_(c)  # by 1 exactly, should it be 1
+        for c, a, b in updates:
+            total.addmm_(b[rows], a, alpha=c)
+        yield total
 
 
 def materialise(pair: Pair, adapters: list[Adapter], recipe: Recipe, device: str = "cpu",
@@ -59,23 +74,61 @@ def materialise(pair: Pair, adapters: list[Adapter], recipe: Recipe, device: str
         else:
             setattr(module, leaf, nn.Parameter(tensor.to(device, dtype), requires_grad=False))
     model.tie_weights()
-    finish(model, pair, device)
+    finish(model, pair.instruct, device)
     model.is_loaded_in_4bit = four_bit  # peft asks
     return model
 
 
-def empty_model(pair: Pair) -> PreTrainedModel:
+def on_disk(checkpoint: Checkpoint) -> PreTrainedModel:
+    """A checkpoint as an ordinary model in float32 whose matrices stay on the disk: slow, but it takes some MB only."""
+    model = empty_model(checkpoint)
+    for path, module in list(model.named_modules()):
+        weight, bias = f"{path}.weight", f"{path}.bias"
+        if isinstance(module, nn.Embedding):
+            model.set_submodule(path, StoredEmbedding(checkpoint, weight))
+            if checkpoint.config.tie_word_embeddings:
+                model.lm_head = Stored(checkpoint, weight)
+        elif isinstance(module, nn.Linear) and weight in checkpoint.entries:
+            model.set_submodule(path, Stored(checkpoint, weight, checkpoint.tensor(bias).float() if bias in checkpoint.entries else None))
+        elif weight in checkpoint.entries:
+            module.weight = nn.Parameter(checkpoint.tensor(weight).float(), requires_grad=False)
+    finish(model, checkpoint, "cpu")
+    return model
+
+
+class Stored(nn.Module):
+    """A linear layer whose weight is read at every call, some rows at a time."""
+
+    def __init__(self, checkpoint: Checkpoint, name: str, bias: torch.Tensor | None = None):
+        super().__init__()
+        self.checkpoint, self.name, self.bias = checkpoint, name, bias
+
+    def forward(self, x):
+        weight = self.checkpoint.tensor(self.name)
+        y = torch.cat([F.linear(x, rows.to(x.dtype)) for rows in weight.split(max(1, STORED // weight.shape[1]))], -1)
+        return y if self.bias is None else y + self.bias
+
+
+class StoredEmbedding(nn.Module):
+    def __init__(self, checkpoint: Checkpoint, name: str):
+        super().__init__()
+        self.checkpoint, self.name = checkpoint, name
+
+    def forward(self, ids):
+        return F.embedding(ids, self.checkpoint.tensor(self.name)).float()
+
+
+def empty_model(pair: Pair | Checkpoint) -> PreTrainedModel:
     """The pair's architecture without weights."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(pair.config, dtype=torch.float32)
     return model.eval()
 
 
-def finish(model: PreTrainedModel, pair: Pair, device: str) -> None:
+def finish(model: PreTrainedModel, checkpoint: Checkpoint, device: str) -> None:
     """What no checkpoint stores: the rotary table and the stop tokens. Then nothing may be missing."""
-    model.model.rotary_emb = type(model.model.rotary_emb)(pair.config).to(device)
-    model.generation_config = GenerationConfig(eos_token_id=sorted(pair.instruct.stops),
-                                               pad_token_id=pair.instruct.tokenizer.pad_token_id)
+    model.model.rotary_emb = type(model.model.rotary_emb)(checkpoint.config).to(device)
+    model.generation_config = GenerationConfig(eos_token_id=sorted(checkpoint.stops), pad_token_id=checkpoint.tokenizer.pad_token_id)
     missing = [n for n, p in [*model.named_parameters(), *model.named_buffers()] if p.is_meta]
     if missing:
         raise UserError(f"the checkpoints lack {len(missing)} tensors that the architecture needs ({', '.join(missing[:3])})")
@@ -113,4 +166,5 @@ def quiet() -> None:
     hf_logging.disable_progress_bar()
     hf_logging.set_verbosity_error()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # tells of kernels it would fetch
+    logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)  # tells that weights stay on the disk, which is what was asked for
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")

@@ -9,7 +9,9 @@ weights are read. SLERP is mergekit's: the whole flattened tensor, LERP where |c
 
 import json
 import math
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,12 +177,13 @@ def ablations(layers: int) -> dict[str, Schedule]:
 
 
 def base_gram(pair: Pair) -> Gram:
-    """One streaming pass over both checkpoints; memory is one tensor of each."""
-    gram = {}
-    for name, w_i, w_t in pair.tensors():
-        ii, it, tt = dots(w_i, w_t)
-        gram[name] = [[ii, it], [it, tt]]
-    return gram
+    """One streaming pass over both checkpoints; memory is a few tensors of each."""
+    def one(name: str) -> list[list[float]]:
+        ii, it, tt = dots(pair.instruct.tensor(name), pair.thinking.tensor(name))
+        return [[ii, it], [it, tt]]
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as hands:  # whole tensors side by side: torch's own threads split work too fine
+        return dict(zip(pair.names, hands.map(one, pair.names)))
 
 
 def extend_gram(gram: Gram, pair: Pair, adapters: list[Adapter]) -> Gram:
@@ -208,16 +211,19 @@ def extend_gram(gram: Gram, pair: Pair, adapters: list[Adapter]) -> Gram:
 def dots(x: torch.Tensor, y: torch.Tensor, chunk: int = 1 << 18, block: int = 1 << 12) -> tuple[float, float, float]:
     """(x.x, x.y, y.y) of two whole tensors, a chunk at a time: blocks are summed in float32, blocks of them in float64.
 
-    Within 1e-7 of float64 throughout, and 19 times faster (bf16, one core).
+    Within 1e-7 of float64 throughout, and tens of times faster (bf16; every chunk in the same memory).
     """
     x, y, parts = x.reshape(-1), y.reshape(-1), ([], [], [])
     if len(x) <= chunk:  # costs nothing
         x, y = x.double(), y.double()
         return float(x @ x), float(x @ y), float(y @ y)
-    for i in range(0, x.numel(), chunk):
-        a, b = x[i:i + chunk].float(), y[i:i + chunk].float()
+    room = torch.empty(3, chunk)
+    for i in range(0, len(x), chunk):
+        a, b, product = room[:, : len(x) - i]
+        a.copy_(x[i:i + chunk]), b.copy_(y[i:i + chunk])
         whole = len(a) // block * block
-        for sums, product in zip(parts, (a * a, a * b, b * b)):
+        for sums, (p, q) in zip(parts, ((a, a), (a, b), (b, b))):
+            torch.mul(p, q, out=product)
             sums.append(float(product[:whole].view(-1, block).sum(1).double().sum() + product[whole:].double().sum()))
     return tuple(map(math.fsum, parts))
 

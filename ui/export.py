@@ -129,9 +129,8 @@ def refresh(studio: Studio, last) -> tuple:
     done = task.result
     shown = done.folder.name if studio.demo else str(done.folder)
     text = (f"<b>Exported</b> to <code>{escape(shown)}</code>: {theme.size(done.size)} in {done.files} files, {done.seconds:.1f} s.<br>"
-            + ("Every file reads back as it was computed; there is too little memory to compare logits with the live blend." if done.error is None else
-               f"Loaded again with plain transformers: logits differ from the live blend by {done.error:.1e} (relative); the likeliest token is the same "
-               f"at {100 * done.same_tokens:.1f} % of positions."))
+            f"Loaded again with plain transformers: no layer differs from the live blend's by more than {done.error:.1e} (relative); the likeliest "
+            f"token is the same at {100 * done.same_tokens:.1f} % of positions.")
     return text, gr.update(value=done.code if not studio.demo else "", visible=not studio.demo), gr.update(interactive=False), now
 
 
