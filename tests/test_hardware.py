@@ -10,7 +10,7 @@ from conftest import TINY, save_pair
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, DynamicCache, Qwen3Config
 
-from thinkswitch import hardware, loop
+from thinkswitch import distil, hardware, loop
 from thinkswitch import preset as presets
 from thinkswitch.blend import Blend
 from thinkswitch.errors import UserError
@@ -43,6 +43,10 @@ def card(monkeypatch, gigabytes: float, elem=torch.bfloat16):
     """An NVIDIA card with so much free."""
     monkeypatch.setattr(hardware, "machine", lambda preset: dict(device="cuda", dtype=elem, four_bit=preset.four_bit is not False))
     monkeypatch.setattr(hardware, "free", lambda device: gigabytes * 1e9)
+
+
+def named(pair, preset) -> dict[str, hardware.Phase]:
+    return {phase.name: phase for phase in hardware.plan(pair, preset)}
 
 
 @pytest.mark.parametrize("four_bit", [False, True])
@@ -79,12 +83,12 @@ def test_qwen3_4b_has_the_known_sizes(qwen3_4b):
 def test_who_follows_the_advice_fits(qwen3_4b, monkeypatch, gigabytes, rows, tokens):
     card(monkeypatch, gigabytes)
     preset = presets.Preset(rows=rows, think_tokens=tokens, instruct_tokens=1024)
-    think = hardware.plan(qwen3_4b, preset)[0]
-    assert think.name == "think" and (think.advice is None) == (think.needs <= think.have)
+    think = named(qwen3_4b, preset)["think"]
+    assert (think.advice is None) == (think.needs <= think.have)
     if think.advice:
         new = {k: int(v) for k, v in re.findall(r"(rows|think_tokens)[ =](?:to )?(\d+)", think.advice)}
         assert new, think.advice
-        after = hardware.plan(qwen3_4b, dataclasses.replace(preset, **new))[0]
+        after = named(qwen3_4b, dataclasses.replace(preset, **new))["think"]
         assert after.advice is None and after.needs > 0.7 * after.have  # and gives away little
 
 
@@ -92,16 +96,74 @@ def test_eight_gigabytes_take_one_trace_of_16k_in_4_bit_and_none_in_16(qwen3_4b,
     card(monkeypatch, 7.6)
     preset = presets.Preset(rows=8, think_tokens=16384)
     assert hardware.fitted(qwen3_4b, preset).rows == 1
-    phases = {p.name: p for p in hardware.plan(qwen3_4b, dataclasses.replace(preset, rows=1))}
+    phases = named(qwen3_4b, dataclasses.replace(preset, rows=1))
     assert phases["think"].advice is None and phases["distil"].advice is None
-    wide = {p.name: p for p in hardware.plan(qwen3_4b, dataclasses.replace(preset, rows=1, four_bit=False))}
+    wide = named(qwen3_4b, dataclasses.replace(preset, rows=1, four_bit=False))
     assert "4-bit" in wide["think"].advice
 
 
 def test_the_embedded_pair_fits_as_it_is():
     preset = presets.load("tiny")
     pair = open_pair(preset.instruct, preset.thinking, headers_only=True)
-    assert all(p.advice is None for p in hardware.plan(pair, preset)) and hardware.fitted(pair, preset) == preset
+    assert all(p.advice is None for p in hardware.plan(pair, preset)) and hardware.fitted(pair, preset) == dataclasses.replace(preset, four_bit=False)
+
+
+def test_four_bits_are_taken_where_plain_weights_do_not_fit(qwen3_4b, monkeypatch):
+    """On 8 GB they are needed; on 80 GB they would only cost time and precision. What the preset says itself is left alone."""
+    small = presets.Preset(rows=2, think_tokens=4096, max_length=2048)
+    card(monkeypatch, 80)
+    assert hardware.fitted(qwen3_4b, small) == dataclasses.replace(small, four_bit=False)
+    assert hardware.fitted(qwen3_4b, dataclasses.replace(small, four_bit=True)).four_bit
+    card(monkeypatch, 7.6)
+    fitted = hardware.fitted(qwen3_4b, small)
+    assert fitted.four_bit and (fitted.rows, fitted.think_tokens) == (2, 4096)
+    assert "weights in 4 bits" in named(qwen3_4b, small)["compare"].parts  # 16 GB for both sides otherwise
+    card(monkeypatch, 24)  # a side fits as it is, two with three columns do not
+    assert "weights" in named(qwen3_4b, small)["think"].parts and "weights" in named(qwen3_4b, small)["compare"].parts
+    card(monkeypatch, 16)
+    assert "weights" in named(qwen3_4b, small)["think"].parts and "weights in 4 bits" in named(qwen3_4b, small)["compare"].parts
+
+
+def test_a_run_shortens_what_not_even_one_row_has_room_for_and_refuses_what_cannot_fit(qwen3_4b, monkeypatch):
+    """Before the run's folder is made, not after an hour of thinking."""
+    preset = presets.Preset(rows=4, think_tokens=81920, instruct_tokens=1024)
+    card(monkeypatch, 7.6)
+    fitted = hardware.fitted(qwen3_4b, preset)
+    assert fitted.rows == 1 and 16_000 < fitted.think_tokens < 30_000 and fitted.instruct_tokens == 1024
+    assert named(qwen3_4b, fitted)["think"].advice is None
+    card(monkeypatch, 3)
+    with pytest.raises(UserError, match=r"4b does not fit: its weights take 2.\d+ GB, 3 GB are free on the cuda; take a smaller pair"):
+        hardware.fitted(qwen3_4b, preset)
+    with pytest.raises(UserError, match="take four_bit=true"):
+        hardware.fitted(qwen3_4b, dataclasses.replace(preset, four_bit=False))
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("[enforce fail] not enough memory: you tried to allocate")])
+def test_a_step_that_runs_out_of_memory_is_the_same_step_in_smaller_parts(pair, tmp_path, monkeypatch, error):
+    preset = presets.Preset(batch=4, micro_batch=4, epochs=2, lora_rank=2, four_bit=False, device="cpu")
+    examples = [distil.Example(tuple(range(5, 8 + i)), (20 + i, 9)) for i in range(8)]
+    real, widths = distil.answer_loss, []
+
+    def train(folder) -> list[distil.Step]:
+        return list(distil.distil(materialise(pair, [], constant(pair.names, INSTRUCT)), examples, preset, 0, folder))
+
+    def crowded(model, batch, device):
+        widths.append(len(batch))
+        if len(batch) > 1 and len(widths) > 1:
+            raise error
+        return real(model, batch, device)
+
+    plain = train(tmp_path / "a")
+    monkeypatch.setattr(distil, "answer_loss", crowded)
+    tight = train(tmp_path / "b")
+    assert widths == [4] + [4, 2] + 3 * 4 * [1]  # tried as wide as before once, and then no more
+    assert [s.loss for s in tight] == pytest.approx([s.loss for s in plain], rel=1e-5)
+
+    def hopeless(*args):
+        raise error
+    monkeypatch.setattr(distil, "answer_loss", hopeless)
+    with pytest.raises(UserError, match="an answer of 1?\\d tokens, prompt included, does not fit into memory to train on; lower max_length"):
+        train(tmp_path / "c")
 
 
 # ---- out of memory at run time

@@ -124,7 +124,7 @@ def test_the_card_it_names_is_what_the_plan_says(name, monkeypatch):
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(SHAPES[preset.instruct])
     side = types.SimpleNamespace(config=model.config, entries={n: Entry(tuple(p.shape), "BF16", "x") for n, p in model.named_parameters()}, name=name)
-    monkeypatch.setattr(hardware, "machine", lambda preset: dict(device="cuda", dtype=torch.bfloat16, four_bit=True))
+    monkeypatch.setattr(hardware, "machine", lambda preset: dict(device="cuda", dtype=torch.bfloat16, four_bit=preset.four_bit is not False))
     monkeypatch.setattr(hardware, "free", lambda device: 0.95 * size * 1e9)
     pair = Pair(side, side)
     fitted = hardware.fitted(pair, preset)

@@ -181,10 +181,11 @@ def opened(args):
     """(preset, pair, round, live blend) of a preset or a run."""
     if not all(0 <= t <= 1 for t in args.t):
         raise UserError(f"t must lie between 0 and 1, it is {' '.join(f'{t:g}' for t in args.t)}")
+    from . import hardware
     from .blend import Blend
     from .materialise import machine
     preset, pair, round = found(args)
-    return preset, pair, round, Blend(pair, round.adapters, **machine(preset))
+    return preset, pair, round, Blend(pair, round.adapters, **machine(hardware.settled(pair, preset, hardware.LIVE)))
 
 
 def do_plan(args) -> int:

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.utils.checkpoint import checkpoint
 
 from . import runs
 from .errors import UserError
+from .materialise import out_of_memory, release
 from .pair import Checkpoint
 from .preset import Preset
 
@@ -64,6 +64,7 @@ def distil(model, examples: list[Example], preset: Preset, seed: int, folder: Pa
     A state that an earlier, killed try left in `folder` is taken up where it stood. NaN raises a UserError after
     the last good adapter is saved as `folder`/last_good_adapter.
     """
+    from peft import LoraConfig, get_peft_model  # here: it takes two seconds to import
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     wrapped = get_peft_model(model, LoraConfig(
@@ -78,19 +79,23 @@ def distil(model, examples: list[Example], preset: Preset, seed: int, folder: Pa
     optimiser = torch.optim.AdamW(weights, lr=preset.learning_rate, weight_decay=preset.weight_decay)
     plan = batches(examples, preset, seed)
     saved = folder / "distil.safetensors"
-    start = _restore(saved, weights, optimiser)
+    start, micro = _restore(saved, weights, optimiser), preset.micro_batch
     for step in range(start, len(plan)):
         began = time.perf_counter()
         torch.manual_seed(seed + step + 1)  # dropout
         lr = learning_rate(step, len(plan), preset)
         optimiser.param_groups[0]["lr"] = lr
         batch = [examples[i] for i in plan[step]]
-        answer_tokens = sum(len(e.answer) for e in batch)
-        loss = 0.0
-        for i in range(0, len(batch), preset.micro_batch):
-            part = answer_loss(model, batch[i:i + preset.micro_batch], device) / answer_tokens
-            part.backward()
-            loss += part.item()
+        loss = None
+        while loss is None:
+            loss = gradients(model, batch, micro, device)
+            if loss is None:  # out of memory: the same sum in smaller parts
+                optimiser.zero_grad()
+                release()
+                if micro == 1:
+                    raise UserError(f"an answer of {max(map(len, batch)):,} tokens, prompt included, does not fit into memory to train on; "
+                                    "lower max_length, or take four_bit=true")
+                micro //= 2
         norm = torch.nn.utils.clip_grad_norm_(weights, preset.max_grad_norm).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             _save(wrapped, folder / "last_good_adapter")
@@ -104,6 +109,21 @@ def distil(model, examples: list[Example], preset: Preset, seed: int, folder: Pa
         yield Step(step + 1, len(plan), loss, lr, norm, tokens / (time.perf_counter() - began))
     _save(wrapped, folder / "adapter")
     saved.unlink(missing_ok=True)
+
+
+def gradients(model, batch: list[Example], micro: int, device) -> float | None:
+    """Add up the gradients of a batch, `micro` answers at a time; returns its loss, None where memory does not suffice."""
+    answer_tokens, loss = sum(len(e.answer) for e in batch), 0.0
+    try:
+        for i in range(0, len(batch), micro):
+            part = answer_loss(model, batch[i:i + micro], device) / answer_tokens
+            part.backward()
+            loss += part.item()
+        return loss
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        return None
 
 
 def batches(examples: list[Example], preset: Preset, seed: int) -> list[list[int]]:

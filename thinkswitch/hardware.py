@@ -13,10 +13,12 @@ import psutil
 import torch
 
 from .distil import LOGIT_CHUNK
+from .errors import UserError
 from .materialise import machine
 from .pair import Pair
 from .preset import Preset
 from .recipe import module_kind
+from .terminal import readable
 
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: 4 bits, an 8-bit scale for 64 of them, a 32-bit one for 256 of those
 OVERHEAD = dict(cuda=1.1e9, mps=0.6e9, cpu=0.6e9)  # context, kernels, allocator; on a CPU Python and torch
@@ -25,6 +27,7 @@ LOGITS = 4 * 3  # bytes a word and row: float32, as it comes, scaled, sorted
 PROMPT = 512  # tokens of a prompt, which are not known beforehand
 COLUMNS = 3  # rows of Compare
 LEAST = 256  # fewer new tokens are no thinking
+LOOP, LIVE = ("think", "measure", "distil"), ("compare",)
 
 
 @dataclass(frozen=True)
@@ -42,37 +45,57 @@ class Phase:
 
 
 def plan(pair: Pair, preset: Preset) -> list[Phase]:
-    """think, measure, distil, compare on the machine the preset means; then export and disk."""
-    where = machine(preset)
+    """load, think, measure, distil, compare on the machine the preset means; then export and disk."""
+    if preset.four_bit is None:
+        loop, live = (plan(pair, settled(pair, preset, names)) for names in (LOOP, LIVE))
+        return [b if b.name in LIVE else a for a, b in zip(loop, live)]
+    where, memory = machine(preset), psutil.virtual_memory().available
     have, elem = free(where["device"]), where["dtype"].itemsize
-    one, config = weights(pair, elem, where["four_bit"]), pair.config
-    fixed = dict(weights=one, overhead=OVERHEAD[where["device"]])
-    phases = [decoding("think", fixed, preset, preset.think_tokens, pair, elem, have),
-              decoding("measure", fixed, preset, max(preset.think_tokens, preset.instruct_tokens), pair, elem, have)]
+    one, config, largest = weights(pair, elem, where["four_bit"]), pair.config, max(prod(e.shape) for e in pair.instruct.entries.values())
+    kind = "weights in 4 bits" if where["four_bit"] else "weights"
+    fixed = {kind: one, "overhead": OVERHEAD[where["device"]]}
+    load = {"a tensor of each side": 2 * largest * stored(pair) / pair.parameters, "their sum in float32": 8 * largest, "Python and torch": OVERHEAD["cpu"]}
+    phases = [Phase("load", load, memory, None if sum(load.values()) <= memory else "close other programs")] if where["device"] != "cpu" else []
+    phases += [decoding("think", fixed, preset, preset.think_tokens, pair, elem, have),
+               decoding("measure", fixed, preset, max(preset.think_tokens, preset.instruct_tokens), pair, elem, have)]
     length = min(preset.max_length, getattr(config, "max_position_embeddings", preset.max_length))
     distil = {**fixed, "adapter and optimiser": 16 * adapter_size(pair, preset.lora_rank),  # float32: weight, gradient, two moments
               "activations": activations(config, preset.micro_batch * length, elem, checkpointed=where["device"] != "cpu"),
               "logits": LOGIT_CHUNK * config.vocab_size * LOGITS}
     phases.append(Phase("distil", distil, have, None if sum(distil.values()) <= have else
                         "lower max_length" if preset.micro_batch == 1 else "lower micro_batch to 1"))
-    twice = dict(fixed, weights=2 * one)
+    twice = {**fixed, kind: 2 * one}
     phases.append(decoding("compare", twice, replace(preset, rows=COLUMNS), preset.think_tokens, pair, elem, have))
-    memory = psutil.virtual_memory().available
-    export = {"the folder, loaded again": pair.parameters * (4 if 4.2 * pair.parameters < memory else 2), "a block of rows": 64e6}
-    phases.append(Phase("export", export, memory, None if sum(export.values()) <= memory else "it is loaded again to be verified: close other programs"))
+    export = {"a tensor of each side": load["a tensor of each side"], "blocks of rows": 64e6, "Python and torch": OVERHEAD["cpu"]}
+    phases.append(Phase("export", export, memory, None if sum(export.values()) <= memory else "close other programs"))
     disk = {"adapters": preset.rounds * 4 * adapter_size(pair, preset.lora_rank), "an export": stored(pair)}
     space = shutil.disk_usage(Path.cwd()).free
     phases.append(Phase("disk", disk, space, None if sum(disk.values()) <= space else "make room, or run on another disk"))
     return phases
 
 
+def settled(pair: Pair, preset: Preset, phases: tuple[str, ...]) -> Preset:
+    """`four_bit` decided where the preset leaves it open: plain weights where all that is asked of `phases` fits, else NF4."""
+    if preset.four_bit is not None:
+        return preset
+    plain = replace(preset, four_bit=False)
+    return plain if all(p.advice is None for p in plan(pair, plain) if p.name in phases) else replace(preset, four_bit=True)
+
+
 def fitted(pair: Pair, preset: Preset) -> Preset:
-    """The preset with no more rows than fit; as it is where they do, or where nothing would."""
+    """The preset as a run on this machine can have it: 4 bits or not; no more rows than fit; where not even one does, shorter answers."""
+    preset = settled(pair, preset, LOOP)
     where = machine(preset)
-    elem = where["dtype"].itemsize
+    elem, tokens = where["dtype"].itemsize, max(preset.think_tokens, preset.instruct_tokens)
     budget = free(where["device"]) - weights(pair, elem, where["four_bit"]) - OVERHEAD[where["device"]]
-    rows = int(budget // row_bytes(pair.config, max(preset.think_tokens, preset.instruct_tokens), elem))
-    return replace(preset, rows=min(preset.rows, max(1, rows)))
+    rows = int(budget // row_bytes(pair.config, tokens, elem))
+    if rows >= 1:
+        return replace(preset, rows=min(preset.rows, rows))
+    most = longest(budget, pair.config, elem)
+    if most < LEAST:
+        raise UserError(f"{pair.instruct.name} does not fit: its weights take {readable(weights(pair, elem, where['four_bit']))}, {readable(free(where['device']))} "
+                        f"are free on the {where['device']}; take {'a smaller pair' if where['four_bit'] else 'four_bit=true'}, or close other programs")
+    return replace(preset, rows=1, think_tokens=min(most, preset.think_tokens), instruct_tokens=min(most, preset.instruct_tokens))
 
 
 def decoding(name: str, fixed: dict, preset: Preset, tokens: int, pair: Pair, elem: int, have: float) -> Phase:
@@ -88,12 +111,16 @@ def advice(name: str, fixed: float, tokens: int, pair: Pair, elem: int, have: fl
     rows = int((have - fixed) // row_bytes(pair.config, tokens, elem))
     if rows >= 1 and name != "compare":
         return f"lower rows to {rows}"
-    room = (have - fixed) / (COLUMNS if name == "compare" else 1) - row_bytes(pair.config, 0, elem)
-    most = int(room / (token_bytes(pair.config, elem) * ROOM))
-    if most >= LEAST:
-        short = 100 * (most // 100) or most
+    short = longest((have - fixed) / (COLUMNS if name == "compare" else 1), pair.config, elem)
+    if short >= LEAST:
         return f"shorten answers to {short:,} tokens" + (" in Compare" if name == "compare" else f" (think_tokens={short}, rows=1)")
     return "the weights alone leave no room: take 4-bit weights, or a smaller pair"
+
+
+def longest(room: float, config, elem: int) -> int:
+    """The tokens of an answer for which a single row has room, in hundreds."""
+    most = int((room - row_bytes(config, 0, elem)) / (token_bytes(config, elem) * ROOM))
+    return 100 * (most // 100) or most
 
 
 # ---- sizes, in bytes unless said otherwise

@@ -7,7 +7,6 @@ held-out problems (measure). `run` yields an event whenever something happened; 
 Every stage finds out from the folder what is already done, so resuming is running again.
 """
 
-import gc
 import random
 import time
 from collections import Counter, defaultdict
@@ -23,7 +22,7 @@ from . import evaluate, hardware, recipe, runs, tasks, teacher, trace
 from .errors import UserError
 from .evaluate import Score, seed_of
 from .generate import Chunk, Row, generate, groups
-from .materialise import machine, materialise
+from .materialise import machine, materialise, out_of_memory, release
 from .pair import Checkpoint, Pair, open_pair
 from .preset import Preset
 from .recipe import Recipe, Round
@@ -62,8 +61,9 @@ class Job:
 def run(preset: Preset, folder: Path) -> Iterator[Event]:
     """Run the loop in a new folder. Everything that can be refused is refused before the folder is made."""
     job = prepare(preset, folder)
-    job = replace(job, preset=hardware.fitted(job.pair, preset))  # and it stays so, whoever resumes
-    runs.create(job.preset, folder)
+    preset = hardware.fitted(job.pair, preset)  # and it stays so, whoever resumes
+    job = replace(job, preset=preset, machine=machine(preset))
+    runs.create(preset, folder)
     yield from _recorded(job)
 
 
@@ -151,7 +151,7 @@ def think(job: Job, before: Round) -> Stage:
         if due(chunk.tokens) or len(done) == len(rows):
             yield Event(number, "think", len(done), len(rows), dict(tokens_per_s=due.rate))
     del model
-    _free()
+    release()
 
 
 def decode(job: Job, model, checkpoint: Checkpoint, rows: list[Row], done: set[int]) -> Iterator[tuple[int, Chunk]]:
@@ -181,7 +181,7 @@ def decode(job: Job, model, checkpoint: Checkpoint, rows: list[Row], done: set[i
                                 "lower think_tokens and instruct_tokens, or take four_bit=true") from None
             fits = False
         if not fits:  # outside `except`: the error holds on to what was computed
-            _free()
+            release()
             waiting = [half for g in [group, *waiting] for half in (g[: len(g) // 2], g[len(g) // 2:]) if half]
 
 
@@ -199,12 +199,6 @@ def asked(job: Job, checkpoint: Checkpoint, rows: list[Row], done: set[int]) -> 
         done.add(i)
         tokens = len(checkpoint.tokenizer.encode(reply.text, add_special_tokens=False)) if reply.tokens is None else reply.tokens
         yield i, Chunk(i, "", "", False, tokens, reply.finish, text=reply.text)
-
-
-def out_of_memory(error: Exception) -> bool:
-    """CUDA says so by its type, a CPU and Apple only in words."""
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in str(error) for words in ("not enough memory", "can't allocate memory", "out of memory"))
 
 
 class Due:
@@ -290,13 +284,13 @@ def distil(job: Job, before: Round, kept: list[dict]) -> Stage:
         contexts = [(*thinking.prompt_ids(line["prompt"]), *_encode(job, line["text"][:line["text"].rindex(line["answer"])])) for line in kept]
         examples = distiller.soften(teacher, examples, contexts, preset.soft_top_k)
         del teacher
-        _free()
+        release()
     model = job.model(before, before.instruct)
     for step in distiller.distil(model, examples, preset, seed, folder):
         yield Event(number, "distil", step.step, step.total,
                     dict(loss=step.loss, lr=step.lr, grad_norm=step.grad_norm, tokens_per_s=round(step.tokens_per_s)))
     del model
-    _free()
+    release()
 
 
 def _encode(job: Job, text: str) -> list[int]:
@@ -345,7 +339,7 @@ def measure(job: Job, round: Round) -> Stage:
                 if due(chunk.tokens) and len(done) < len(rows):
                     yield Event(number, "measure", len(done), len(rows), _measured(job, number, role, scores) | dict(tokens_per_s=due.rate))
             del model
-            _free()
+            release()
         yield Event(number, "measure", len(rows), len(rows), _measured(job, number, role, scores))
 
 
@@ -368,10 +362,3 @@ def _told(job: Job, number: int, phase: str, checkpoint: str | None = None) -> b
     """Whether an earlier process has already written the event that ends a stage."""
     return any(e["round"] == number and e["phase"] == phase and e["step"] == e["total"] and e.get("checkpoint") == checkpoint
                for e in runs.read_lines(job.folder / "events.jsonl"))
-
-
-def _free() -> None:
-    """After `del model`: give the memory back before the next one is made."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -1,5 +1,6 @@
 """Recipe -> tensor stream -> a plain transformers model in memory. Memory is the model and one tensor of each side."""
 
+import gc
 import logging
 import warnings
 from collections.abc import Iterator
@@ -159,6 +160,19 @@ def machine(preset: Preset) -> dict:
     half = torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
     dtype = getattr(torch, preset.dtype) if preset.dtype != "auto" else torch.float32 if device == "cpu" else half
     return dict(device=device, dtype=dtype, four_bit=device == "cuda" if preset.four_bit is None else preset.four_bit)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """CUDA says so by its type, a CPU and Apple only in words."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("not enough memory", "can't allocate memory", "out of memory"))
+
+
+def release() -> None:
+    """After `del model`: give the memory back before the next one is made."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def quiet() -> None:

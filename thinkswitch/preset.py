@@ -103,7 +103,7 @@ class Preset:
     lora_dropout: float = knob(0.0, "LoRA dropout", 0, 0.9)
     lora_targets: str = knob("all-linear", "all-linear, or names such as q_proj,v_proj")
 
-    four_bit: bool | None = knob(None, "4-bit (NF4) weights; auto = on a GPU", group="The machine")
+    four_bit: bool | None = knob(None, "4-bit (NF4) weights; auto = where plain ones would not fit", group="The machine")
     dtype: str = knob("auto", "arithmetic; auto = float32 on a CPU, bfloat16 or float16 on a GPU",
                       choices=("auto", "float32", "bfloat16", "float16"))
     device: str = knob("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from . import preset as presets
 from . import runs
 from .preset import Preset
 
@@ -34,6 +35,8 @@ def show(events: Iterator, preset: Preset, folder: Path) -> str:
     began = time.time()
     with Live(console=out, refresh_per_second=4, transient=False) as live:
         for event in events:
+            if current is None and (fitted := [c for c in presets.settings(preset, runs.open_run(folder)) if c != "four_bit=False"]):
+                out.print(f"to fit this machine: {', '.join(fitted)}", soft_wrap=True, markup=False)
             data, ended = event.data, event.phase
             if (event.round, event.phase) != current:
                 current = (event.round, event.phase)

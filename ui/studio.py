@@ -182,7 +182,7 @@ class Studio:
         try:
             self.failed = False
             self.status = "Importing torch and transformers"
-            from thinkswitch import evaluate, generate, recipe  # noqa: F401
+            from thinkswitch import evaluate, generate, hardware, recipe  # noqa: F401
             from thinkswitch.blend import Blend
             from thinkswitch.materialise import machine, quiet
             from thinkswitch.pair import open_pair
@@ -193,7 +193,7 @@ class Studio:
             self.status = "Checking the pair"
             pair = open_pair(preset.instruct, preset.thinking)
             problems = tasks.held_out(preset) if preset.held_out_set else []
-            where = machine(preset)
+            where = machine(hardware.settled(pair, preset, hardware.LIVE))
             with self._lock:
                 self.loaded, self.preset, self.source = None, preset, source  # decodes of the old pair end at their next step
                 self.sweeps.clear()
