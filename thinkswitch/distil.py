@@ -23,11 +23,10 @@ from torch.utils.checkpoint import checkpoint
 
 from . import runs
 from .errors import UserError
+from .hardware import LOGIT_CHUNK, checkpointed
 from .materialise import out_of_memory, release
 from .pair import Checkpoint
 from .preset import Preset
-
-LOGIT_CHUNK = 256  # answer tokens whose logits are in memory at once
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def distil(model, examples: list[Example], preset: Preset, seed: int, folder: Pa
         target_modules=preset.lora_targets if preset.lora_targets == "all-linear" else preset.lora_targets.split(",")))
     weights = [p for p in wrapped.parameters() if p.requires_grad]
     device = weights[0].device
-    if device.type != "cpu":
+    if checkpointed(model.config, device.type):
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
     wrapped.train()

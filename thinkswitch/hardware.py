@@ -12,7 +12,6 @@ from pathlib import Path
 import psutil
 import torch
 
-from .distil import LOGIT_CHUNK
 from .errors import UserError
 from .materialise import machine
 from .pair import Pair
@@ -27,6 +26,8 @@ LOGITS = 4 * 3  # bytes a word and row: float32, as it comes, scaled, sorted
 PROMPT = 512  # tokens of a prompt, which are not known beforehand
 COLUMNS = 3  # rows of Compare
 LEAST = 256  # fewer new tokens are no thinking
+LOGIT_CHUNK = 256  # answer tokens whose logits are in memory at once while training
+NO_ROOM = "the weights alone leave no room: take 4-bit weights, or a smaller pair"
 LOOP, LIVE = ("think", "measure", "distil"), ("compare",)
 
 
@@ -60,10 +61,12 @@ def plan(pair: Pair, preset: Preset) -> list[Phase]:
                decoding("measure", fixed, preset, max(preset.think_tokens, preset.instruct_tokens), pair, elem, have)]
     length = min(preset.max_length, getattr(config, "max_position_embeddings", preset.max_length))
     distil = {**fixed, "adapter and optimiser": 16 * adapter_size(pair, preset.lora_rank),  # float32: weight, gradient, two moments
-              "activations": activations(config, preset.micro_batch * length, elem, checkpointed=where["device"] != "cpu"),
               "logits": LOGIT_CHUNK * config.vocab_size * LOGITS}
+    token = activations(config, 1, elem, checkpointed(config, where["device"]))
+    most = int((have - sum(distil.values())) / token)
+    distil["activations"] = preset.micro_batch * length * token
     phases.append(Phase("distil", distil, have, None if sum(distil.values()) <= have else
-                        "lower max_length" if preset.micro_batch == 1 else "lower micro_batch to 1"))
+                        "lower micro_batch to 1" if most >= length else f"lower max_length to {most}" if most >= LEAST else NO_ROOM))
     twice = {**fixed, kind: 2 * one}
     phases.append(decoding("compare", twice, replace(preset, rows=COLUMNS), preset.think_tokens, pair, elem, have))
     export = {"a tensor of each side": load["a tensor of each side"], "blocks of rows": 64e6, "Python and torch": OVERHEAD["cpu"]}
@@ -114,7 +117,7 @@ def advice(name: str, fixed: float, tokens: int, pair: Pair, elem: int, have: fl
     short = longest((have - fixed) / (COLUMNS if name == "compare" else 1), pair.config, elem)
     if short >= LEAST:
         return f"shorten answers to {short:,} tokens" + (" in Compare" if name == "compare" else f" (think_tokens={short}, rows=1)")
-    return "the weights alone leave no room: take 4-bit weights, or a smaller pair"
+    return NO_ROOM
 
 
 def longest(room: float, config, elem: int) -> int:
@@ -161,6 +164,11 @@ def row_bytes(config, tokens: int, elem: int) -> float:
 def adapter_size(pair: Pair, rank: int) -> int:
     """Parameters of a LoRA update of every linear layer."""
     return sum(rank * sum(e.shape) for n, e in pair.instruct.entries.items() if len(e.shape) == 2 and module_kind(n) in ("attention", "mlp"))
+
+
+def checkpointed(config, device: str) -> bool:
+    """Whether training computes each layer twice instead of keeping its insides (gradient checkpointing); tiny models need not."""
+    return device != "cpu" or config.hidden_size >= 512
 
 
 def activations(config, tokens: int, elem: int, checkpointed: bool) -> float:
