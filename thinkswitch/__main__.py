@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from . import preset as presets
-from . import runs
+from . import runs, team
 from .errors import UserError
 
 DISK = {getattr(errno, name, None) for name in "ENOSPC EROFS EACCES EPERM EDQUOT EFBIG ENOTDIR EISDIR ENOENT ENAMETOOLONG EIO".split()} - {None}
@@ -24,6 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # calls nobody
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # speaks while it is imported
     try:
+        if team.rank() and args.verb in (do_run, do_resume):
+            return help_along()
         return args.verb(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -133,11 +135,22 @@ def do_resume(args) -> int:
     return show(loop.resume(args.run), runs.open_run(args.run), args.run)
 
 
+def help_along() -> int:
+    from . import loop
+    from .materialise import quiet
+    quiet()
+    loop.assist()
+    return 0
+
+
 def show(events, preset, folder: Path) -> int:
     from . import terminal
     from .materialise import quiet
     quiet()
-    ended = terminal.show(events, preset, folder)
+    try:
+        ended = terminal.show(events, preset, folder)
+    finally:
+        team.tell(None)  # lets the others go
     return {"done": 0, "stopped": 130}[ended]
 
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.utils.checkpoint import checkpoint
 
-from . import runs
+from . import runs, team
 from .errors import UserError
 from .hardware import LOGIT_CHUNK, checkpointed
 from .materialise import out_of_memory, release
@@ -61,7 +61,7 @@ def distil(model, examples: list[Example], preset: Preset, seed: int, folder: Pa
     """Train a new adapter on `model` (which is changed) and leave it in `folder`/adapter in PEFT's format.
 
     A state that an earlier, killed try left in `folder` is taken up where it stood. NaN raises a UserError after
-    the last good adapter is saved as `folder`/last_good_adapter.
+    the last good adapter is saved as `folder`/last_good_adapter. Under `accelerate launch` every process calls this.
     """
     from peft import LoraConfig, get_peft_model  # here: it takes two seconds to import
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,51 +78,65 @@ def distil(model, examples: list[Example], preset: Preset, seed: int, folder: Pa
     optimiser = torch.optim.AdamW(weights, lr=preset.learning_rate, weight_decay=preset.weight_decay)
     plan = batches(examples, preset, seed)
     saved = folder / "distil.safetensors"
-    start, micro = _restore(saved, weights, optimiser), preset.micro_batch
+    start, micro, first = _restore(saved, weights, optimiser), preset.micro_batch, team.rank() == 0
     for step in range(start, len(plan)):
         began = time.perf_counter()
-        torch.manual_seed(seed + step + 1)  # dropout
+        torch.manual_seed(seed + step + 1 + team.rank() * 2**32)  # dropout
         lr = learning_rate(step, len(plan), preset)
         optimiser.param_groups[0]["lr"] = lr
         batch = [examples[i] for i in plan[step]]
-        loss = None
-        while loss is None:
-            loss = gradients(model, batch, micro, device)
-            if loss is None:  # out of memory: the same sum in smaller parts
-                optimiser.zero_grad()
-                release()
-                if micro == 1:
-                    raise UserError(f"an answer of {max(map(len, batch)):,} tokens, prompt included, does not fit into memory to train on; "
-                                    "lower max_length, or take four_bit=true")
-                micro //= 2
+        while (loss := gradients(model, weights, batch, micro)) is None:  # out of memory: the same sum in smaller parts
+            optimiser.zero_grad()
+            release()
+            if micro == 1:
+                raise UserError(f"an answer of {max(map(len, batch)):,} tokens, prompt included, does not fit into memory to train on; "
+                                "lower max_length, or take four_bit=true")
+            micro //= 2
         norm = torch.nn.utils.clip_grad_norm_(weights, preset.max_grad_norm).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            _save(wrapped, folder / "last_good_adapter")
+            if first:
+                _save(wrapped, folder / "last_good_adapter")
             raise UserError(f"the loss became {loss} (gradient norm {norm}) at step {step + 1} of {len(plan)}; the adapter before it is "
                             f"in {folder / 'last_good_adapter'}; lower learning_rate, now {preset.learning_rate:g}, and start again")
         optimiser.step()
         optimiser.zero_grad()
-        if (step + 1) % preset.save_steps == 0 and step + 1 < len(plan):
-            _keep(saved, weights, optimiser, step + 1)
-        tokens = sum(len(e.prompt) + len(e.answer) for e in batch)
-        yield Step(step + 1, len(plan), loss, lr, norm, tokens / (time.perf_counter() - began))
-    _save(wrapped, folder / "adapter")
-    saved.unlink(missing_ok=True)
+        tokens, going = sum(len(e.prompt) + len(e.answer) for e in batch), False
+        try:
+            if first and (step + 1) % preset.save_steps == 0 and step + 1 < len(plan):
+                _keep(saved, weights, optimiser, step + 1)
+            yield Step(step + 1, len(plan), loss, lr, norm, tokens / (time.perf_counter() - began))
+            going = True
+        finally:
+            going = team.tell(going)  # the first process may have been stopped
+        if not going:
+            return
+    if first:
+        _save(wrapped, folder / "adapter")
+        saved.unlink(missing_ok=True)
 
 
-def gradients(model, batch: list[Example], micro: int, device) -> float | None:
-    """Add up the gradients of a batch, `micro` answers at a time; returns its loss, None where memory does not suffice."""
-    answer_tokens, loss = sum(len(e.answer) for e in batch), 0.0
+def gradients(model, weights, batch: list[Example], micro: int) -> float | None:
+    """Add up the gradients of a batch, each process its share, `micro` answers at a time; returns the loss, None where memory does
+    not suffice."""
+    device, answer_tokens, loss, full = weights[0].device, sum(len(e.answer) for e in batch), 0.0, False
+    mine = batch[team.rank()::team.size()]
     try:
-        for i in range(0, len(batch), micro):
-            part = answer_loss(model, batch[i:i + micro], device) / answer_tokens
+        for i in range(0, len(mine), micro):
+            part = answer_loss(model, mine[i:i + micro], device) / answer_tokens
             part.backward()
             loss += part.item()
-        return loss
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        return None
+        full = True
+    if team.size() > 1:
+        sums = torch.tensor([loss, full], dtype=torch.float64, device=device)
+        team.add(sums)
+        loss, full = sums.tolist()
+        for weight in weights if not full else ():
+            weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad  # a batch smaller than the team
+            team.add(weight.grad)
+    return None if full else loss
 
 
 def batches(examples: list[Example], preset: Preset, seed: int) -> list[list[int]]:

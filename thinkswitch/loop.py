@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from . import distil as distiller
-from . import evaluate, hardware, recipe, runs, tasks, teacher, trace
+from . import evaluate, hardware, recipe, runs, tasks, teacher, team, trace
 from .errors import UserError
 from .evaluate import Score, seed_of
 from .generate import Chunk, Row, generate, groups
@@ -269,10 +269,29 @@ def stripped(lines: list[dict], thinks: bool) -> list[dict]:
 
 def distil(job: Job, before: Round, kept: list[dict]) -> Stage:
     """Train the next adapter on prompt -> stripped answer, under the instruct checkpoint's own template."""
-    preset, number, instruct = job.preset, before.number + 1, job.pair.instruct
+    number = before.number + 1
     folder = runs.round_dir(job.folder, number)
     if (folder / "adapter").is_dir():
         return
+    team.tell((job.folder, number))
+    yield from train(job, before, kept, folder)
+
+
+def assist() -> None:
+    """What the other processes of `accelerate launch` do: their share of every distillation, until they are let go."""
+    while errand := team.tell():
+        folder, number = errand
+        preset = runs.open_run(folder)
+        pair = open_pair(preset.instruct, preset.thinking)
+        job = Job(preset, folder, pair, [], [], machine(preset))
+        kept = [line for line in runs.read_lines(runs.round_dir(folder, number) / "samples.jsonl") if line["kept"]]
+        with suppress(UserError):  # the first process has it, too, and tells
+            for _ in train(job, recipe.read_round(folder, number - 1), kept, runs.round_dir(folder, number)):
+                pass
+
+
+def train(job: Job, before: Round, kept: list[dict], folder: Path) -> Stage:
+    preset, number, instruct = job.preset, before.number + 1, job.pair.instruct
     seed = seed_of(preset.seed, "distil", number) % 2**31
     answers = [line["answer"] for line in kept]
     if preset.labels == "shuffled":
