@@ -157,26 +157,3 @@ def test_the_rotary_table_of_old_llama_files_is_left_out(copied):
 def test_a_hub_id_offline_is_one_sentence():
     with pytest.raises(UserError, match="nobody/nothing.*(Hub cannot be reached|could not be fetched)"):
         pairs.open_checkpoint("nobody/nothing")
-
-
-def test_a_hub_id_is_checked_by_headers_alone(folders, monkeypatch):
-    """`check` of two Hub ids downloads configs and asks for headers; weights stay where they are."""
-    import huggingface_hub
-    from types import SimpleNamespace as NS
-
-    asked = []
-    local = dict(zip(("a/instruct", "a/thinking"), folders("qwen3")))
-
-    def snapshot_download(name, allow_patterns):
-        asked.append((name, "*.safetensors" in allow_patterns))
-        return local[name]
-
-    def get_safetensors_metadata(name):
-        entries = pairs._headers(name, Path(local[name]))
-        return NS(files_metadata={"model.safetensors": NS(tensors={k: NS(shape=list(e.shape), dtype=e.dtype) for k, e in entries.items()})})
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    monkeypatch.setattr(huggingface_hub, "get_safetensors_metadata", get_safetensors_metadata)
-    pair = open_pair("a/instruct", "a/thinking", headers_only=True)
-    assert pair.parameters == open_pair(*folders("qwen3")).parameters
-    assert asked == [("a/instruct", False), ("a/thinking", False)]

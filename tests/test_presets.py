@@ -147,7 +147,6 @@ def test_the_mixture_of_experts_is_refused_before_its_weights_are_fetched(tmp_pa
     Qwen3MoeConfig(num_experts=128).save_pretrained(tmp_path)
     fetched = []
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, allow_patterns: fetched.append(allow_patterns) or str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.get_safetensors_metadata", lambda name: types.SimpleNamespace(files_metadata={}))
     with pytest.raises(UserError, match="^Qwen/Qwen3-30B-A3B-Instruct-2507 is a qwen3_moe model, and mixture-of-experts"):
         open_checkpoint(presets.load("qwen3_30b_a3b").instruct, headers_only)
     assert len(fetched) == 1 and "*.safetensors" not in fetched[0]

@@ -4,7 +4,11 @@ Every refusal names what differs, and comes before any weight is read. Weights a
 """
 
 import json
-from dataclasses import dataclass
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Iterator
@@ -115,12 +119,12 @@ class Pair:
 
 
 def open_pair(instruct: str, thinking: str, headers_only: bool = False) -> Pair:
-    """Open and check. `headers_only` asks the Hub for headers instead of downloading weights."""
-    pair = Pair(open_checkpoint(instruct, headers_only), open_checkpoint(thinking, headers_only))
+    """Open and check. Of Hub ids weights are fetched when both are known to fit, or never with `headers_only`."""
+    pair = Pair(open_checkpoint(instruct, headers_only=True), open_checkpoint(thinking, headers_only=True))
     problems = differences(pair)
     if problems:
         raise UserError(f"{instruct} and {thinking} cannot be interpolated: " + "; ".join(problems))
-    return pair
+    return pair if headers_only else Pair(*_with_weights(pair.instruct, pair.thinking))
 
 
 def differences(pair: Pair) -> list[str]:
@@ -149,11 +153,8 @@ def open_checkpoint(name: str, headers_only: bool = False) -> Checkpoint:
     """Config and headers of a folder or Hub id; refuses what is incomplete, pickled, quantised or of another shape."""
     if not name:
         raise UserError("no checkpoint given; name a folder or a Hub id for both instruct and thinking")
-    folder = Path(name)
-    remote = None
-    from_hub = not folder.is_dir()
-    if from_hub:
-        folder, remote = _from_hub(name, "headers" if headers_only else "config")  # what cannot be used is refused before gigabytes of it arrive
+    on_hub = not Path(name).is_dir()
+    folder = _from_hub(name) if on_hub else Path(name)
     if not (folder / "config.json").is_file():
         raise UserError(f"{name} is no checkpoint: it has no config.json")
     try:
@@ -166,47 +167,56 @@ def open_checkpoint(name: str, headers_only: bool = False) -> Checkpoint:
         experts = any(getattr(config, key, None) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
         raise UserError(f"{name} is a {config.model_type} model{', and mixture-of-experts layers are not supported yet' if experts else ''}; "
                         f"known are {', '.join(SUPPORTED)}")
-    if from_hub and not headers_only:
-        folder, remote = _from_hub(name, "weights")
-    checkpoint = Checkpoint(name, folder, config, remote if remote is not None else _headers(name, folder))
+    checkpoint = Checkpoint(name, folder, config, _headers(name, folder, on_hub))
     if not checkpoint.tokenizer.chat_template:
         raise UserError(f"{name} has no chat template; copy chat_template.jinja from the vendor's checkpoint into it")
     try:
         checkpoint.stops, checkpoint.turn_end, checkpoint.prefills_think  # a damaged template shows now, not in the middle of a run
     except Exception as error:
         raise UserError(f"{name}: chat template or generation_config.json cannot be used: {_line(error)}") from None
-    return checkpoint
+    return checkpoint if headers_only else _with_weights(checkpoint)[0]
 
 
-def _headers(name: str, folder: Path) -> dict[str, Entry]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            placed = json.loads(index.read_text())["weight_map"]
-            files = sorted(set(placed.values()))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{index} is not a readable index of shards") from None
-    else:
-        placed, files = None, ["model.safetensors"]
-    absent = [f for f in files if not (folder / f).is_file()]
-    if absent and placed is None:
-        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
-        raise UserError(f"{name} has no weights: model.safetensors is missing"
-                        + ("; its pickled weights are never opened, convert them to safetensors" if pickled else ""))
-    if absent:
+def _headers(name: str, folder: Path, on_hub: bool = False) -> dict[str, Entry]:
+    """Of all tensors. What is not in the folder yet is asked of the Hub: headers, no weights."""
+    files, listed = _index(folder)
+    absent = _absent(folder, files)
+    if absent and not on_hub:
+        if not listed:
+            pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
+            raise UserError(f"{name} has no weights: model.safetensors is missing"
+                            + ("; its pickled weights are never opened, convert them to safetensors" if pickled else ""))
         raise UserError(f"{name} lacks {len(absent)} of its {len(files)} shards ({_some(absent)}); download it again")
     entries = {}
-    for file in files:
-        with _open(folder / file) as shard:
-            for key in shard.keys():
-                if key.endswith("rotary_emb.inv_freq"):  # old Llama files store the table that config describes
-                    continue
-                view = shard.get_slice(key)
-                entries[key] = Entry(tuple(view.get_shape()), view.get_dtype(), file)
-    lost = sorted(set(placed or ()) - entries.keys())
+    for file, tensors in zip(files, _headers_on_hub(name, folder, files) if absent else (_header(folder / f) for f in files)):
+        for key, shape, dtype in tensors:
+            if not key.endswith("rotary_emb.inv_freq"):  # old Llama files store the table that config describes
+                entries[key] = Entry(tuple(shape), dtype, file)
+    lost = sorted(listed - entries.keys())
     if lost:
         raise UserError(f"{name}: {len(lost)} tensors that the index lists are in no shard ({_some(lost)})")
     return entries
+
+
+def _index(folder: Path) -> tuple[list[str], set[str]]:
+    """The files that hold the weights, and the tensors that an index, if there is one, says are in them."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return ["model.safetensors"], set()
+    try:
+        placed = json.loads(index.read_text())["weight_map"]
+        return sorted(set(placed.values())), set(placed)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{index} is not a readable index of shards") from None
+
+
+def _absent(folder: Path, files: list[str]) -> list[str]:
+    return [f for f in files if not (folder / f).is_file()]
+
+
+def _header(path: Path) -> list[tuple]:
+    with _open(path) as shard:
+        return [(key, view.get_shape(), view.get_dtype()) for key in shard.keys() for view in [shard.get_slice(key)]]
 
 
 def _open(path: Path):
@@ -218,26 +228,91 @@ def _open(path: Path):
         raise UserError(f"{path} cannot be read: {error}") from None
 
 
-def _from_hub(name: str, part: str) -> tuple[Path, dict[str, Entry] | None]:
-    from huggingface_hub import get_safetensors_metadata, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, NotASafetensorsRepoError
+def _from_hub(name: str) -> Path:
+    """The folder in the Hub's cache, with everything but weights: what cannot be used is refused before gigabytes of it arrive."""
+    from huggingface_hub import snapshot_download
 
     parts = name.split("/")
     if len(parts) != 2 or not all(parts) or name.startswith((".", "~")):
         raise UserError(f"{name} is neither an existing folder nor a Hub id such as Qwen/Qwen3-4B-Instruct-2507")
-    small = ["*.json", "*.jinja", "*.txt", "*.model"]
+    with _asking_hub(name):
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.jinja", "*.txt", "*.model"]))
+
+
+def _headers_on_hub(name: str, folder: Path, files: list[str]) -> list[list[tuple]]:
+    """Of the commit whose config is in the folder."""
+    from huggingface_hub import parse_safetensors_file_metadata
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    def header(file):
+        try:
+            tensors = parse_safetensors_file_metadata(name, file, revision=folder.name).tensors
+        except RemoteEntryNotFoundError:
+            raise UserError(f"{name} lacks {file} on the Hub, which its index names; choose another checkpoint" if len(files) > 1 else
+                            f"{name} has no weights: {file} is missing on the Hub; pickled weights are never opened, convert them to safetensors") from None
+        return [(key, t.shape, t.dtype) for key, t in tensors.items()]
+
+    with _asking_hub(name, folder, files), ThreadPoolExecutor(8) as pool:
+        return list(pool.map(header, files))
+
+
+def _with_weights(*checkpoints: Checkpoint) -> list[Checkpoint]:
+    """The same with their weights in their folders. Nothing is fetched when the disk has no room for all of it."""
+    absent = [_absent(c.folder, _index(c.folder)[0]) for c in checkpoints]
+    sizes = [sum(_size(e) for e in c.entries.values() if e.file in files) for c, files in zip(checkpoints, absent)]
+    free = shutil.disk_usage(checkpoints[0].folder).free
+    if sum(sizes) > free:
+        raise UserError(f"the weights of {' and '.join(c.name for c, files in zip(checkpoints, absent) if files)} take {sum(sizes) / 1e9:,.1f} GB, "
+                        f"the disk of the Hub's cache has {free / 1e9:,.1f} GB free; make room, or set HF_HOME to a folder on a larger disk")
+    return [_fetched(c, files, size) if files else c for c, files, size in zip(checkpoints, absent, sizes)]
+
+
+def _fetched(checkpoint: Checkpoint, files: list[str], size: float) -> Checkpoint:
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.utils import enable_progress_bars
+
+    name, folder = checkpoint.name, checkpoint.folder
+    print(f"fetching {name}: {len(files)} file{'s' * (len(files) > 1)}, {size / 1e6:,.0f} MB", file=sys.stderr, flush=True)
+    if not constants.HF_HUB_DISABLE_PROGRESS_BARS:
+        enable_progress_bars("huggingface_hub.snapshot_download")  # transformers' disable_progress_bar() turned them off
+    with _asking_hub(name, folder, _index(folder)[0]):
+        snapshot_download(name, revision=folder.name, allow_patterns=files)
+    return replace(checkpoint, entries=_headers(name, folder))
+
+
+def _size(entry: Entry) -> float:
+    return torch.Size(entry.shape).numel() * int("".join(filter(str.isdigit, entry.dtype.partition("_")[0])) or 8) / 8
+
+
+@contextmanager
+def _asking_hub(name: str, folder: Path | None = None, files: list[str] = ()) -> Iterator[None]:
+    """What the Hub, the network or the disk has against it, as one sentence; of `files` it says which are there by now."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (GatedRepoError, HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled,
+                                        RepositoryNotFoundError)
+
     try:
-        folder = Path(snapshot_download(name, allow_patterns=small + ["*.safetensors"] if part == "weights" else small))
-        if part != "headers":
-            return folder, None
-        files = get_safetensors_metadata(name).files_metadata
-    except LocalEntryNotFoundError:
-        raise UserError(f"{name} is no folder here and the Hub cannot be reached; check the path or the network") from None
-    except NotASafetensorsRepoError:
-        raise UserError(f"{name} has no safetensors weights; pickled ones are never opened") from None
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise UserError(f"{name} could not be fetched from the Hub: {str(error).splitlines()[0]}") from None
-    return folder, {key: Entry(tuple(t.shape), t.dtype, file) for file, meta in files.items() for key, t in meta.tensors.items()}
+        yield
+    except UserError:
+        raise
+    except GatedRepoError:
+        raise UserError(f"{name} is gated: ask for access at {constants.ENDPOINT}/{name}, then `hf auth login`") from None
+    except RepositoryNotFoundError:
+        raise UserError(f"{name} is no folder here, and the Hub has no such checkpoint, or none for you; check the spelling, "
+                        "or `hf auth login` if it is private") from None
+    except Exception as error:  # httpx2, hf_xet, a damaged header: the libraries below raise what they like
+        absent = _absent(folder, files) if folder else []
+        state = (f"is here only in part, without {len(absent)} of its {len(files)} shards ({_some(absent)})" if len(absent) < len(files) else
+                 "is here without its weights" if folder else "is no folder here")
+        refused = error.response.status_code in (401, 403) if isinstance(error, HfHubHTTPError) else False
+        if isinstance(error, OSError) and error.errno and not isinstance(error, HfHubHTTPError):
+            raise UserError(f"{name} {state}, and the Hub's cache, {constants.HF_HUB_CACHE}, takes no more ({error.strerror}); make room, "
+                            "or set HF_HOME to a folder on another disk, and run this again") from None
+        if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
+            why = "HF_HUB_OFFLINE is set); unset it" if constants.HF_HUB_OFFLINE else f"{_line(error.__cause__ or error)}); check the name and the network"
+            raise UserError(f"{name} {state}, and the Hub cannot be reached ({why}") from None
+        advice = "check the name" if isinstance(error, HFValidationError) else "`hf auth login` again" if refused else "what is here is kept, run this again"
+        raise UserError(f"{name} {state}, and the Hub gave no more of it ({_line(error)}); {advice}") from error
 
 
 def _some(items: list[str], n: int = 3) -> str:
@@ -245,7 +320,7 @@ def _some(items: list[str], n: int = 3) -> str:
 
 
 def _line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    return next(filter(str.strip, str(error).splitlines()), type(error).__name__)
 
 
 def _short(value) -> str:

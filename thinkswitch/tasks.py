@@ -131,10 +131,28 @@ def _hub(source: str):
         raise UserError(f"{source} is a Hub data set, which needs the 'datasets' package: pip install datasets") from None
     try:
         rows = load_dataset("/".join(parts[:2]), *parts[2:], split=split)
-    except Exception as error:  # whatever the Hub, the network or the cache says, the user wants one sentence
-        raise UserError(f"the data set {source} could not be loaded: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # whatever the Hub, the network, the disk or the cache says, the user wants one sentence
+        raise UserError(_not_loaded("/".join(parts[:2]), source, error)) from error
     for number, row in enumerate(rows):
         yield f"{source} row {number}", row
+
+
+def _not_loaded(name: str, source: str, error: Exception) -> str:
+    from huggingface_hub import constants
+
+    cause = error
+    while cause.__cause__:  # a full disk is "An error occurred while generating the dataset"
+        cause = cause.__cause__
+    said, why = (" ".join(str(e).split()).rstrip(".") or type(e).__name__ for e in (error, cause))
+    if type(error).__name__ == "DatasetNotFoundError":
+        return (f"the data set {name} is gated: ask for access at {constants.ENDPOINT}/datasets/{name}, then `hf auth login`" if "gated" in said else
+                f"the Hub has no data set {name}, or none for you; check the spelling, or `hf auth login` if it is private")
+    if isinstance(error, ConnectionError):
+        why = "HF_HUB_OFFLINE is set); unset it" if constants.HF_HUB_OFFLINE else f"{why}); check the name and the network"
+        return f"the data set {source} could not be loaded: it is not in the cache, and the Hub cannot be reached ({why}"
+    if isinstance(error, ValueError) and re.search("split|config", said, re.I):  # none such, or none named: the message says which there are
+        return f"the data set {source} could not be loaded: {said.partition(' Example of usage')[0]}; write owner/name:split or owner/name/config:split"
+    return f"the data set {source} could not be loaded: {said}" + (f" ({why})" if why != said else "")
 
 
 def _problem(row: dict, where: str, template: str, answer_column: str, kind: str) -> Problem:
