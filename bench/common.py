@@ -7,7 +7,7 @@ import statistics
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -22,19 +22,21 @@ TINY = Path(__file__).parents[1] / "presets" / "tiny"
 SIZES = {  # hidden, intermediate, layers, heads, kv heads, head_dim, vocabulary: the proportions of Qwen3's small models
     "33M": (512, 1536, 8, 8, 4, 64, 16_000),
     "0.3B": (1024, 3072, 20, 16, 8, 64, 50_000),
+    "0.5B": (1024, 3072, 24, 16, 8, 128, 151_936),
     "0.6B": (1024, 3072, 28, 16, 8, 128, 151_936),
     "4B": (2560, 9728, 36, 32, 8, 128, 151_936),
 }
 
 
-def arguments(description: str, **more: str) -> argparse.Namespace:
+def arguments(description: str, repeats: int = 3, **more: str | dict) -> argparse.Namespace:
+    """The flags of every bench, and `more`: by their help, or by argparse's keywords."""
     flag = argparse.ArgumentParser(description=description)
     flag.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     flag.add_argument("--threads", type=int, default=torch.get_num_threads())
-    flag.add_argument("--repeats", type=int, default=3)
+    flag.add_argument("--repeats", type=int, default=repeats)
     flag.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     for name, help in more.items():
-        flag.add_argument(f"--{name}", help=help)
+        flag.add_argument(f"--{name.replace('_', '-')}", **(help if isinstance(help, dict) else dict(help=help)))
     args = flag.parse_args()
     torch.set_num_threads(args.threads)
     quiet()
@@ -66,15 +68,37 @@ def random_pair(size: str):
 
 def seconds(work, repeats: int) -> float:
     """Median wall time, after one run that does not count."""
-    def once() -> float:
-        start = time.perf_counter()
-        work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
+    once(work)
+    return statistics.median(once(work) for _ in range(repeats))
 
-    once()
-    return statistics.median(once() for _ in range(repeats))
+
+def once(work) -> float:
+    start = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def in_turns(works: dict, repeats: int) -> dict[str, list[float]]:
+    """Wall times of each, taking turns: what else the machine does then falls on all alike. They have run once before."""
+    rounds = [{name: once(work) for name, work in works.items()} for _ in range(repeats)]
+    return {name: [times[name] for times in rounds] for name in works}
+
+
+def forget_peak() -> None:
+    """From here on, `peak_rss` counts anew (Linux only)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_rss() -> int:
+    """Most memory of this process in bytes. rusage tells what its parent had before exec, too, so Linux' own figure comes first."""
+    with suppress(OSError):
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return 1024 * int(status["VmHWM"].split()[0])
+    import resource  # not on Windows
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def endless(model) -> None:

@@ -1,21 +1,26 @@
-"""(b) Labels of very uneven length: the compacting loop against `model.generate` on the same batch.
+"""(b) Labels of very uneven length: the compacting loop against `model.generate` and transformers' continuous batching.
 
-    python bench/labels.py [--repeats 3]
+    python bench/labels.py [--size 33M] [--repeats 3]
 
-32 prompts on a random 33 M model; answers end after 10 to 600 tokens, log-normal around 60, as traces do. Both sides
-make the same tokens; only useful ones count. Last line: JSON.
+33M: 32 prompts; answers end after 10 to 600 tokens, log-normal around 60, as traces do. Larger sizes: 8 prompts, 4 to 48 tokens,
+around 15 (some 5 minutes at 0.6B on one core). Random weights; all sides make the same tokens (checked), taking turns; only useful
+ones count. A ratio comes with its lowest and highest turn: above 1, ours is faster. Last line: JSON.
 """
 
 import math
 import random
+from statistics import median
 
 import torch
-from common import arguments, endless, parameters, random_pair, report, seconds
-from transformers import StoppingCriteria, StoppingCriteriaList
+from common import SIZES, arguments, endless, in_turns, parameters, random_pair, report
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers.generation import ContinuousBatchingConfig
 
 from thinkswitch import recipe
 from thinkswitch.generate import Row, Sampling, generate
 from thinkswitch.materialise import materialise
+
+PAGE = 32  # tokens of a page of continuous batching's cache
 
 
 class PerRow(StoppingCriteria):
@@ -28,30 +33,75 @@ class PerRow(StoppingCriteria):
         return (ids.shape[1] - self.prompt >= self.limits).to(ids.device)
 
 
+class Numbers:
+    """In place of a tokenizer where tokens are compared: a random model says words that the tokenizer does not know."""
+
+    pad_token_id = 0
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(f"{i} " for i in ids)
+
+
+def paging(device: str, prompts, limits) -> ContinuousBatchingConfig:
+    """On a CPU the defaults take most of the memory for the cache, and most of the time to clear it; on a card they are meant for it."""
+    if device != "cpu":
+        return ContinuousBatchingConfig(max_memory_percent=0.5)
+    blocks = sum(math.ceil((len(p) + n) / PAGE) + 1 for p, n in zip(prompts, limits))  # room for all at once: nobody waits
+    return ContinuousBatchingConfig(num_blocks=blocks, page_size=PAGE, max_batch_tokens=max(256, max(map(len, prompts))), use_async_batching=False)
+
+
 def main() -> None:
-    args = arguments(__doc__.splitlines()[0])
-    rng, long = random.Random(0), 80 if args.quick else 600
-    limits = [min(long, max(10, round(rng.lognormvariate(math.log(60), 1)))) for _ in range(32)]
-    long = max(limits)
-    with random_pair("33M") as pair:
-        model = materialise(pair, [], recipe.start(pair).thinking, args.device, torch.float32)
+    args = arguments(__doc__.splitlines()[0], size=dict(choices=SIZES, default="33M"))
+    count, middle, least, long = (32, 60, 10, 600) if args.size == "33M" else (8, 15, 4, 48)
+    if args.quick:
+        count, long = 8, 40
+    rng = random.Random(0)
+    limits = [min(long, max(least, round(rng.lognormvariate(math.log(middle), 1)))) for _ in range(count)]
+    long, useful = max(limits), sum(limits)
+    dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
+    with random_pair(args.size) as pair:
+        model = materialise(pair, [], recipe.start(pair).thinking, args.device, dtype)
         endless(model)
-        prompts = [pair.instruct.prompt_ids(f"What is {i} + {i + 1}?") for i in range(32)]
+        prompts = [pair.instruct.prompt_ids(f"What is {i} + {i + 1}?") for i in range(count)]
         rows = [Row(tuple(p), Sampling(max_new_tokens=n)) for p, n in zip(prompts, limits)]
         batch = pair.instruct.tokenizer.pad([{"input_ids": p} for p in prompts], return_tensors="pt", padding_side="left").to(args.device)
-        width = batch["input_ids"].shape[1]
+        width, pages = batch["input_ids"].shape[1], paging(args.device, prompts, limits)
 
-        def ours():
-            return {c.row: c.tokens for c in generate(model, pair.instruct.tokenizer, rows, set(), stream=False)}
+        def compacting(tokenizer=pair.instruct.tokenizer) -> dict[int, str]:
+            return {c.row: c.text for c in generate(model, tokenizer, rows, set(), stream=False)}
 
-        def theirs():
+        def plain_generate() -> torch.Tensor:
             return model.generate(**batch, do_sample=False, max_new_tokens=long, pad_token_id=0,
                                   stopping_criteria=StoppingCriteriaList([PerRow(limits, width)]))
 
-        assert list(dict(sorted(ours().items())).values()) == limits and theirs().shape[1] == width + long
-        a, b = seconds(ours, args.repeats), seconds(theirs, args.repeats)
-        report(args, "labels", [dict(parameters=parameters(pair), rows=32, longest=long, useful_tokens=sum(limits), compacting_tokens_per_s=sum(limits) / a,
-                                     generate_tokens_per_s=sum(limits) / b, ratio=b / a)])
+        def continuous_batching() -> list[list[int]]:
+            # generate_batch has one limit for all; the manager under it has one for each
+            greedy = GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0, max_new_tokens=long)
+            said = {}
+            with model.continuous_batching_context_manager(greedy, continuous_batching_config=pages, persistent_manager=args.device != "cpu",
+                                                           warmup=args.device != "cpu") as manager:
+                asked = [manager.add_request(p, max_new_tokens=n) for p, n in zip(prompts, limits)]
+                while len(said) < count:
+                    reply = manager.get_result(timeout=1)
+                    if reply and reply.is_finished():
+                        said[reply.request_id] = reply.generated_tokens
+                    elif not reply and not manager.is_running():
+                        raise SystemExit("continuous batching has ended before its time")
+            return [said[request] for request in asked]
+
+        texts, whole, paged = compacting(Numbers()), plain_generate(), continuous_batching()
+        ours = [[int(t) for t in texts[i].split()] for i in range(count)]
+        others = dict(generate=[row[width:width + n].tolist() for row, n in zip(whole, limits)], continuous=paged)
+        same = {name: sum(a == b for a, b in zip(ours, theirs)) for name, theirs in others.items()}
+        assert [len(o) for o in ours] == limits
+        assert dtype != torch.float32 or set(same.values()) == {count}, f"rows of {count} with the same tokens: {same}"  # bf16 has ties
+        times = in_turns(dict(ours=compacting, generate=plain_generate, continuous=continuous_batching), args.repeats)
+        ratios = {name: sorted(b / a for a, b in zip(times["ours"], times[name])) for name in others}
+        report(args, "labels", [dict(parameters=parameters(pair), dtype=str(dtype).removeprefix("torch."), rows=count, longest=long, useful_tokens=useful,
+                                     **{f"{name}_same_rows": n for name, n in same.items()},
+                                     **{f"{name}_tokens_per_s": useful / median(t) for name, t in times.items()},
+                                     **{f"{name}_over_ours": median(r) for name, r in ratios.items()},
+                                     **{f"{name}_over_ours_range": f"{r[0]:.2f}-{r[-1]:.2f}" for name, r in ratios.items()})])
 
 
 if __name__ == "__main__":
