@@ -9,8 +9,10 @@ import sys
 import time
 
 import pytest
+import torch
 from conftest import ROOT, TINY, cli
 
+from thinkswitch import __main__ as command_line
 from thinkswitch import runs
 
 SMALL = ["--set", "rounds=1", "prompts=8", "held_out=6", "rows=8", "epochs=1", "batch=4"]
@@ -29,6 +31,21 @@ def refused(*args, says, **kwargs):
     """One sentence on stderr, exit code 1, no traceback."""
     done = cli(*args, check=1, **kwargs)
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and says in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be ..."),
+                                   torch.AcceleratorError("CUDA error: device not ready")])
+def test_a_gpu_that_vanishes_is_said_in_a_sentence(monkeypatch, capsys, tmp_path, error):
+    """Unplugged, or its driver restarted: a traceback of forty lines ended in advice about CUDA_LAUNCH_BLOCKING."""
+    def gone(args):
+        raise error
+    monkeypatch.setattr(command_line, "do_status", gone)
+    assert command_line.main(["status", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: the GPU stopped working (CUDA error: ") and said.count("\n") == 1 and "then resume" in said
+    monkeypatch.setattr(error, "args", ("shapes differ",))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        command_line.main(["status", str(tmp_path)])
 
 
 def test_help_reads_well():

@@ -484,6 +484,15 @@ def test_a_four_bit_blend_has_a_wider_bound(pair, tmp_path):
     assert 0.05 < done.error < 0.3
 
 
+def test_a_layer_that_adds_nothing_is_no_difference(pair):
+    """0 / 0: a pruned model, or one that was grown with empty layers, could not be exported."""
+    zero, one = torch.zeros(1, 2, 3), torch.ones(1, 2, 3)
+    same = exports.Outputs([one], {"layer 1, MLP": zero, "the logits": one})
+    other = exports.Outputs([one], {"layer 1, MLP": zero + 1e-9, "the logits": one})
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    assert exports.difference(same, same, mask)[0] == 0 and exports.difference(other, same, mask)[:2] == (float("inf"), "layer 1, MLP")
+
+
 @pytest.mark.parametrize("adapter", [False, True])
 @pytest.mark.parametrize("family, tied", [("qwen3", True), ("qwen2", False)])
 def test_a_large_one_is_verified_from_the_disk(folders, tmp_path, monkeypatch, family, tied, adapter):

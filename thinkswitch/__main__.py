@@ -32,6 +32,12 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except BrokenPipeError:
         return 1
+    except RuntimeError as error:
+        if "CUDA error" not in str(error):  # torch.AcceleratorError among them: unplugged, driver restarted, laptop woken up
+            raise
+        print(f"error: the GPU stopped working ({str(error).splitlines()[0]}); what is done is kept: restart the machine if nvidia-smi fails, "
+              "then resume", file=sys.stderr)
+        return 1
     except OSError as error:
         if error.errno not in DISK:
             raise

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .errors import UserError
-from .materialise import Stored, StoredEmbedding, empty_model, finish, four_bit_linear, quantisable
+from .materialise import Stored, StoredEmbedding, empty_model, finish, four_bit_linear, quantisable, trim
 from .pair import Pair
 from .recipe import Adapter, Recipe
 
@@ -103,6 +103,8 @@ class Blend(nn.Module):
                 place(path, BlendLinear(sides, at[weight], dtype, *((both(bias), at[bias]) if bias in at else ()), name=weight))
             elif type(module).__name__.endswith("RMSNorm"):
                 place(path, BlendNorm(both(weight), at[weight], module.variance_epsilon))
+            if four_bit and weight in at:
+                trim()
         self._blended = [m for m in self.model.modules() if isinstance(m, (BlendLinear, BlendEmbedding, BlendNorm))]
         covered = {n for m in self._blended for n in m.tensors}
         unknown = sorted(name for name, i in at.items() if i not in covered)

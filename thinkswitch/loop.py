@@ -75,9 +75,9 @@ def resume(folder: Path) -> Iterator[Event]:
 def prepare(preset: Preset, folder: Path) -> Job:
     if runs.alive(folder):
         raise UserError(f"{folder} is in use by process {runs.alive(folder)}; stop it first: thinkswitch stop {folder}")
-    pair = open_pair(preset.instruct, preset.thinking)
-    check_targets(preset, pair)
     train, held_out = tasks.train_and_held_out(preset)
+    pair = open_pair(preset.instruct, preset.thinking)  # last: it may fetch gigabytes
+    check_targets(preset, pair)
     return Job(preset, folder, pair, train, held_out, machine(preset))
 
 
