@@ -179,7 +179,7 @@ def job(rows: int):
 
 def crowded(most: int, error: Exception, seen: list):
     """A `generate` that finishes one row and then runs out of memory, where more than `most` rows share it."""
-    def generate(model, tokenizer, rows, stops, batch, stream, cancelled):
+    def generate(model, tokenizer, rows, stops, batch, stream, cancelled, every):
         seen.append(len(rows))
         for i, _ in enumerate(rows):
             if i and len(rows) > most:

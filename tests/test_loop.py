@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, cli
 from peft import PeftConfig
 
-from thinkswitch import loop, preset as presets, recipe, runs
+from thinkswitch import loop, preset as presets, recipe, runs, terminal
 from thinkswitch.errors import UserError
 from thinkswitch.pair import open_pair
 
@@ -72,7 +72,7 @@ def test_events_tell_the_method_in_order(whole):
 def test_the_folder_holds_what_the_design_names(whole):
     folder, _ = whole
     assert {"preset.yaml", "run.json", "events.jsonl"} <= {p.name for p in folder.iterdir()} and not (folder / "stop").exists()
-    assert presets.load(folder) == small()
+    assert presets.load(folder) == small(four_bit=False)
     info = json.loads((folder / "run.json").read_text())
     assert info["pid"] == os.getpid() and {"started", "versions", "heartbeat"} <= info.keys()
     for r in (1, 2):
@@ -318,3 +318,14 @@ def test_damaged_rounds_are_named(whole, tmp_path):
     (runs.round_dir(folder, 0) / "recipe.json").write_text("{}")
     with pytest.raises(UserError, match="round 0 of .* is damaged"):
         recipe.read_round(folder, 0)
+
+
+def test_long_answers_tell_that_they_are_being_written(whole, tmp_path, monkeypatch):
+    """A single trace of 16 000 tokens takes a quarter of an hour; the run looked dead for so long. Telling changes no result."""
+    monkeypatch.setattr(loop, "PULSE_SECONDS", 0.0)
+    events = finish(small(), tmp_path / "run")
+    pulses = [e for e in events if "writing" in e.data]
+    assert {e.phase for e in pulses} == {"think", "measure"} and max(e.data["writing"] for e in pulses) > 20
+    assert all(e.step < e.total and terminal.note(e).endswith("tokens into the answers at hand") for e in pulses)
+    assert any("accuracy" not in e.data for e in pulses if e.phase == "measure")  # before the first answer is whole
+    assert result(tmp_path / "run") == result(whole[0])

@@ -7,6 +7,7 @@ the batch must be the same).
 """
 
 import random
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -54,10 +55,11 @@ class Chunk:
 
 @torch.inference_mode()  # as a decorator: each next() may come from another thread
 def generate(model, tokenizer: PreTrainedTokenizerBase, rows: list[Row], stops: set[int], batch: int = 64,
-             stream: bool = True, cancelled: Callable[[], bool] = lambda: False) -> Iterator[Chunk]:
-    """Decode `rows`, at most `batch` at once, in groups of like length. `stream=False` yields last chunks only."""
+             stream: bool = True, cancelled: Callable[[], bool] = lambda: False, every: float = 0.0) -> Iterator[Chunk]:
+    """Decode `rows`, at most `batch` at once, in groups of like length. `stream=False` yields last chunks only; `every` is
+    the least time in seconds between two chunks of a row that is not finished."""
     for group in groups(rows, batch):
-        yield from _decode(model, tokenizer, rows, group, stops, stream, cancelled)
+        yield from _decode(model, tokenizer, rows, group, stops, stream, cancelled, every)
 
 
 def groups(rows: list[Row], batch: int) -> list[list[int]]:
@@ -66,7 +68,7 @@ def groups(rows: list[Row], batch: int) -> list[list[int]]:
     return [order[start:start + batch] for start in range(0, len(rows), batch)]
 
 
-def _decode(model, tokenizer, rows, live: list[int], stops, stream, cancelled) -> Iterator[Chunk]:
+def _decode(model, tokenizer, rows, live: list[int], stops, stream, cancelled, every) -> Iterator[Chunk]:
     device = next(model.parameters()).device
     writers = {i: Writer(tokenizer, rows[i], i) for i in live}
     width = max(len(rows[i].ids) for i in live)
@@ -78,7 +80,7 @@ def _decode(model, tokenizer, rows, live: list[int], stops, stream, cancelled) -
     placement = model.place([rows[i].recipe for i in live]) if isinstance(model, Blend) else None
     cache = DynamicCache(config=model.config)
     cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    sampler = Sampler([rows[i] for i in live], device)
+    sampler, told = Sampler([rows[i] for i in live], device), time.monotonic()
     while live:
         if cancelled():  # meanwhile it may have lent the model to another batch
             for i in live:
@@ -89,7 +91,9 @@ def _decode(model, tokenizer, rows, live: list[int], stops, stream, cancelled) -
         out = model(input_ids=ids, attention_mask=mask if padded else None, position_ids=position,
                     past_key_values=cache, use_cache=True, logits_to_keep=1)
         tokens = sampler(out.logits[:, -1].float())
-        keep = []
+        keep, now = [], time.monotonic()
+        due = stream and now - told >= every
+        told = now if due else told
         for place, (i, token) in enumerate(zip(live, tokens.tolist())):
             writer = writers[i]
             if token in stops:
@@ -98,7 +102,7 @@ def _decode(model, tokenizer, rows, live: list[int], stops, stream, cancelled) -
                 yield writer.end("length")
             else:
                 keep.append(place)
-                if stream and writer.read():
+                if due and writer.read():
                     yield writer.chunk()
         if len(keep) < len(live):
             live = [live[place] for place in keep]

@@ -31,6 +31,7 @@ from .tasks import Problem
 
 ROLES = ("instruct", "thinking")
 EVENT_SECONDS = 0.25  # no more often than this while answers come in
+PULSE_SECONDS = 5.0  # and at least this often while long ones are being written
 SAME_ANSWER = 8  # so many kept answers, all alike, cannot be what a task teaches
 
 Stage = Generator[Event, None, None]
@@ -145,6 +146,9 @@ def think(job: Job, before: Round) -> Stage:
     remote = preset.teacher and role == "thinking"
     model, due = None if remote else job.model(before, getattr(before, role)), Due()
     for at, chunk in asked(job, checkpoint, rows, done) if remote else decode(job, model, checkpoint, rows, done):
+        if at is None:
+            yield Event(number, "think", len(done), len(rows), dict(tokens_per_s=due.rate, writing=chunk.tokens))
+            continue
         (i, s), problem = keys[at], prompts[keys[at][0]]
         runs.append(path, dict(prompt_index=i, sample=s, kind=problem.kind, prompt=problem.prompt, text=chunk.text,
                                prefilled=checkpoint.prefills_think, tokens=chunk.tokens, finish=chunk.finish))
@@ -154,8 +158,9 @@ def think(job: Job, before: Round) -> Stage:
     release()
 
 
-def decode(job: Job, model, checkpoint: Checkpoint, rows: list[Row], done: set[int]) -> Iterator[tuple[int, Chunk]]:
-    """(index, last chunk) of every row that is not `done`, which grows with them.
+def decode(job: Job, model, checkpoint: Checkpoint, rows: list[Row], done: set[int]) -> Iterator[tuple[int | None, Chunk]]:
+    """(index, last chunk) of every row that is not `done`, which grows with them; and now and then (None, chunk of one that is being
+    written): a trace of 16 000 tokens may take a quarter of an hour.
 
     A group that a kill cut short is decoded again whole: only the same company gives the same bits. One that memory cuts
     short is halved, and so are all after it; what had been finished stays.
@@ -165,12 +170,16 @@ def decode(job: Job, model, checkpoint: Checkpoint, rows: list[Row], done: set[i
         group, *waiting = waiting
         if done.issuperset(group):
             continue
-        fits = True
+        fits, written = True, 0
         try:
-            for chunk in generate(model, checkpoint.tokenizer, [rows[i] for i in group], checkpoint.stops, len(group), False, job.stopped):
+            for chunk in generate(model, checkpoint.tokenizer, [rows[i] for i in group], checkpoint.stops, len(group), True, job.stopped, PULSE_SECONDS):
                 if chunk.finish == "cancel":
                     raise Stopped
-                if group[chunk.row] not in done:
+                if chunk.finish is None:
+                    if chunk.tokens > written:  # all rows of a step have as many
+                        written = chunk.tokens
+                        yield None, chunk
+                elif group[chunk.row] not in done:
                     done.add(group[chunk.row])
                     yield group[chunk.row], chunk
         except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -353,6 +362,10 @@ def measure(job: Job, round: Round) -> Stage:
         if len(scores) < len(rows):
             model, due, done = job.model(round, getattr(round, role)), Due(), set(scores)
             for q, chunk in decode(job, model, checkpoint, rows, done):
+                if q is None:
+                    so_far = _measured(job, number, role, scores) if scores else dict(checkpoint=role)
+                    yield Event(number, "measure", len(done), len(rows), so_far | dict(tokens_per_s=due.rate, writing=chunk.tokens))
+                    continue
                 scores[q] = evaluate.score(job.held_out[q], q, chunk)
                 runs.append(path, dict(checkpoint=role, **asdict(scores[q])))
                 if due(chunk.tokens) and len(done) < len(rows):

@@ -66,8 +66,12 @@ def note(event) -> str:
         dropped = ", ".join(f"{n} {why}" for why, n in data["dropped"].items())
         return f"kept {data['kept']}" + (f", dropped {dropped}" if dropped else "")
     if event.phase == "measure":
-        return f"{data['checkpoint']} {percent(data)}"
-    return f"{data['tokens_per_s']:,} tokens/s" if "tokens_per_s" in data else ""
+        return f"{data['checkpoint']} {percent(data) if 'accuracy' in data else ''}{writing(data)}"
+    return f"{data['tokens_per_s']:,} tokens/s{writing(data)}" if "tokens_per_s" in data else ""
+
+
+def writing(data: dict) -> str:
+    return f"  {data['writing']:,} tokens into the answers at hand" if "writing" in data else ""
 
 
 def readable(size: float) -> str:

@@ -169,6 +169,7 @@ def progress_html(folder: Path, state: str, events: list[dict], public=str) -> s
     detail = [f"loss {event['loss']:.3f}"] if "loss" in event else []
     detail += [f"{event['checkpoint']} {100 * event['accuracy']:.1f} % so far"] if event["phase"] == "measure" and "accuracy" in event else []
     detail += [f"{event['tokens_per_s']:,.0f} tokens/s"] if "tokens_per_s" in event else []
+    detail += [f"{event['writing']:,} tokens into the answers at hand"] if "writing" in event else []
     if state == "running":
         detail.append(left)
     return (f"<b>{escape(folder.name)}</b>: {head}" + (" · " + " · ".join(detail) if detail else "") + theme.bar(1 if state == "done" else share, 1)
