@@ -103,6 +103,7 @@ def test_export_writes_what_transformers_loads(run, tmp_path):
 def test_export_refusals(run, tmp_path):
     refused("export", "tiny", "--point", "thinking", "--out", tmp_path, says="already exists")
     refused("export", run, "--point", 0.5, "--adapter", "--out", tmp_path / "out", says="no LoRA update")
+    refused("export", "tiny", "--point", 0.5, "--shard", 0, "--out", tmp_path / "out", says="--shard is the size of a file in GB")
     assert cli("export", "tiny", "--point", "middle", "--out", tmp_path / "out").returncode == 2
     assert not list(tmp_path.iterdir())
 

@@ -124,6 +124,12 @@ def test_four_bits_are_taken_where_plain_weights_do_not_fit(qwen3_4b, monkeypatc
     assert "weights" in named(qwen3_4b, small)["think"].parts and "weights in 4 bits" in named(qwen3_4b, small)["compare"].parts
 
 
+def test_apple_is_not_given_four_bits_unasked(qwen3_4b, monkeypatch):
+    card(monkeypatch, 7.6)
+    monkeypatch.setattr(hardware, "machine", lambda preset: dict(device="mps", dtype=torch.float16, four_bit=bool(preset.four_bit)))
+    assert hardware.settled(qwen3_4b, presets.Preset(), hardware.LOOP).four_bit is False
+
+
 def test_a_run_shortens_what_not_even_one_row_has_room_for_and_refuses_what_cannot_fit(qwen3_4b, monkeypatch):
     """Before the run's folder is made, not after an hour of thinking."""
     preset = presets.Preset(rows=4, think_tokens=81920, instruct_tokens=1024)

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,20 @@ def test_an_export_takes_the_planned_memory(grown, tmp_path):
     pair = open_pair(preset.instruct, preset.thinking)
     planned = {p.name: p.needs for p in hardware.plan(pair, preset)}["export"]
     assert used < 1.2 * planned and 4 * pair.parameters > exports.LARGE
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_kill_9_in_the_middle_of_an_export_leaves_nothing_that_looks_finished(grown, tmp_path):
+    """And running again completes, and takes away what the killed one left."""
+    command = [sys.executable, "-m", "thinkswitch", "export", str(grown), "--point", "0.5", "--out", str(tmp_path / "out"), "--shard", "0.2"]
+    child = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (begun := [f for f in tmp_path.glob(".thinkswitch-export-*/*.safetensors") if f.stat().st_size > 1e7]):
+        assert time.monotonic() < deadline and child.poll() is None
+        time.sleep(0.01)
+    child.kill()
+    child.wait()
+    assert begun and not (tmp_path / "out").exists()
+    cli("export", grown, "--point", "0.5", "--out", tmp_path / "out", "--shard", "0.2", check=0)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"] and len(list((tmp_path / "out").glob("*.safetensors"))) == 4
+    assert open_pair(str(tmp_path / "out"), presets.load(grown).thinking).parameters > 3e8

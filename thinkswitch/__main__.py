@@ -95,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
     point_of(one)
     one.add_argument("--point", type=point, required=True, metavar="instruct|thinking|T", help="instruct is t = 0, thinking is t = 1")
     one.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    one.add_argument("--shard", type=float, default=5.0, metavar="GB", help="size of a file; default 5")
     one.add_argument("--adapter", action="store_true", help="as a PEFT adapter: only the instruct point of a round above 0")
     one.add_argument("--replace", action="store_true", help="an earlier export may be replaced")
     one = verb("check", do_check, "say whether two checkpoints can be interpolated, from their headers alone")
@@ -218,7 +219,7 @@ def do_plan(args) -> int:
     return 0
 
 
-def found(args):
+def found(args, ahead: bool = False):
     """(preset, pair, round) of a preset or a run; no weights are in memory."""
     from . import recipe
     from .materialise import quiet
@@ -232,7 +233,7 @@ def found(args):
         raise UserError(f"{args.source} is a preset, so it has no round {args.round}; name a run's folder")
     number = runs.rounds_done(folder) if args.round is None else args.round
     has_recipe = is_run and (runs.round_dir(folder, number) / "recipe.json").is_file()
-    return preset, pair, recipe.read_round(folder, number) if has_recipe or number else recipe.start(pair)
+    return preset, pair, recipe.read_round(folder, number) if has_recipe or number else recipe.start(pair, ahead)
 
 
 def do_ask(args) -> int:
@@ -276,14 +277,17 @@ def do_sweep(args) -> int:
 
 
 def do_export(args) -> int:
-    preset, pair, round = found(args)
+    if not 0.001 <= args.shard <= 1000:
+        raise UserError(f"--shard is the size of a file in GB, from 0.001 to 1000; it is {args.shard:g}")
+    preset, pair, round = found(args, ahead=True)
     from . import export, terminal
     ask = (pair, round, args.point)
     plan = export.plan(*ask, preset, args.out, args.adapter, args.replace)
     print(f"{terminal.readable(plan.size)} to write ({plan.tensors} tensors, {plan.dtype}, {plan.template}'s chat template), "
           f"{terminal.readable(plan.free)} free", flush=True)
     run = Path(args.source) if (Path(args.source) / "preset.yaml").is_file() else None
-    steps = export.export(*ask, preset.schedule, preset, args.out, adapter=args.adapter, replace=args.replace, run=run)
+    steps = export.export(*ask, preset.schedule, preset, args.out, adapter=args.adapter, replace=args.replace, run=run,
+                          shard=int(args.shard * 1e9))
     done = terminal.progress(percent(steps), "export, %")
     print(f"{done.folder}: {done.files} files, {terminal.readable(done.size)}, {done.seconds:.1f} s")
     print(f"reloaded, no layer's output differs from the live blend's by more than {done.error:.2g} of its norm; "

@@ -93,13 +93,11 @@ class Blend(nn.Module):
                     heads = [Stored(t.checkpoint, weight) if stored else Dense(t.weight) for t in tables]
                     self.model.lm_head = BlendLinear(heads, at[weight], dtype)
             elif isinstance(module, nn.Linear) and weight in at:
-                weights = both(weight) if not stored else None
                 if stored:
                     sides = [Stored(side, weight) for side in (pair.instruct, pair.thinking)]
-                elif four_bit and module is not head and quantisable(weights[0]):
-                    sides = [four_bit_linear(w, str(self.device), dtype) for w in weights]
                 else:
-                    sides = [Dense(w) for w in weights]
+                    sides = [four_bit_linear(w, str(self.device), dtype) if four_bit and module is not head and quantisable(w) else Dense(w)
+                             for w in both(weight)]
                 place(path, BlendLinear(sides, at[weight], dtype, *((both(bias), at[bias]) if bias in at else ()), name=weight))
             elif type(module).__name__.endswith("RMSNorm"):
                 place(path, BlendNorm(both(weight), at[weight], module.variance_epsilon))

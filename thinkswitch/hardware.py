@@ -78,11 +78,14 @@ def plan(pair: Pair, preset: Preset) -> list[Phase]:
 
 
 def settled(pair: Pair, preset: Preset, phases: tuple[str, ...]) -> Preset:
-    """`four_bit` decided where the preset leaves it open: plain weights where all that is asked of `phases` fits, else NF4."""
+    """`four_bit` decided where the preset leaves it open: plain weights where all that is asked of `phases` fits, else NF4.
+
+    Not on Apple: whether bitsandbytes serves it there has not been tried.
+    """
     if preset.four_bit is not None:
         return preset
     plain = replace(preset, four_bit=False)
-    return plain if all(p.advice is None for p in plan(pair, plain) if p.name in phases) else replace(preset, four_bit=True)
+    return plain if machine(plain)["device"] == "mps" or all(p.advice is None for p in plan(pair, plain) if p.name in phases) else replace(preset, four_bit=True)
 
 
 def fitted(pair: Pair, preset: Preset) -> Preset:
