@@ -266,13 +266,3 @@ def test_published_ablations_leave_out_what_they_say():
 def test_last_two_thirds_at_any_depth_has_no_layer_in_between(layers, first):
     one = recipe.ablations(layers)["last two thirds"]
     assert [recipe.scheduled(f"model.layers.{i}.mlp.up_proj.weight", 0.8, one, layers) for i in range(layers)] == [0.0] * first + [0.8] * (layers - first)
-
-
-def test_angles_found_ahead_are_the_angles(folders):
-    """An export asks for them in the order in which it writes, and waits for one tensor at a time."""
-    pair = open_pair(*folders("qwen3"))
-    ahead, whole = recipe.start(pair, ahead=True), recipe.start(pair)
-    last = pair.names[-1]
-    assert ahead.point(0.3, names=[last]) == {last: whole.point(0.3)[last]}
-    assert list(ahead.gram.found) == [last]  # no other was waited for
-    assert ahead.point(0.3) == whole.point(0.3) and dict(ahead.gram) == whole.gram

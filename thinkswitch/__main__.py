@@ -219,7 +219,7 @@ def do_plan(args) -> int:
     return 0
 
 
-def found(args, ahead: bool = False):
+def found(args):
     """(preset, pair, round) of a preset or a run; no weights are in memory."""
     from . import recipe
     from .materialise import quiet
@@ -233,7 +233,7 @@ def found(args, ahead: bool = False):
         raise UserError(f"{args.source} is a preset, so it has no round {args.round}; name a run's folder")
     number = runs.rounds_done(folder) if args.round is None else args.round
     has_recipe = is_run and (runs.round_dir(folder, number) / "recipe.json").is_file()
-    return preset, pair, recipe.read_round(folder, number) if has_recipe or number else recipe.start(pair, ahead)
+    return preset, pair, recipe.read_round(folder, number) if has_recipe or number else recipe.start(pair)
 
 
 def do_ask(args) -> int:
@@ -279,7 +279,7 @@ def do_sweep(args) -> int:
 def do_export(args) -> int:
     if not 0.001 <= args.shard <= 1000:
         raise UserError(f"--shard is the size of a file in GB, from 0.001 to 1000; it is {args.shard:g}")
-    preset, pair, round = found(args, ahead=True)
+    preset, pair, round = found(args)
     from . import export, terminal
     ask = (pair, round, args.point)
     plan = export.plan(*ask, preset, args.out, args.adapter, args.replace)

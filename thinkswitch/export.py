@@ -176,8 +176,7 @@ def blocks(point: Point, name: str, entry: Entry) -> Iterator[torch.Tensor]:
         yield side_by_side(point, name, entry)
         return
     step = max(1, BLOCK // math.prod(entry.shape[1:]))
-    recipe = point.round.point(point.t, point.schedule, [name])  # of all tensors, the last one's angle would be waited for
-    for block in combine_rows(point.pair, point.round.adapters, recipe, name, step):
+    for block in combine_rows(point.pair, point.round.adapters, point.recipe, name, step):
         yield block.to(TYPES[entry.dtype], copy=True)
 
 

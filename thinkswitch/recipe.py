@@ -11,7 +11,6 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +25,10 @@ from .preset import Schedule
 
 Coefficients = tuple[float, ...]
 Recipe = dict[str, Coefficients]
-Gram = Mapping[str, list[list[float]]]  # per tensor, (k, k), symmetric
+Gram = dict[str, list[list[float]]]  # per tensor, (k, k), symmetric
 
 INSTRUCT, THINKING = (1.0, 0.0), (0.0, 1.0)
 LERP_ABOVE = 0.9995  # mergekit's DOT_THRESHOLD
-AHEAD = 8  # tensors whose Gram matrices are found before they are asked for
 BF16_ROUNDING = 2**-9  # largest relative error of one rounding to bf16's 8 bits
 
 
@@ -84,10 +82,10 @@ def moved(recipe: Recipe, places: list[int]) -> Recipe:
     return {name: distinct[c] for name, c in recipe.items()}
 
 
-def between(gram: Gram, a: Recipe, b: Recipe, t: float, schedule: Schedule = Schedule(), names: list[str] | None = None) -> Recipe:
-    """The point at t on the way from `a` (0) to `b` (1), tensor by tensor, or of some tensors only."""
+def between(gram: Gram, a: Recipe, b: Recipe, t: float, schedule: Schedule = Schedule()) -> Recipe:
+    """The point at t on the way from `a` (0) to `b` (1), tensor by tensor."""
     depth = layers(gram)
-    return {name: slerp(gram[name], a[name], b[name], scheduled(name, t, schedule, depth)) for name in names or gram}
+    return {name: slerp(gram[name], a[name], b[name], scheduled(name, t, schedule, depth)) for name in gram}
 
 
 def slerp(gram: list[list[float]], p: Coefficients, q: Coefficients, t: float) -> Coefficients:
@@ -180,29 +178,12 @@ def ablations(layers: int) -> dict[str, Schedule]:
 
 def base_gram(pair: Pair) -> Gram:
     """One streaming pass over both checkpoints; memory is a few tensors of each."""
-    return dict(Found(pair))
-
-
-class Found(Mapping):
-    """Gram matrices of a pair, each found a few tensors ahead of its use: an export reads them while it writes what comes before."""
-
-    def __init__(self, pair: Pair):
-        self.pair, self.place, self.found = pair, {name: i for i, name in enumerate(pair.names)}, {}
-        self.hands = ThreadPoolExecutor(min(4, os.cpu_count() or 1))  # whole tensors side by side: torch's own threads split work too fine
-
-    def __getitem__(self, name: str) -> list[list[float]]:
-        at = self.place[name]
-        for near in list(self.place)[at:at + AHEAD]:
-            if near not in self.found:
-                self.found[near] = self.hands.submit(dots, self.pair.instruct.tensor(near), self.pair.thinking.tensor(near))
-        ii, it, tt = self.found[name].result()
+    def one(name: str) -> list[list[float]]:
+        ii, it, tt = dots(pair.instruct.tensor(name), pair.thinking.tensor(name))
         return [[ii, it], [it, tt]]
 
-    def __iter__(self):
-        return iter(self.place)
-
-    def __len__(self):
-        return len(self.place)
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as hands:  # whole tensors side by side: torch's own threads split work too fine
+        return dict(zip(pair.names, hands.map(one, pair.names)))
 
 
 def extend_gram(gram: Gram, pair: Pair, adapters: list[Adapter]) -> Gram:
@@ -260,14 +241,14 @@ class Round:
     thinking: Recipe
     gram: Gram
 
-    def point(self, t: float, schedule: Schedule = Schedule(), names: list[str] | None = None) -> Recipe:
+    def point(self, t: float, schedule: Schedule = Schedule()) -> Recipe:
         """From instruct (0) to thinking (1)."""
-        return between(self.gram, self.instruct, self.thinking, t, schedule, names)
+        return between(self.gram, self.instruct, self.thinking, t, schedule)
 
 
-def start(pair: Pair, ahead: bool = False) -> Round:
-    """Round 0: the pair as it came. `ahead`: its Gram matrices are found when they are needed."""
-    return Round(0, [], constant(pair.names, INSTRUCT), constant(pair.names, THINKING), Found(pair) if ahead else base_gram(pair))
+def start(pair: Pair) -> Round:
+    """Round 0: the pair as it came."""
+    return Round(0, [], constant(pair.names, INSTRUCT), constant(pair.names, THINKING), base_gram(pair))
 
 
 def rebuild(pair: Pair, before: Round, adapter: Adapter, t: float, anchor: str, schedule: Schedule) -> Round:
