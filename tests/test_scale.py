@@ -4,6 +4,7 @@ Padding with zeros changes no function: norms and scales are corrected, heads an
 nothing. So the whole loop truly works at this size, in NF4, and not only runs.
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -97,15 +98,16 @@ def test_what_is_grown_says_what_the_small_one_says(grown):
 
 
 def peak(*args) -> float:
-    """Peak resident bytes of a `python -m thinkswitch ...` that succeeds."""
-    code = "import resource, runpy, sys; sys.argv[0] = 'thinkswitch'\ntry: runpy.run_module('thinkswitch', run_name='__main__')\n" \
-           "finally: print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024))"
+    """Peak resident bytes of a `python -m thinkswitch ...` that succeeds. (`ru_maxrss` would also count our own peak, before exec.)"""
+    code = ("import re, runpy, sys; sys.argv[0] = 'thinkswitch'\ntry: runpy.run_module('thinkswitch', run_name='__main__')\n"
+            "finally: print('PEAK', re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])")
     done = subprocess.run([sys.executable, "-c", code, *map(str, args)], cwd=ROOT, text=True, capture_output=True,
                           env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"})
     assert done.returncode == 0, done.stdout + done.stderr
-    return float(re.findall(r"PEAK (\d+)", done.stdout)[-1])
+    return 1024 * float(re.findall(r"PEAK (\d+)", done.stdout)[-1])
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells the largest memory a process had")
 def test_the_whole_loop_works_in_four_bits_and_in_the_planned_memory(grown, tmp_path):
     used = peak("run", grown, "--out", tmp_path / "run")
     events = list(runs.read_lines(tmp_path / "run" / "events.jsonl"))
@@ -116,12 +118,11 @@ def test_the_whole_loop_works_in_four_bits_and_in_the_planned_memory(grown, tmp_
     assert len(losses) == 4 and losses[-1] < losses[0]
     preset = runs.open_run(tmp_path / "run")
     pair = open_pair(preset.instruct, preset.thinking)
-    phases = {p.name: p.needs for p in hardware.plan(pair, preset)}
-    planned = max(phases[name] for name in hardware.LOOP)
-    assert 0.5 * planned < used < planned, (used / 1e9, phases)
-    assert used < 0.7 * 4 * pair.parameters + hardware.OVERHEAD["cpu"]  # plain float32 would not fit into this
+    planned, plain = (max(p.needs for p in hardware.plan(pair, dataclasses.replace(preset, four_bit=bits)) if p.name in hardware.LOOP) for bits in (True, False))
+    assert 0.4 * planned < used < planned < plain, (used / 1e9, planned / 1e9)
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells the largest memory a process had")
 def test_an_export_takes_the_planned_memory(grown, tmp_path):
     used = peak("export", grown, "--point", "0.5", "--out", tmp_path / "out")
     preset = presets.load(grown)
