@@ -427,5 +427,5 @@ def bound(dtypes: set[torch.dtype]) -> float:
 
 
 def verified(error: float, same: float, most: float) -> str:
-    return (f"Loaded back with transformers and compared with the live blend, layer by layer: no layer's output nor the logits differ by more "
+    return (f"Read back from its files and compared with the live blend, layer by layer: no layer's output nor the logits differ by more "
             f"than {error:.2g} of their norm (rounding explains up to {most:g}), and the likeliest token is the same at {100 * same:.1f} % of positions.")

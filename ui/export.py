@@ -129,7 +129,7 @@ def refresh(studio: Studio, last) -> tuple:
     done = task.result
     shown = done.folder.name if studio.demo else str(done.folder)
     text = (f"<b>Exported</b> to <code>{escape(shown)}</code>: {theme.size(done.size)} in {done.files} files, {done.seconds:.1f} s.<br>"
-            f"Loaded again with plain transformers: no layer differs from the live blend's by more than {done.error:.1e} (relative); the likeliest "
+            f"Read back from its files: no layer differs from the live blend's by more than {done.error:.1e} (relative); the likeliest "
             f"token is the same at {100 * done.same_tokens:.1f} % of positions.")
     return text, gr.update(value=done.code if not studio.demo else "", visible=not studio.demo), gr.update(interactive=False), now
 
