@@ -533,6 +533,17 @@ def test_stop_ends_a_decode_at_its_next_step_and_frees_the_model(studio):
     assert set(said(studio.decode(studio.loaded, rows(studio, "What is 4 + 5 - 2?", [0.0, 1.0]), lambda: True)).values()) == {("", "cancel")}
 
 
+def test_a_page_hears_seldom_enough_to_stay_alive(studio, monkeypatch):
+    """Every turn of 60 ms was a message to the page; on two cores the browser was at work all the time, and a click took half a minute."""
+    monkeypatch.setattr(studios, "BURST", 0.0)
+    ask = lambda: list(studio.decode(studio.loaded, rows(studio, "What is 4 + 5 - 2?", [1.0]), lambda: False))
+    monkeypatch.setattr(studios, "NEWS", 0.0)
+    every = ask()
+    monkeypatch.setattr(studios, "NEWS", 3600)
+    first, last = ask()  # at once, and whole
+    assert len(every) > 10 and first[0] == every[0][0] and last[0] == every[-1][0]
+
+
 def test_a_page_that_goes_away_in_the_middle_leaves_the_model_free(studio, monkeypatch):
     monkeypatch.setattr(studios, "BURST", 0.0)
     ask = lambda: studio.decode(studio.loaded, rows(studio, "What is 4 + 5 - 2?", [1.0]), lambda: False)

@@ -21,7 +21,8 @@ from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset, Schedule
 
 AT_ONCE = 4  # decodes that share the model; who comes later waits in line
-BURST = 0.06  # seconds of chunks gathered before a page hears of them; and of a turn on the model, while others wait
+BURST = 0.06  # seconds of a turn on the model, while others wait
+NEWS = 0.15  # seconds between two messages to a page: each costs Gradio's part in the browser 50 ms on a slow machine
 SMALL = 50_000_000  # parameters; fewer are decoded by one thread
 DEMO_TOKENS = 512  # most new tokens of an answer on a stage
 DEMO_PROMPT = 2048  # and of a prompt
@@ -301,11 +302,14 @@ class Studio:
 
             chunks = generate(loaded.blend, pair.instruct.tokenizer, rows, pair.instruct.stops | pair.thinking.stops, len(rows),
                               cancelled=lend_and_look)
-            news = {}
-            while news is not None:
-                news = self._burst(chunks)
-                if news:
+            news, told = {}, 0.0
+            while (more := self._burst(chunks)) is not None:
+                news |= more
+                if time.monotonic() - told >= NEWS:
                     yield news
+                    news, told = {}, time.monotonic()
+            if news:
+                yield news
         finally:
             if chunks is not None:
                 chunks.close()
@@ -317,7 +321,7 @@ class Studio:
             return sum(not other() for other in self.decoding[: self.decoding.index(mine)])
 
     def _burst(self, chunks) -> dict | None:
-        """What came within a moment; None when all has been said."""
+        """What came in one turn; None when all has been said."""
         news, until = {}, time.monotonic() + BURST
         with self.lane.turn():
             self.pace()

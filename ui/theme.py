@@ -101,14 +101,16 @@ def card(elem_id: str, value: dict, edge: str) -> gr.HTML:
 <article class="card" style="--edge: {edge}"><header><span class="title"></span><span class="mark"></span></header>
 <details hidden><summary></summary><pre></pre></details><div class="answer" aria-live="polite"></div><footer></footer></article>""", js_on_load="""
 const at = s => element.querySelector(s);
+const put = (s, text) => { const node = at(s).firstChild;  // a long text grows; writing all of it anew costs a layout of all of it
+  if (node && text.startsWith(node.data)) node.appendData(text.slice(node.data.length)); else at(s).textContent = text; };
 let thinking = false;
 const draw = () => { const v = props.value || {}; const box = at('details'), pre = at('pre');
-  at('.title').textContent = v.title || ''; at('.mark').textContent = v.mark || '';
+  const down = pre.scrollTop + pre.clientHeight >= pre.scrollHeight - 24;
+  put('.title', v.title || ''); put('.mark', v.mark || '');
   at('.mark').setAttribute('aria-label', v.mark === '✓' ? 'right' : v.mark === '✗' ? 'wrong' : '');
-  at('.answer').textContent = v.answer || ''; at('.answer').dataset.empty = v.thinking ? 'thinking …' : (v.empty || '');
-  at('footer').textContent = v.foot || ''; at('summary').textContent = v.trace_title || 'trace';
-  box.hidden = !v.trace; const down = pre.scrollTop + pre.clientHeight >= pre.scrollHeight - 24;
-  pre.textContent = v.trace || ''; if (v.edge) at('article').style.setProperty('--edge', v.edge);
+  put('.answer', v.answer || ''); at('.answer').dataset.empty = v.thinking ? 'thinking …' : (v.empty || '');
+  put('footer', v.foot || ''); put('summary', v.trace_title || 'trace');
+  box.hidden = !v.trace; put('pre', v.trace || ''); if (v.edge) at('article').style.setProperty('--edge', v.edge);
   if (!!v.thinking !== thinking) { thinking = !!v.thinking; box.open = thinking; }
   if (thinking && down) pre.scrollTop = pre.scrollHeight; };
 watch('value', draw); draw();""")
