@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import Future
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def writing(pair, out: Path) -> dict:
     point = export.Point(pair, start, 0.5, Schedule(), Preset(), False)
     entries = export.checkpoint_entries(pair)
     out.mkdir()
-    for _ in export.write_tensors(out, entries, lambda name: export.blocks(point, name, entries[name])):
+    for _ in export.write_tensors(out, entries, lambda name: export.blocks(point, name, entries[name]), {name: Future() for name in entries}):
         pass
     place.settle(out)
     return dict(angles_s=angles - began, write_s=time.perf_counter() - angles)

@@ -97,14 +97,14 @@ def test_gram_is_of_the_tensors(pair):
         assert gram[name] == [pytest.approx(row, rel=1e-9) for row in expected]
 
 
-@pytest.mark.parametrize("size,chunk,block", [(1000, 7, 3), (1000, 70, 7), (1 << 20, 1 << 18, 1 << 12), ((1 << 19) + 12345, 1 << 18, 1 << 12)])
+@pytest.mark.parametrize("rows,width,step", [(10, 100, 3), (1, 1000, 1), (512, 2560, 100), (100, 9728, 51), (5000, 128, 4096)])
 @pytest.mark.parametrize("apart", [1.0, 0.05, 1e-3])
-def test_dots_of_whole_tensors_in_chunks(size, chunk, block, apart):
-    """Blocks in float32 lose less than bf16 could show: an angle that SLERP takes notice of is right to 1e-4 of itself."""
-    x = torch.randn(size, generator=torch.Generator().manual_seed(0)).bfloat16()
-    y = (x.float() + apart * torch.randn(size, generator=torch.Generator().manual_seed(1))).bfloat16()
-    xx, xy, yy = recipe.dots(x, y, chunk, block)
-    x, y = x.double(), y.double()
+def test_dots_of_whole_tensors_in_blocks(rows, width, step, apart):
+    """Rows in float32 lose less than bf16 could show: an angle that SLERP takes notice of is right to 1e-4 of itself."""
+    x = torch.randn(rows, width, generator=torch.Generator().manual_seed(0)).bfloat16()
+    y = (x.float() + apart * torch.randn(rows, width, generator=torch.Generator().manual_seed(1))).bfloat16()
+    xx, xy, yy = recipe.dots(zip(x.float().split(step), y.float().split(step)))
+    x, y = x.double().flatten(), y.double().flatten()
     assert (xx, xy, yy) == pytest.approx((float(x @ x), float(x @ y), float(y @ y)), rel=1e-7)
     angle = lambda xx, xy, yy: math.acos(min(1.0, xy / math.sqrt(xx * yy)))
     assert angle(xx, xy, yy) == pytest.approx(angle(float(x @ x), float(x @ y), float(y @ y)), rel=2e-2 if apart < 0.01 else 1e-4)

@@ -20,7 +20,7 @@ from conftest import ROOT, TINY, cli
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 
-from thinkswitch import export as exports
+from thinkswitch import verify
 from thinkswitch import hardware, recipe, runs
 from thinkswitch import preset as presets
 from thinkswitch.generate import Row, Sampling, generate
@@ -128,7 +128,7 @@ def test_an_export_takes_the_planned_memory(grown, tmp_path):
     preset = presets.load(grown)
     pair = open_pair(preset.instruct, preset.thinking)
     planned = {p.name: p.needs for p in hardware.plan(pair, preset)}["export"]
-    assert used < 1.2 * planned and 4 * pair.parameters > exports.LARGE
+    assert used < 1.2 * planned and 4 * pair.parameters > verify.LARGE
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")

@@ -15,9 +15,10 @@ from thinkswitch import recipe, runs
 from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset, Schedule
 from thinkswitch.tasks import Problem
-from ui import charts, explore, form, loop, theme
+from ui import charts, explore, form, loop, theme, turns
 from ui import studio as studios
-from ui.studio import PAIR, Lane, Studio, Task, Visitor, chosen
+from ui.studio import PAIR, Studio, chosen
+from ui.turns import Lane, Task, Visitor
 
 FIELDS = [f.name for f in dataclasses.fields(Preset)]
 PATHS = {f.name for f in dataclasses.fields(Preset) if f.metadata["path"]}
@@ -206,7 +207,7 @@ def test_a_lane_is_first_come_first_served():
 
 def test_pass_on_goes_round(monkeypatch):
     """Three decodes whose steps last a turn: each gets every third one, and who ends leaves the round."""
-    monkeypatch.setattr(studios, "BURST", 0.0)
+    monkeypatch.setattr(turns, "BURST", 0.0)
     lane, steps = Lane(), []
 
     def work(name, n):
@@ -226,7 +227,7 @@ def test_pass_on_goes_round(monkeypatch):
 
 def test_quick_steps_are_many_a_turn(monkeypatch):
     """A question's steps of 2 ms beside a sweep's of 100 ms: one for one, the question would take fifty times as long."""
-    monkeypatch.setattr(studios, "BURST", 0.05)
+    monkeypatch.setattr(turns, "BURST", 0.05)
     lane, steps = Lane(), []
 
     def work(name, n, seconds):
@@ -535,7 +536,7 @@ def test_stop_ends_a_decode_at_its_next_step_and_frees_the_model(studio):
 
 def test_a_page_hears_seldom_enough_to_stay_alive(studio, monkeypatch):
     """Every turn of 60 ms was a message to the page; on two cores the browser was at work all the time, and a click took half a minute."""
-    monkeypatch.setattr(studios, "BURST", 0.0)
+    monkeypatch.setattr(turns, "BURST", 0.0)
     ask = lambda: list(studio.decode(studio.loaded, rows(studio, "What is 4 + 5 - 2?", [1.0]), lambda: False))
     monkeypatch.setattr(studios, "NEWS", 0.0)
     every = ask()
@@ -545,7 +546,7 @@ def test_a_page_hears_seldom_enough_to_stay_alive(studio, monkeypatch):
 
 
 def test_a_page_that_goes_away_in_the_middle_leaves_the_model_free(studio, monkeypatch):
-    monkeypatch.setattr(studios, "BURST", 0.0)
+    monkeypatch.setattr(turns, "BURST", 0.0)
     ask = lambda: studio.decode(studio.loaded, rows(studio, "What is 4 + 5 - 2?", [1.0]), lambda: False)
     news = ask()
     assert next(news)[0].finish is None
@@ -555,7 +556,7 @@ def test_a_page_that_goes_away_in_the_middle_leaves_the_model_free(studio, monke
 
 
 def test_another_pair_ends_the_decodes_of_the_old_one(studio, monkeypatch):
-    monkeypatch.setattr(studios, "BURST", 0.0)
+    monkeypatch.setattr(turns, "BURST", 0.0)
     old = studio.loaded
     news = studio.decode(old, rows(studio, "What is 4 + 5 - 2?", [1.0]), lambda: False)
     next(news)

@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,9 +19,8 @@ from .pair import Checkpoint, Pair
 from .preset import Preset
 from .recipe import Adapter, Recipe
 
-STORED = 1 << 22  # elements of a stored weight that are in memory at once
+BLOCK = 1 << 20  # elements of a stored weight that are in memory at once: 4 MB in float32 stay in a core's cache
 TRIMMED = 1 << 20  # elements of a tensor after which freed memory is given back
-REMAPPED = 4  # blocks after which a file is mapped anew: what has been read of a mapping counts as our memory until it goes
 
 
 def stream(pair: Pair, adapters: list[Adapter], recipe: Recipe) -> Iterator[tuple[str, torch.Tensor]]:
@@ -31,7 +31,10 @@ def stream(pair: Pair, adapters: list[Adapter], recipe: Recipe) -> Iterator[tupl
 
 def combine(pair: Pair, adapters: list[Adapter], recipe: Recipe, name: str) -> torch.Tensor:
     """A tensor of a point in float32."""
-    [whole] = combine_rows(pair, adapters, recipe, name, pair.instruct.entries[name].shape[0])
+    whole, start = torch.empty(pair.instruct.entries[name].shape), 0
+    for rows in combine_rows(pair, adapters, recipe, name, rows_of(whole.shape)):
+        whole[start:start + len(rows)] = rows
+        start += len(rows)
     return whole
 
 
@@ -39,24 +42,22 @@ def combine_rows(pair: Pair, adapters: list[Adapter], recipe: Recipe, name: str,
     """The same, `step` rows at a time, each block in the memory of the one before: take what you need of it at once."""
     c_i, c_t, *c_adapters = recipe[name]
     updates = [(c, *adapter.low_rank[name]) for c, adapter in zip(c_adapters, adapters) if c and name in adapter.low_rank]
+    sides = [(c, side.stream(name, step)) for c, side in ((c_i, pair.instruct), (c_t, pair.thinking)) if c]
     shape = pair.instruct.entries[name].shape
-    room, spare = torch.empty(min(step, shape[0]), *shape[1:]), None
     for start in range(0, shape[0], step):
-        if start // step % REMAPPED == 0:
-            sides = weight = None  # the old mapping goes first
-            sides = [(c, side.tensor(name)) for c, side in ((c_i, pair.instruct), (c_t, pair.thinking)) if c]
-        total, rows = room[: shape[0] - start], slice(start, start + step)
-        if not sides:
-            total.zero_()
-        for i, (c, weight) in enumerate(sides):
-            if i:
-                spare = torch.empty_like(room) if spare is None else spare
-                total.add_(spare[: len(total)].copy_(weight[rows]), alpha=c)
-            else:
-                total.copy_(weight[rows]).mul_(c)  # by 1 exactly, should it be 1
+        total = None
+        for c, stream in sides:
+            total = next(stream).mul_(c) if total is None else total.add_(next(stream), alpha=c)  # by 1 exactly, should it be 1
+        if total is None:
+            total = torch.zeros(min(step, shape[0] - start), *shape[1:])
         for c, a, b in updates:
-            total.addmm_(b[rows], a, alpha=c)
+            total.addmm_(b[start:start + step], a, alpha=c)
         yield total
+
+
+def rows_of(shape: tuple[int, ...]) -> int:
+    """How many rows make a block."""
+    return max(1, BLOCK // math.prod(shape[1:]))
 
 
 def materialise(pair: Pair, adapters: list[Adapter], recipe: Recipe, device: str = "cpu",
@@ -110,8 +111,8 @@ class Stored(nn.Module):
         self.checkpoint, self.name, self.bias = checkpoint, name, bias
 
     def forward(self, x):
-        weight = self.checkpoint.tensor(self.name)
-        y = torch.cat([F.linear(x, rows.to(x.dtype)) for rows in weight.split(max(1, STORED // weight.shape[1]))], -1)
+        step = rows_of(self.checkpoint.entries[self.name].shape)
+        y = torch.cat([F.linear(x, rows) for rows in self.checkpoint.stream(self.name, step)], -1)
         return y if self.bias is None else y + self.bias
 
 

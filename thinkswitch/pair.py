@@ -4,6 +4,7 @@ Every refusal names what differs, and comes before any weight is read. Weights a
 """
 
 import json
+import re
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
 SAME = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
         "num_key_value_heads", "head_dim", "vocab_size", "tie_word_embeddings", "rope_parameters", "rms_norm_eps",
         "hidden_act", "attention_bias", "mlp_bias", "sliding_window", "layer_types")
+TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}  # as safetensors names them
 PROBE = "Wait, 3·7 = 21?\n\tNaïve ½ – 你好 \U0001f914 <think>\n</think>\n\n\\boxed{-12}"
 
 
@@ -93,6 +95,35 @@ class Checkpoint:
         with _open(self.folder / self.entries[name].file) as shard:
             return shard.get_tensor(name) if rows == slice(None) else shard.get_slice(name)[rows]
 
+    def stream(self, name: str, step: int) -> Iterator[torch.Tensor]:
+        """In float32, `step` rows at a time, each block in the memory of the one before.
+
+        Read, not mapped: what has been read of a mapping counts as our memory until it goes, and threads that touch
+        new pages of one wait for each other.
+        """
+        entry, path = self.entries[name], self.folder / self.entries[name].file
+        if entry.dtype not in TYPES:
+            yield from self.tensor(name).float().split(step)
+            return
+        if path not in self._starts:
+            self._starts[path] = _starts(path)
+        stored = torch.empty(min(step, entry.shape[0]), *entry.shape[1:], dtype=TYPES[entry.dtype])
+        block, room = torch.empty_like(stored, dtype=torch.float32), memoryview(stored.view(torch.uint8).numpy()).cast("B")
+        with open(path, "rb", buffering=0) as file:
+            file.seek(self._starts[path][name])
+            for left in range(entry.shape[0], 0, -step):
+                wanted = room[: stored[:left].nbytes]
+                while wanted:
+                    if not (came := file.readinto(wanted)):
+                        raise UserError(f"{path} is truncated; download it again")
+                    wanted = wanted[came:]
+                yield block[:left].copy_(stored[:left])
+
+    @cached_property
+    def _starts(self) -> dict[Path, dict[str, int]]:
+        """Where in its file a tensor begins; filled as files are first read."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -105,8 +136,8 @@ class Pair:
 
     @property
     def names(self) -> list[str]:
-        """Tensor names, sorted. A tied head is no tensor of its own."""
-        return sorted(self.instruct.entries)
+        """Tensor names in the order of the layers. A tied head is no tensor of its own."""
+        return sorted(self.instruct.entries, key=lambda name: [int(x) if x.isdecimal() else x for x in re.split(r"(\d+)", name)])
 
     @property
     def parameters(self) -> int:
@@ -217,6 +248,13 @@ def _absent(folder: Path, files: list[str]) -> list[str]:
 def _header(path: Path) -> list[tuple]:
     with _open(path) as shard:
         return [(key, view.get_shape(), view.get_dtype()) for key in shard.keys() for view in [shard.get_slice(key)]]
+
+
+def _starts(path: Path) -> dict[str, int]:
+    """The byte of a safetensors file at which each tensor begins: after a length in 8 bytes and a table in JSON."""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        return {name: 8 + size + entry["data_offsets"][0] for name, entry in json.loads(file.read(size)).items() if name != "__metadata__"}
 
 
 def _open(path: Path):
