@@ -136,8 +136,8 @@ def test_kill_9_in_the_middle_of_an_export_leaves_nothing_that_looks_finished(gr
     """And running again completes, and takes away what the killed one left."""
     command = [sys.executable, "-m", "thinkswitch", "export", str(grown), "--point", "0.5", "--out", str(tmp_path / "out"), "--shard", "0.2"]
     child = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (begun := [f for f in tmp_path.glob(".thinkswitch-export-*/*.safetensors") if f.stat().st_size > 1e7]):
+    deadline = time.monotonic() + 120  # blocks: the file has its full length from the start
+    while not (begun := [f for f in tmp_path.glob(".thinkswitch-export-*/*.safetensors") if f.stat().st_blocks > 2e4]):
         assert time.monotonic() < deadline and child.poll() is None
         time.sleep(0.01)
     child.kill()

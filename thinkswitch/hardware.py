@@ -18,6 +18,7 @@ from .pair import Pair
 from .preset import Preset
 from .recipe import module_kind
 from .terminal import readable
+from .verify import LARGE
 
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: 4 bits, an 8-bit scale for 64 of them, a 32-bit one for 256 of those
 OVERHEAD = dict(cuda=1.1e9, mps=0.6e9, cpu=0.6e9)  # context, kernels, allocator; on a CPU Python and torch
@@ -69,7 +70,9 @@ def plan(pair: Pair, preset: Preset) -> list[Phase]:
                         "lower micro_batch to 1" if most >= length else f"lower max_length to {most}" if most >= LEAST else NO_ROOM))
     twice = {**fixed, kind: 2 * one}
     phases.append(decoding("compare", twice, replace(preset, rows=COLUMNS), preset.think_tokens, pair, elem, have))
-    export = {"a tensor of each side": load["a tensor of each side"], "blocks of rows": 64e6, "Python and torch": OVERHEAD["cpu"]}
+    whole = 4 * pair.parameters
+    export = {"blocks of rows": 64e6, "Python and torch": OVERHEAD["cpu"]}
+    export |= {} if whole > LARGE else {"the export and both sides, loaded to be compared": 3 * whole}
     phases.append(Phase("export", export, memory, None if sum(export.values()) <= memory else "close other programs"))
     disk = {"adapters": preset.rounds * 4 * adapter_size(pair, preset.lora_rank), "an export": stored(pair)}
     space = shutil.disk_usage(Path.cwd()).free
