@@ -4,7 +4,7 @@
 
 Two random bf16 checkpoints in 5 GB shards; the point t = 0.5 of round 0. Ours runs as `python -m thinkswitch export`, mergekit's
 (0.1.5, in a venv of its own) as its own command; both read both checkpoints, find the angles and write one. Ours also compares what
-it wrote with the live blend, layer by layer; `write_s` leaves that and start-up out. Everything is timed until it is on the disk.
+it writes with the live blend, layer by layer, meanwhile; `write_s` leaves that and start-up out. Everything is timed until it is on the disk.
 Last line: JSON.
 """
 
@@ -81,7 +81,7 @@ def main() -> None:
         row["ours"] = timed([sys.executable, "-m", "thinkswitch", "export", scratch / "p.yaml", "--point", "0.5", "--out", scratch / "ours"],
                             PYTHONPATH=str(ROOT), HF_HUB_OFFLINE="1")
         row["write_of_copy_speed"] = row["copy_s"] / row["write_s"]
-        row["verify_s"] = row["ours"]["settled_s"] - startup() - row["angles_s"] - row["write_s"]  # what is left of the command
+        row["verify_s"] = row["ours"]["settled_s"] - startup() - row["angles_s"] - row["write_s"]  # what comparing adds to the rest of the command
         if args.mergekit:
             text = (scratch / "ours" / "mergekit.yml").read_text()
             for side in (pair.instruct, pair.thinking):  # the card names folders by their last two parts
