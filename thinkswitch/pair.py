@@ -6,9 +6,6 @@ Every refusal names what differs, and comes before any weight is read. Weights a
 import json
 import re
 import shutil
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from .errors import UserError
+from . import hub
+from .errors import UserError, line, some
 
 # Decoders of one shape: linear layers, one embedding, RMSNorm; blending knows these and no others.
 SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
@@ -53,7 +51,7 @@ class Checkpoint:
         try:
             return AutoTokenizer.from_pretrained(self.folder, padding_side="left", local_files_only=True)
         except Exception as error:  # the library raises whatever a damaged file leads to
-            raise UserError(f"{self.name} has no readable tokenizer: {_line(error)}") from None
+            raise UserError(f"{self.name} has no readable tokenizer: {line(error)}") from None
 
     @cached_property
     def stops(self) -> set[int]:
@@ -166,15 +164,15 @@ def differences(pair: Pair) -> list[str]:
     for one, other, who in ((a, b, "thinking"), (b, a, "instruct")):
         missing = sorted(one.entries.keys() - other.entries.keys())
         if missing:
-            found.append(f"{len(missing)} tensors are missing from the {who} checkpoint ({_some(missing)})")
+            found.append(f"{len(missing)} tensors are missing from the {who} checkpoint ({some(missing)})")
     shapes = [f"{n} {list(e.shape)} / {list(b.entries[n].shape)}" for n, e in sorted(a.entries.items())
               if n in b.entries and e.shape != b.entries[n].shape]
     if shapes:
-        found.append(f"{len(shapes)} tensors differ in shape ({_some(shapes)})")
+        found.append(f"{len(shapes)} tensors differ in shape ({some(shapes)})")
     words, others = a.tokenizer.get_vocab(), b.tokenizer.get_vocab()
     if words != others:
         odd = sorted(set(words.items()) ^ set(others.items()), key=lambda item: item[1])
-        found.append(f"the tokenizers differ in {len({w for w, _ in odd})} tokens ({_some([repr(w) for w, _ in odd])})")
+        found.append(f"the tokenizers differ in {len({w for w, _ in odd})} tokens ({some([repr(w) for w, _ in odd])})")
     elif a.tokenizer.encode(PROBE) != b.tokenizer.encode(PROBE):
         found.append("the tokenizers have the same tokens but split a probe text differently")
     return found
@@ -185,13 +183,13 @@ def open_checkpoint(name: str, headers_only: bool = False) -> Checkpoint:
     if not name:
         raise UserError("no checkpoint given; name a folder or a Hub id for both instruct and thinking")
     on_hub = not Path(name).is_dir()
-    folder = _from_hub(name) if on_hub else Path(name)
+    folder = hub.small_files(name) if on_hub else Path(name)
     if not (folder / "config.json").is_file():
         raise UserError(f"{name} is no checkpoint: it has no config.json")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except Exception as error:
-        raise UserError(f"{name}/config.json cannot be used: {_line(error)}") from None
+        raise UserError(f"{name}/config.json cannot be used: {line(error)}") from None
     if getattr(config, "quantization_config", None):
         raise UserError(f"{name} is quantised; interpolation needs the original weights")
     if config.model_type not in SUPPORTED:
@@ -204,28 +202,28 @@ def open_checkpoint(name: str, headers_only: bool = False) -> Checkpoint:
     try:
         checkpoint.stops, checkpoint.turn_end, checkpoint.prefills_think  # a damaged template shows now, not in the middle of a run
     except Exception as error:
-        raise UserError(f"{name}: chat template or generation_config.json cannot be used: {_line(error)}") from None
+        raise UserError(f"{name}: chat template or generation_config.json cannot be used: {line(error)}") from None
     return checkpoint if headers_only else _with_weights(checkpoint)[0]
 
 
 def _headers(name: str, folder: Path, on_hub: bool = False) -> dict[str, Entry]:
     """Of all tensors. What is not in the folder yet is asked of the Hub: headers, no weights."""
     files, listed = _index(folder)
-    absent = _absent(folder, files)
+    absent = hub.absent(folder, files)
     if absent and not on_hub:
         if not listed:
             pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
             raise UserError(f"{name} has no weights: model.safetensors is missing"
                             + ("; its pickled weights are never opened, convert them to safetensors" if pickled else ""))
-        raise UserError(f"{name} lacks {len(absent)} of its {len(files)} shards ({_some(absent)}); download it again")
+        raise UserError(f"{name} lacks {len(absent)} of its {len(files)} shards ({some(absent)}); download it again")
     entries = {}
-    for file, tensors in zip(files, _headers_on_hub(name, folder, files) if absent else (_header(folder / f) for f in files)):
+    for file, tensors in zip(files, hub.headers(name, folder, files) if absent else (_header(folder / f) for f in files)):
         for key, shape, dtype in tensors:
             if not key.endswith("rotary_emb.inv_freq"):  # old Llama files store the table that config describes
                 entries[key] = Entry(tuple(shape), dtype, file)
     lost = sorted(listed - entries.keys())
     if lost:
-        raise UserError(f"{name}: {len(lost)} tensors that the index lists are in no shard ({_some(lost)})")
+        raise UserError(f"{name}: {len(lost)} tensors that the index lists are in no shard ({some(lost)})")
     return entries
 
 
@@ -239,10 +237,6 @@ def _index(folder: Path) -> tuple[list[str], set[str]]:
         return sorted(set(placed.values())), set(placed)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{index} is not a readable index of shards") from None
-
-
-def _absent(folder: Path, files: list[str]) -> list[str]:
-    return [f for f in files if not (folder / f).is_file()]
 
 
 def _header(path: Path) -> list[tuple]:
@@ -266,99 +260,22 @@ def _open(path: Path):
         raise UserError(f"{path} cannot be read: {error}") from None
 
 
-def _from_hub(name: str) -> Path:
-    """The folder in the Hub's cache, with everything but weights: what cannot be used is refused before gigabytes of it arrive."""
-    from huggingface_hub import snapshot_download
-
-    parts = name.split("/")
-    if len(parts) != 2 or not all(parts) or name.startswith((".", "~")):
-        raise UserError(f"{name} is neither an existing folder nor a Hub id such as Qwen/Qwen3-4B-Instruct-2507")
-    with _asking_hub(name):
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.jinja", "*.txt", "*.model"]))
-
-
-def _headers_on_hub(name: str, folder: Path, files: list[str]) -> list[list[tuple]]:
-    """Of the commit whose config is in the folder."""
-    from huggingface_hub import parse_safetensors_file_metadata
-    from huggingface_hub.errors import RemoteEntryNotFoundError
-
-    def header(file):
-        try:
-            tensors = parse_safetensors_file_metadata(name, file, revision=folder.name).tensors
-        except RemoteEntryNotFoundError:
-            raise UserError(f"{name} lacks {file} on the Hub, which its index names; choose another checkpoint" if len(files) > 1 else
-                            f"{name} has no weights: {file} is missing on the Hub; pickled weights are never opened, convert them to safetensors") from None
-        return [(key, t.shape, t.dtype) for key, t in tensors.items()]
-
-    with _asking_hub(name, folder, files), ThreadPoolExecutor(8) as pool:
-        return list(pool.map(header, files))
-
-
 def _with_weights(*checkpoints: Checkpoint) -> list[Checkpoint]:
     """The same with their weights in their folders. Nothing is fetched when the disk has no room for all of it."""
-    absent = [_absent(c.folder, _index(c.folder)[0]) for c in checkpoints]
+    absent = [hub.absent(c.folder, _index(c.folder)[0]) for c in checkpoints]
     sizes = [sum(_size(e) for e in c.entries.values() if e.file in files) for c, files in zip(checkpoints, absent)]
     free = shutil.disk_usage(checkpoints[0].folder).free
     if sum(sizes) > free:
         raise UserError(f"the weights of {' and '.join(c.name for c, files in zip(checkpoints, absent) if files)} take {sum(sizes) / 1e9:,.1f} GB, "
                         f"the disk of the Hub's cache has {free / 1e9:,.1f} GB free; make room, or set HF_HOME to a folder on a larger disk")
-    return [_fetched(c, files, size) if files else c for c, files, size in zip(checkpoints, absent, sizes)]
-
-
-def _fetched(checkpoint: Checkpoint, files: list[str], size: float) -> Checkpoint:
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.utils import enable_progress_bars
-
-    name, folder = checkpoint.name, checkpoint.folder
-    print(f"fetching {name}: {len(files)} file{'s' * (len(files) > 1)}, {size / 1e6:,.0f} MB", file=sys.stderr, flush=True)
-    if not constants.HF_HUB_DISABLE_PROGRESS_BARS:
-        enable_progress_bars("huggingface_hub.snapshot_download")  # transformers' disable_progress_bar() turned them off
-    with _asking_hub(name, folder, _index(folder)[0]):
-        snapshot_download(name, revision=folder.name, allow_patterns=files)
-    return replace(checkpoint, entries=_headers(name, folder))
+    for c, files, size in zip(checkpoints, absent, sizes):
+        if files:
+            hub.fetch(c.name, c.folder, files, _index(c.folder)[0], size)
+    return [replace(c, entries=_headers(c.name, c.folder)) if files else c for c, files in zip(checkpoints, absent)]
 
 
 def _size(entry: Entry) -> float:
     return torch.Size(entry.shape).numel() * int("".join(filter(str.isdigit, entry.dtype.partition("_")[0])) or 8) / 8
-
-
-@contextmanager
-def _asking_hub(name: str, folder: Path | None = None, files: list[str] = ()) -> Iterator[None]:
-    """What the Hub, the network or the disk has against it, as one sentence; of `files` it says which are there by now."""
-    from huggingface_hub import constants
-    from huggingface_hub.errors import (GatedRepoError, HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled,
-                                        RepositoryNotFoundError)
-
-    try:
-        yield
-    except UserError:
-        raise
-    except GatedRepoError:
-        raise UserError(f"{name} is gated: ask for access at {constants.ENDPOINT}/{name}, then `hf auth login`") from None
-    except RepositoryNotFoundError:
-        raise UserError(f"{name} is no folder here, and the Hub has no such checkpoint, or none for you; check the spelling, "
-                        "or `hf auth login` if it is private") from None
-    except Exception as error:  # httpx2, hf_xet, a damaged header: the libraries below raise what they like
-        absent = _absent(folder, files) if folder else []
-        state = (f"is here only in part, without {len(absent)} of its {len(files)} shards ({_some(absent)})" if len(absent) < len(files) else
-                 "is here without its weights" if folder else "is no folder here")
-        refused = error.response.status_code in (401, 403) if isinstance(error, HfHubHTTPError) else False
-        if isinstance(error, OSError) and error.errno and not isinstance(error, HfHubHTTPError):
-            raise UserError(f"{name} {state}, and the Hub's cache, {constants.HF_HUB_CACHE}, takes no more ({error.strerror}); make room, "
-                            "or set HF_HOME to a folder on another disk, and run this again") from None
-        if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
-            why = "HF_HUB_OFFLINE is set); unset it" if constants.HF_HUB_OFFLINE else f"{_line(error.__cause__ or error)}); check the name and the network"
-            raise UserError(f"{name} {state}, and the Hub cannot be reached ({why}") from None
-        advice = "check the name" if isinstance(error, HFValidationError) else "`hf auth login` again" if refused else "what is here is kept, run this again"
-        raise UserError(f"{name} {state}, and the Hub gave no more of it ({_line(error)}); {advice}") from error
-
-
-def _some(items: list[str], n: int = 3) -> str:
-    return ", ".join(items[:n]) + (", ..." if len(items) > n else "")
-
-
-def _line(error: Exception) -> str:
-    return next(filter(str.strip, str(error).splitlines()), type(error).__name__)
 
 
 def _short(value) -> str:
