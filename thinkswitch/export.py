@@ -92,8 +92,9 @@ def export(pair: Pair, round: Round, t: float, schedule: Schedule, preset: Prese
     """Write, verify, name. Yields (stage, done, total): bytes of "write", steps of "verify".
 
     `recipe` is the same point in the basis of `blend`, should that hold other adapters than the round. `lane` is entered
-    while the blend is at work only. A large checkpoint without a `blend` is compared while it is written. A failure or a cancel (both a UserError) leaves nothing behind, and what
-    `replace` would have replaced as it was. `run`: its folder, for the scores on the card.
+    while the blend is at work only. A large checkpoint without a `blend` is compared while it is written. A failure or a
+    cancel (both a UserError) leaves nothing behind, and what `replace` would have replaced as it was. `run`: its folder,
+    for the scores on the card.
     """
     began = time.monotonic()
     plan(pair, round, t, preset, out, adapter, replace)
