@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import random_adapter, save_pair
+from conftest import random_adapter
 from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file

@@ -1,6 +1,5 @@
 """The whole method on the embedded pair, small: events, files, controls, refusals, and a kill at any moment."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -16,7 +15,6 @@ from peft import PeftConfig
 
 from thinkswitch import loop, preset as presets, recipe, runs, terminal
 from thinkswitch.errors import UserError
-from thinkswitch.pair import open_pair
 
 # The real pair, a small run: two rounds in a few seconds, several decode groups and saves in each.
 SMALL = dict(rounds=2, prompts=12, held_out=10, rows=4, epochs=2, batch=4, micro_batch=4, save_steps=2)

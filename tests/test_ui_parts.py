@@ -7,7 +7,6 @@ import time
 
 import gradio as gr
 import pytest
-import yaml
 from conftest import TINY, random_adapter
 
 from thinkswitch import preset as presets

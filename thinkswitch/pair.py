@@ -104,7 +104,7 @@ class Checkpoint:
             yield from self.tensor(name).float().split(step)
             return
         if path not in self._starts:
-            self._starts[path] = _starts(path)
+            self._starts[path] = starts(path)
         stored = torch.empty(min(step, entry.shape[0]), *entry.shape[1:], dtype=TYPES[entry.dtype])
         block, room = torch.empty_like(stored, dtype=torch.float32), memoryview(stored.view(torch.uint8).numpy()).cast("B")
         with open(path, "rb", buffering=0) as file:
@@ -244,7 +244,7 @@ def _header(path: Path) -> list[tuple]:
         return [(key, view.get_shape(), view.get_dtype()) for key in shard.keys() for view in [shard.get_slice(key)]]
 
 
-def _starts(path: Path) -> dict[str, int]:
+def starts(path: Path) -> dict[str, int]:
     """The byte of a safetensors file at which each tensor begins: after a length in 8 bytes and a table in JSON."""
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")

@@ -88,12 +88,12 @@ def alongside(folder: Path, point: Point, entries: dict[str, Entry], arrived: di
 
     `arrived`: of every tensor. `compared`: of every layer; told in any case in the end, so that nobody waits for ever.
     """
-    comparison = Comparison()
+    comparison, layers = Comparison(), iter(compared)
 
     def hear(part: str, *call) -> None:
         comparison.hear(blend, part, *call)
-        if part.endswith("MLP"):
-            compared[int(part.split(",")[0].removeprefix("layer ")) - 1].set_result(None)
+        if part.endswith("MLP"):  # a layer's last part
+            next(layers).set_result(None)
 
     try:
         with threads(max(1, torch.get_num_threads() // 2)):
