@@ -16,12 +16,12 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import FileResponse
 from starlette.routing import Route
 
-from thinkswitch import preset as presets
 from thinkswitch.errors import UserError
-from thinkswitch.preset import Schedule
-from ui import compare, explore, export, loop, models, theme
+from thinkswitch.preset import load_preset
+from thinkswitch.recipe import Schedule
 from ui.studio import PAIR, Studio
-
+from ui.tabs import compare, explore, export, loop, models
+from ui.widgets import theme
 
 
 def build(studio: Studio) -> gr.Blocks:
@@ -30,7 +30,7 @@ def build(studio: Studio) -> gr.Blocks:
     with gr.Blocks(title="ThinkSwitch Studio", analytics_enabled=False) as page:
         gr.HTML('<div id="masthead"><h1>ThinkSwitch Studio</h1><p>Two checkpoints, one slider: from instinct to deliberation, '
                 'and a loop that teaches the one what the other works out.</p></div>')
-        status = theme.words("models-status", models.status_html(studio))  # above the tabs: it concerns all of them
+        status = theme.message_box("models-status", models.status_html(studio))  # above the tabs: it concerns all of them
         schedule = gr.State(Schedule())
         kept = gr.BrowserState(None, storage_key=f"thinkswitch-{studio.preset.name}-1", secret="thinkswitch")
         with gr.Tabs(selected="compare", elem_id="tabs", overflow_behavior="wrap") as tabs:
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         auth = guarded(args)
-        preset = presets.load(args.preset)
+        preset = load_preset(args.preset)
         studio = Studio(preset, args.preset, args.demo)
         page = build(studio)
         studio.open_soon()

@@ -19,13 +19,16 @@ from pathlib import Path
 import torch
 from common import arguments, forget_peak, parameters, peak_rss, random_pair, report
 
-from thinkswitch import hardware, recipe
-from thinkswitch.blend import Blend
-from thinkswitch.distil import Example, distil
+from thinkswitch import rounds
+from thinkswitch.distil import Example, train_adapter
 from thinkswitch.evaluate import sampling
 from thinkswitch.generate import Row, generate
-from thinkswitch.materialise import machine, materialise
 from thinkswitch.preset import Preset
+from thinkswitch.weights import memory_plan
+from thinkswitch.weights.adapter import load_adapter
+from thinkswitch.weights.device import resolve_device
+from thinkswitch.weights.live_blend import Blend
+from thinkswitch.weights.materialise import materialise
 
 CAP = 8e9
 EXAMPLES, PROMPT = 15, 200  # of an example's tokens, a fifth is prompt
@@ -59,7 +62,7 @@ class Bench:
             found = dict(out_of_memory=True)
         took = time.perf_counter() - began
         measured = torch.cuda.max_memory_reserved() + self.context() if self.card else peak_rss()
-        planned = {p.name: p.needs for p in hardware.plan(self.pair, replace(self.preset, **changed))}.get(phase)
+        planned = {p.name: p.needs for p in memory_plan.plan_memory(self.pair, replace(self.preset, **changed))}.get(phase)
         self.rows.append(dict(stage=name, planned_gb=planned and planned / 1e9, measured_gb=measured / 1e9,
                               allocated_gb=torch.cuda.max_memory_allocated() / 1e9 if self.card else None,
                               fits=measured <= CAP and "out_of_memory" not in found, seconds=took, **{k: v for k, v in found.items() if k != "round"}))
@@ -80,8 +83,8 @@ def decode(model, pair, role: str, preset: Preset, tokens: int, points=(None,)) 
 
 
 def run(bench: Bench, short: int, folder: Path) -> None:
-    pair, preset, where = bench.pair, bench.preset, machine(bench.preset)
-    start = recipe.start(pair)
+    pair, preset, where = bench.pair, bench.preset, resolve_device(bench.preset)
+    start = rounds.start(pair)
 
     def think() -> dict:
         return decode(materialise(pair, [], start.thinking, **where), pair, "thinking", preset, preset.think_tokens)
@@ -89,7 +92,7 @@ def run(bench: Bench, short: int, folder: Path) -> None:
     def learn() -> dict:
         words = [random_words(pair, preset.max_length, seed) for seed in range(EXAMPLES)]
         examples = [Example(w[:len(w) // 5], w[len(w) // 5:]) for w in words]
-        steps = list(distil(materialise(pair, [], start.instruct, **where), examples, preset, 1, folder))
+        steps = list(train_adapter(materialise(pair, [], start.instruct, **where), examples, preset, 1, folder))
         return dict(steps=len(steps), tokens_per_s=statistics.median(s.tokens_per_s for s in steps), first_loss=steps[0].loss, last_loss=steps[-1].loss)
 
     def measure(role: str) -> dict:
@@ -101,8 +104,8 @@ def run(bench: Bench, short: int, folder: Path) -> None:
     bench.stage("think", "think", think)
     if "out_of_memory" in bench.stage("distil", "distil", learn):
         return  # nothing to rebuild from
-    adapter = recipe.load_adapter(folder / "adapter")
-    after = bench.stage("rebuild", None, lambda: dict(round=recipe.rebuild(pair, start, adapter, preset.t, preset.anchor, preset.schedule)))["round"]
+    adapter = load_adapter(folder / "adapter")
+    after = bench.stage("rebuild", None, lambda: dict(round=rounds.rebuild(pair, start, adapter, preset.t, preset.anchor, preset.schedule)))["round"]
     for role in ("instruct", "thinking"):
         bench.stage(f"measure {role}", "measure", lambda: measure(role), think_tokens=short, instruct_tokens=short)
     bench.stage("compare", "compare", compare, think_tokens=short)

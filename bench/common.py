@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-from thinkswitch.materialise import quiet
-from thinkswitch.pair import Pair, open_pair
+from thinkswitch.weights.device import silence_libraries
+from thinkswitch.weights.pair import Pair, open_pair
 
 TINY = Path(__file__).parents[1] / "presets" / "tiny"
 SIZES = {  # hidden, intermediate, layers, heads, kv heads, head_dim, vocabulary: the proportions of Qwen3's small models
@@ -39,7 +39,7 @@ def arguments(description: str, repeats: int = 3, **more: str | dict) -> argpars
         flag.add_argument(f"--{name.replace('_', '-')}", **(help if isinstance(help, dict) else dict(help=help)))
     args = flag.parse_args()
     torch.set_num_threads(args.threads)
-    quiet()
+    silence_libraries()
     return args
 
 

@@ -24,10 +24,10 @@ import torch
 from common import SIZES, arguments, forget_peak, parameters, peak_rss, random_pair, report
 
 from thinkswitch import recipe
-from thinkswitch.distil import Example, batches, distil
-from thinkswitch.materialise import materialise
-from thinkswitch.pair import open_pair
+from thinkswitch.distil import Example, batches, train_adapter
 from thinkswitch.preset import Preset
+from thinkswitch.weights.materialise import materialise
+from thinkswitch.weights.pair import open_pair
 
 SEED = 1
 FLAGS = dict(
@@ -61,7 +61,7 @@ class Laps:
 
 def ours(args, model, pair, folder: Path) -> list[dict]:
     laps = Laps()
-    return [dict(laps.lap(), loss=step.loss) for step in distil(model, examples(args), settings(args), SEED, folder)]
+    return [dict(laps.lap(), loss=step.loss) for step in train_adapter(model, examples(args), settings(args), SEED, folder)]
 
 
 def trl(args, model, pair, folder: Path) -> list[dict]:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from common import arguments, machine, parameters, random_pair
 
-from thinkswitch.pair import open_pair
+from thinkswitch.weights.pair import open_pair
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,17 +52,22 @@ def copying(folder: Path, out: Path) -> float:
 
 def writing(pair, out: Path) -> dict:
     """Our stream alone, in this process: from angles to settled files."""
-    from thinkswitch import export, place, recipe
-    from thinkswitch.preset import Preset, Schedule
+    from thinkswitch import rounds
+    from thinkswitch.export.destination import fsync_tree
+    from thinkswitch.export.layout import blocks, checkpoint_entries
+    from thinkswitch.export.point import ExportPoint
+    from thinkswitch.export.safetensors_writer import write_tensors
+    from thinkswitch.preset import Preset
+    from thinkswitch.recipe import Schedule
     began = time.perf_counter()
-    start = recipe.start(pair)
+    start = rounds.start(pair)
     angles = time.perf_counter()
-    point = export.Point(pair, start, 0.5, Schedule(), Preset(), False)
-    entries = export.checkpoint_entries(pair)
+    point = ExportPoint(pair, start, 0.5, Schedule(), Preset(), False)
+    entries = checkpoint_entries(pair)
     out.mkdir()
-    for _ in export.write_tensors(out, entries, lambda name: export.blocks(point, name, entries[name]), {name: Future() for name in entries}):
+    for _ in write_tensors(out, entries, lambda name: blocks(point, name, entries[name]), {name: Future() for name in entries}):
         pass
-    place.settle(out)
+    fsync_tree(out)
     return dict(angles_s=angles - began, write_s=time.perf_counter() - angles)
 
 

@@ -16,9 +16,9 @@ from common import SIZES, arguments, endless, in_turns, parameters, random_pair,
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.generation import ContinuousBatchingConfig
 
-from thinkswitch import recipe
+from thinkswitch import rounds
 from thinkswitch.generate import Row, Sampling, generate
-from thinkswitch.materialise import materialise
+from thinkswitch.weights.materialise import materialise
 
 PAGE = 32  # tokens of a page of continuous batching's cache
 
@@ -60,7 +60,7 @@ def main() -> None:
     long, useful = max(limits), sum(limits)
     dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
     with random_pair(args.size) as pair:
-        model = materialise(pair, [], recipe.start(pair).thinking, args.device, dtype)
+        model = materialise(pair, [], rounds.start(pair).thinking, args.device, dtype)
         endless(model)
         prompts = [pair.instruct.prompt_ids(f"What is {i} + {i + 1}?") for i in range(count)]
         rows = [Row(tuple(p), Sampling(max_new_tokens=n)) for p, n in zip(prompts, limits)]

@@ -15,16 +15,16 @@ import torch
 from common import arguments, parameters, random_pair, report, seconds
 from transformers import AutoModelForCausalLM
 
-from thinkswitch import recipe
-from thinkswitch.blend import Blend
+from thinkswitch import rounds
 from thinkswitch.generate import Row, Sampling, generate
-from thinkswitch.materialise import materialise
+from thinkswitch.weights.live_blend import Blend
+from thinkswitch.weights.materialise import materialise
 
 PROMPT = "Tom has 7 + 5 - 3 + 8 - 2 coins. Ann has 9 to 12 coins. Does Tom have more?"
 
 
 def measure(args, pair, dtype, folder) -> dict:
-    state, tok = recipe.start(pair), pair.instruct.tokenizer
+    state, tok = rounds.start(pair), pair.instruct.tokenizer
     ids = tuple(pair.instruct.prompt_ids(PROMPT))
     blend = Blend(pair, device=args.device, dtype=dtype)
 

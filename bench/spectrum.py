@@ -9,17 +9,17 @@ favours them. Last line: JSON.
 import torch
 from common import TINY, arguments, endless, parameters, random_pair, report, seconds
 
-from thinkswitch import recipe
-from thinkswitch.blend import Blend
+from thinkswitch import rounds
 from thinkswitch.generate import Row, Sampling, generate
-from thinkswitch.materialise import materialise
-from thinkswitch.pair import open_pair
+from thinkswitch.weights.live_blend import Blend
+from thinkswitch.weights.materialise import materialise
+from thinkswitch.weights.pair import open_pair
 
 PROMPT = "Tom has 7 + 5 - 3 + 8 - 2 coins. Ann has 9 to 12 coins. Does Tom have more?"
 
 
 def measure(args, pair, points: int, new_tokens: int, dtype=torch.float32) -> dict:
-    state = recipe.start(pair)
+    state = rounds.start(pair)
     ts = [i / (points - 1) for i in range(points)]
     ids = tuple(pair.instruct.prompt_ids(PROMPT))
     rows = [Row(ids, Sampling(max_new_tokens=new_tokens), recipe=state.point(t)) for t in ts]

@@ -19,14 +19,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from tiny_problems import TINY, Made, problems, take
+from tiny_problems import TINY, Made, take
+from tiny_problems import problems as made_problems
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from thinkswitch import evaluate, recipe, tasks, terminal
-from thinkswitch.blend import Blend
-from thinkswitch.pair import open_pair
+from thinkswitch import evaluate, problems, recipe, rounds
+from thinkswitch.cli import terminal
 from thinkswitch.preset import Preset
+from thinkswitch.weights.live_blend import Blend
+from thinkswitch.weights.pair import open_pair
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TAGS = ["<think>", "</think>", "<tool_call>", "</tool_call>"]
@@ -78,7 +80,7 @@ def encode(tok, made: Made, traced: bool) -> tuple[list[int], list[int]]:
 
 def batches(tok, seed: int, size: int, p_traced: float):
     """Endless (ids, labels), each (size, length); 16 batches at a time are sorted by length to waste no padding."""
-    rng, stream = random.Random(seed), problems("pretrain", seed)
+    rng, stream = random.Random(seed), made_problems("pretrain", seed)
     while True:
         pool = [encode(tok, m, rng.random() < p_traced) for m in itertools.islice(stream, 16 * size)]
         pool.sort(key=lambda row: len(row[0]))
@@ -167,14 +169,14 @@ def make_pair(args) -> None:
 def report(out: Path, flags: dict) -> dict:
     """What the pair can do on its held-out problems, by the engine's own measure: parents, then the spectrum."""
     pair = open_pair(str(out / "instruct"), str(out / "thinking"))
-    state, problems = recipe.start(pair), tasks.load(str(TINY / "held_out.jsonl"))
+    state, held_out = rounds.start(pair), problems.load(str(TINY / "held_out.jsonl"))
     preset = Preset(greedy=True, think_tokens=128, rows=256)
     blend = Blend(pair)
     ts = [0, 0.1, 0.2, 0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9, 1]
-    spectrum = terminal.progress(evaluate.sweep(blend, pair.instruct, {t: state.point(t) for t in ts}, problems, preset), "spectrum")
-    own = terminal.progress(evaluate.sweep(blend, pair.thinking, {1: state.thinking}, problems, preset), "thinking")
+    spectrum = terminal.progress(evaluate.sweep(blend, pair.instruct, {t: state.point(t) for t in ts}, held_out, preset), "spectrum")
+    own = terminal.progress(evaluate.sweep(blend, pair.thinking, {1: state.thinking}, held_out, preset), "thinking")
     cosines = sorted(recipe.cosine(g, recipe.INSTRUCT, recipe.THINKING) for g in state.gram.values())
-    return dict(made=time.strftime("%Y-%m-%d"), torch=torch.__version__, parameters=pair.parameters, flags=flags, problems=len(problems),
+    return dict(made=time.strftime("%Y-%m-%d"), torch=torch.__version__, parameters=pair.parameters, flags=flags, problems=len(held_out),
                 instruct=spectrum[0], thinking=own[0], spectrum_under_instruct_template=spectrum,
                 cosine=dict(lowest=cosines[0], median=cosines[len(cosines) // 2], highest=cosines[-1],
                             share_that_falls_back_to_lerp=sum(c > recipe.LERP_ABOVE for c in cosines) / len(cosines)))

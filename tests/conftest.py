@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config)
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config
 
-from thinkswitch import materialise
+from thinkswitch.weights.device import silence_libraries
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "presets" / "tiny"
@@ -26,11 +26,26 @@ FAMILIES = {
     "llama": (LlamaConfig, dict(attention_bias=True, mlp_bias=True)),
 }
 
+# Rows as the sets' cards describe them; every word is made up. LaTeX braces must survive the template.
+SETS = {
+    ("AI-MO/aimo-validation-aime", "train"): [
+        dict(id=i, problem=f"Earlier year: find $\\frac{{{i}}}{{1}} + 1$ {{exactly}}.", solution=f"It is \\boxed{{{i + 1}}}.", answer=f"{i + 1:03}", url=f"https://example.org/{i}")
+        for i in range(40)],
+    ("MathArena/aime_2026", "train"): [dict(problem_idx=i, answer=2 * i, problem=f"This year: find $\\binom{{{i}}}{{1}} \\cdot 2$.") for i in range(1, 31)],
+    ("qiaojin/PubMedQA", "pqa_labeled", "train"): [
+        dict(pubid=i, question=f"Does substance {i} help?", long_answer="Hard to say.", final_decision=("yes", "no", "maybe")[i % 3],
+             context=dict(contexts=[f"We gave {i} g {{daily}}.", "Nobody noticed."], labels=["METHODS", "RESULTS"], meshes=["Humans"],
+                          reasoning_required_pred=["yes"], reasoning_free_pred=["no"])) for i in range(1, 50)],
+    ("HuggingFaceH4/MATH-500", "test"): [
+        dict(problem=f"What is $\\frac{{{i}}}{{2}}$?", solution="Halve it.", answer=f"\\frac{{{i}}}{{2}}", subject="Algebra", level=1, unique_id=f"test/{i}.json")
+        for i in range(1, 98, 2)],
+}
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     torch.set_num_threads(1)  # two threads beside another busy process stall in OpenMP barriers
-    materialise.quiet()
+    silence_libraries()
 
 
 def byte_tokenizer(prefill: str = "") -> PreTrainedTokenizerFast:
@@ -79,7 +94,8 @@ def folders(tmp_path_factory):
 
 def random_adapter(pair, seed: int, rank: int = 4, size: float = 0.2):
     """An update of every linear layer, about `size` of the weight."""
-    from thinkswitch.recipe import Adapter, module_kind
+    from thinkswitch.recipe import module_kind
+    from thinkswitch.weights.adapter import Adapter
     g = torch.Generator().manual_seed(seed)
     low_rank = {}
     for name, entry in pair.instruct.entries.items():

@@ -21,12 +21,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.utils.checkpoint import checkpoint
 
-from . import runs, team
-from .errors import UserError
-from .hardware import LOGIT_CHUNK, checkpointed
-from .materialise import out_of_memory, release
-from .pair import Checkpoint
-from .preset import Preset
+from thinkswitch import runs
+from thinkswitch.errors import UserError
+from thinkswitch.preset import Preset
+from thinkswitch.remote import distributed
+from thinkswitch.weights.checkpoint import Checkpoint
+from thinkswitch.weights.device import out_of_memory, release
+from thinkswitch.weights.memory_plan import LOGIT_CHUNK, checkpointed
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Example:
         return len(self.prompt) + len(self.answer)
 
 
-def example(instruct: Checkpoint, prompt: str, answer: str) -> Example:
+def make_example(instruct: Checkpoint, prompt: str, answer: str) -> Example:
     """What the loss sees of a sample: the prompt under the instruct checkpoint's template (masked), and the answer."""
     ids = instruct.tokenizer.encode(answer, add_special_tokens=False)
     return Example(tuple(instruct.prompt_ids(prompt)), (*ids, instruct.turn_end))
@@ -57,7 +58,7 @@ class Step:
     tokens_per_s: float  # prompt and answer tokens
 
 
-def distil(model, examples: list[Example], preset: Preset, seed: int, folder: Path) -> Iterator[Step]:
+def train_adapter(model, examples: list[Example], preset: Preset, seed: int, folder: Path) -> Iterator[Step]:
     """Train a new adapter on `model` (which is changed) and leave it in `folder`/adapter in PEFT's format.
 
     A state that an earlier, killed try left in `folder` is taken up where it stood. NaN raises a UserError after
@@ -78,10 +79,10 @@ def distil(model, examples: list[Example], preset: Preset, seed: int, folder: Pa
     optimiser = torch.optim.AdamW(weights, lr=preset.learning_rate, weight_decay=preset.weight_decay)
     plan = batches(examples, preset, seed)
     saved = folder / "distil.safetensors"
-    start, micro, first = _restore(saved, weights, optimiser), preset.micro_batch, team.rank() == 0
+    start, micro, first = _restore(saved, weights, optimiser), preset.micro_batch, distributed.rank() == 0
     for step in range(start, len(plan)):
         began = time.perf_counter()
-        torch.manual_seed(seed + step + 1 + team.rank() * 2**32)  # dropout
+        torch.manual_seed(seed + step + 1 + distributed.rank() * 2**32)  # dropout
         lr = learning_rate(step, len(plan), preset)
         optimiser.param_groups[0]["lr"] = lr
         batch = [examples[i] for i in plan[step]]
@@ -107,7 +108,7 @@ def distil(model, examples: list[Example], preset: Preset, seed: int, folder: Pa
             yield Step(step + 1, len(plan), loss, lr, norm, tokens / (time.perf_counter() - began))
             going = True
         finally:
-            going = team.tell(going)  # the first process may have been stopped
+            going = distributed.broadcast(going)  # the first process may have been stopped
         if not going:
             return
     if first:
@@ -119,7 +120,7 @@ def gradients(model, weights, batch: list[Example], micro: int) -> float | None:
     """Add up the gradients of a batch, each process its share, `micro` answers at a time; returns the loss, None where memory does
     not suffice."""
     device, answer_tokens, loss, full = weights[0].device, sum(len(e.answer) for e in batch), 0.0, False
-    mine = batch[team.rank()::team.size()]
+    mine = batch[distributed.rank()::distributed.world_size()]
     try:
         for i in range(0, len(mine), micro):
             part = answer_loss(model, mine[i:i + micro], device) / answer_tokens
@@ -129,13 +130,13 @@ def gradients(model, weights, batch: list[Example], micro: int) -> float | None:
         if not out_of_memory(error):
             raise
         full = True
-    if team.size() > 1:
+    if distributed.world_size() > 1:
         sums = torch.tensor([loss, full], dtype=torch.float64, device=device)
-        team.add(sums)
+        distributed.all_reduce_sum(sums)
         loss, full = sums.tolist()
         for weight in weights if not full else ():
             weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad  # a batch smaller than the team
-            team.add(weight.grad)
+            distributed.all_reduce_sum(weight.grad)
     return None if full else loss
 
 
@@ -205,11 +206,8 @@ def soften(teacher, examples: list[Example], contexts: list[tuple[int, ...]], k:
     return softened
 
 
-# ---- files
-
-
 def _save(wrapped, path: Path) -> None:
-    with writing(path), runs.whole_folder(path) as beside:
+    with writing(path), runs.atomic_folder(path) as beside:
         wrapped.save_pretrained(beside)
         config = beside / "adapter_config.json"  # peft lists the targets in the order of a set: not the same twice
         values = json.loads(config.read_text())

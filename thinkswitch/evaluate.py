@@ -1,20 +1,22 @@
 """Scores: accuracy with its uncertainty, think rate, tokens; and whether two checkpoints really differ."""
 
 import hashlib
-import math
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from .blend import Blend
-from .errors import UserError
-from .generate import Chunk, Row, Sampling, generate
-from .pair import Checkpoint, Pair
-from .preset import Preset
-from .recipe import Recipe
-from .tasks import Problem, final_answer, grade
-from .trace import OPEN
+from thinkswitch.errors import UserError
+from thinkswitch.generate import Chunk, Row, Sampling, generate
+from thinkswitch.grading import final_answer, grade
+from thinkswitch.preset import Preset
+from thinkswitch.problems import Problem
+from thinkswitch.recipe import Recipe
+from thinkswitch.statistics import mcnemar, wilson
+from thinkswitch.think_parser import OPEN
+from thinkswitch.weights.checkpoint import Checkpoint
+from thinkswitch.weights.live_blend import Blend
+from thinkswitch.weights.pair import Pair
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Summary:
 
 
 def score(problem: Problem, question: int, chunk: Chunk) -> Score:
-    return Score(question, grade(problem, chunk.answer), chunk.state in ("closed", "doubled"), chunk.tokens,
+    return Score(question, grade(chunk.answer, problem.answer, problem.kind), chunk.state in ("closed", "doubled"), chunk.tokens,
                  final_answer(chunk.answer, problem.kind), chunk.finish)
 
 
@@ -51,34 +53,21 @@ def summarise(scores: list[Score]) -> Summary:
     return Summary(n, correct, correct / n, low, high, sum(s.thought for s in scores) / n, sum(s.tokens for s in scores) / n)
 
 
-def wilson(k: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % score interval of a proportion (Wilson 1927): honest at 0, at 1 and for small n."""
-    centre, spread = (k + z * z / 2) / (n + z * z), z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
-    return max(0.0, centre - spread), min(1.0, centre + spread)
-
-
 @dataclass(frozen=True)
-class Paired:
+class McNemar:
     gained: int  # wrong before, right after
     lost: int
     p: float  # exact two-sided McNemar
 
 
-def compare(before: list[Score], after: list[Score]) -> Paired:
+def compare_scores(before: list[Score], after: list[Score]) -> McNemar:
     """The same questions twice."""
     was = {s.question: s.correct for s in before}
     if was.keys() != {s.question for s in after}:
         raise ValueError("a paired comparison needs the same questions on both sides")
     gained = sum(s.correct and not was[s.question] for s in after)
     lost = sum(was[s.question] and not s.correct for s in after)
-    return Paired(gained, lost, mcnemar(gained, lost))
-
-
-def mcnemar(gained: int, lost: int) -> float:
-    """Exact p: were it chance, each change would be a coin toss."""
-    n = gained + lost
-    tail = sum(math.comb(n, i) for i in range(min(gained, lost) + 1))
-    return min(1.0, 2 * tail / 2**n)
+    return McNemar(gained, lost, mcnemar(gained, lost))
 
 
 def seed_of(*parts) -> int:
@@ -95,7 +84,7 @@ def sampling(preset: Preset, role: str, greedy: bool = False) -> Sampling:
     return Sampling(max_new_tokens=chosen.max_new_tokens) if greedy else chosen
 
 
-def limited(settings: Sampling, tokens: int | None) -> Sampling:
+def with_token_limit(settings: Sampling, tokens: int | None) -> Sampling:
     return settings if tokens is None else replace(settings, max_new_tokens=tokens)
 
 
@@ -114,7 +103,7 @@ def question(pair: Pair, preset: Preset, prompt: str, t: float, point: Recipe, t
 
 
 @torch.inference_mode()
-def opening(blend: Blend, checkpoint: Checkpoint, prompt: str, points: list[Recipe]) -> list[float]:
+def probability_of_think(blend: Blend, checkpoint: Checkpoint, prompt: str, points: list[Recipe]) -> list[float]:
     """The probability, point by point, that a response begins with <think>: one forward pass, temperature 1.
 
     Under a template that opens the trace itself this is the probability of a second one: ask another template.

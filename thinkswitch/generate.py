@@ -15,9 +15,9 @@ import torch
 from transformers import DynamicCache, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
-from .blend import Blend
-from .recipe import Recipe
-from .trace import Stream
+from thinkswitch.recipe import Recipe
+from thinkswitch.think_parser import ThinkParser
+from thinkswitch.weights.live_blend import Blend
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ def generate(model, tokenizer: PreTrainedTokenizerBase, rows: list[Row], stops: 
              stream: bool = True, cancelled: Callable[[], bool] = lambda: False, every: float = 0.0) -> Iterator[Chunk]:
     """Decode `rows`, at most `batch` at once, in groups of like length. `stream=False` yields last chunks only; `every` is
     the least time in seconds between two chunks of a row that is not finished."""
-    for group in groups(rows, batch):
+    for group in group_rows(rows, batch):
         yield from _decode(model, tokenizer, rows, group, stops, stream, cancelled, every)
 
 
-def groups(rows: list[Row], batch: int) -> list[list[int]]:
+def group_rows(rows: list[Row], batch: int) -> list[list[int]]:
     """Which rows share a batch. Long prompts come first: what does not fit is known at once."""
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].ids), i))
     return [order[start:start + batch] for start in range(0, len(rows), batch)]
@@ -70,7 +70,7 @@ def groups(rows: list[Row], batch: int) -> list[list[int]]:
 
 def _decode(model, tokenizer, rows, live: list[int], stops, stream, cancelled, every) -> Iterator[Chunk]:
     device = next(model.parameters()).device
-    writers = {i: Writer(tokenizer, rows[i], i) for i in live}
+    writers = {i: IncrementalDetokenizer(tokenizer, rows[i], i) for i in live}
     width = max(len(rows[i].ids) for i in live)
     pad = tokenizer.pad_token_id or 0
     ids = torch.tensor([[pad] * (width - len(rows[i].ids)) + list(rows[i].ids) for i in live], device=device)
@@ -79,7 +79,7 @@ def _decode(model, tokenizer, rows, live: list[int], stops, stream, cancelled, e
     position = (mask.cumsum(1) - 1).clamp(min=0)
     placement = model.place([rows[i].recipe for i in live]) if isinstance(model, Blend) else None
     cache = DynamicCache(config=model.config)
-    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [PreallocatedCacheLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     sampler, told = Sampler([rows[i] for i in live], device), time.monotonic()
     while live:
         if cancelled():  # meanwhile it may have lent the model to another batch
@@ -118,7 +118,7 @@ def _decode(model, tokenizer, rows, live: list[int], stops, stream, cancelled, e
         mask = torch.cat([mask, mask.new_ones(len(live), 1)], 1)
 
 
-class RoomyLayer(DynamicLayer):
+class PreallocatedCacheLayer(DynamicLayer):
     """Keys and values (rows, heads, length, size) in room made ahead; torch.cat copies the whole cache at every token."""
 
     room: list[torch.Tensor] | None = None
@@ -143,13 +143,13 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = (room[:, :, :used] for room in self.room)
 
 
-class Writer:
+class IncrementalDetokenizer:
     """One row's tokens as text: whole characters only, trace and answer apart."""
 
     def __init__(self, tokenizer, row: Row, index: int):
         self.tokenizer, self.index = tokenizer, index
         self.ids: list[int] = []
-        self.split = Stream(row.prefilled)
+        self.split = ThinkParser(row.prefilled)
         self.text = ""
         self._done = self._shown = 0  # ids[:_done] are in text; ids[_shown:_done] are the context of the next piece
 

@@ -17,24 +17,29 @@ from pathlib import Path
 
 import torch
 
-from . import distil as distiller
-from . import evaluate, hardware, recipe, runs, tasks, teacher, team, trace
-from .errors import UserError
-from .evaluate import Score, seed_of
-from .generate import Chunk, Row, generate, groups
-from .materialise import machine, materialise, out_of_memory, release
-from .pair import Checkpoint, Pair, open_pair
-from .preset import Preset
-from .recipe import Recipe, Round
-from .runs import Event
-from .tasks import Problem
+from thinkswitch import evaluate, grading, problems, recipe, rounds, runs
+from thinkswitch.distil import make_example, soften, train_adapter
+from thinkswitch.errors import UserError
+from thinkswitch.evaluate import Score, seed_of
+from thinkswitch.generate import Chunk, Row, generate, group_rows
+from thinkswitch.preset import Preset
+from thinkswitch.problems import Problem
+from thinkswitch.recipe import Recipe
+from thinkswitch.remote import distributed, teacher
+from thinkswitch.rounds import Round
+from thinkswitch.think_parser import parse_response
+from thinkswitch.weights import memory_plan
+from thinkswitch.weights.adapter import load_adapter
+from thinkswitch.weights.checkpoint import Checkpoint
+from thinkswitch.weights.device import out_of_memory, release, resolve_device
+from thinkswitch.weights.materialise import materialise
+from thinkswitch.weights.pair import Pair, open_pair
 
 ROLES = ("instruct", "thinking")
 EVENT_SECONDS = 0.25  # no more often than this while answers come in
 PULSE_SECONDS = 5.0  # and at least this often while long ones are being written
 SAME_ANSWER = 8  # so many kept answers, all alike, cannot be what a task teaches
-
-Stage = Generator[Event, None, None]
+Stage = Generator[runs.Event, None, None]
 
 
 class Stopped(Exception):
@@ -42,7 +47,7 @@ class Stopped(Exception):
 
 
 @dataclass(frozen=True)
-class Job:
+class RunContext:
     """What every stage needs, checked before work starts."""
 
     preset: Preset
@@ -59,27 +64,27 @@ class Job:
         return materialise(self.pair, round.adapters, point, **self.machine)
 
 
-def run(preset: Preset, folder: Path) -> Iterator[Event]:
+def run(preset: Preset, folder: Path) -> Iterator[runs.Event]:
     """Run the loop in a new folder. Everything that can be refused is refused before the folder is made."""
     job = prepare(preset, folder)
-    preset = hardware.fitted(job.pair, preset)  # and it stays so, whoever resumes
-    job = replace(job, preset=preset, machine=machine(preset))
+    preset = memory_plan.fit_to_memory(job.pair, preset)  # and it stays so, whoever resumes
+    job = replace(job, preset=preset, machine=resolve_device(preset))
     runs.create(preset, folder)
     yield from _recorded(job)
 
 
-def resume(folder: Path) -> Iterator[Event]:
+def resume(folder: Path) -> Iterator[runs.Event]:
     """Go on where a stopped or killed run left off; ends in the same bits as one never interrupted (CPU)."""
     yield from _recorded(prepare(runs.open_run(folder), folder))
 
 
-def prepare(preset: Preset, folder: Path) -> Job:
-    if runs.alive(folder):
-        raise UserError(f"{folder} is in use by process {runs.alive(folder)}; stop it first: thinkswitch stop {folder}")
-    train, held_out = tasks.train_and_held_out(preset)
+def prepare(preset: Preset, folder: Path) -> RunContext:
+    if runs.running_pid(folder):
+        raise UserError(f"{folder} is in use by process {runs.running_pid(folder)}; stop it first: thinkswitch stop {folder}")
+    train, held_out = problems.train_and_held_out(preset)
     pair = open_pair(preset.instruct, preset.thinking)  # last: it may fetch gigabytes
     check_targets(preset, pair)
-    return Job(preset, folder, pair, train, held_out, machine(preset))
+    return RunContext(preset, folder, pair, train, held_out, resolve_device(preset))
 
 
 def check_targets(preset: Preset, pair: Pair) -> None:
@@ -91,13 +96,13 @@ def check_targets(preset: Preset, pair: Pair) -> None:
         raise UserError(f"lora_targets names {unknown[0]!r}, which is no linear layer here; write all-linear, or some of {','.join(sorted(known))}")
 
 
-def _recorded(job: Job) -> Iterator[Event]:
+def _recorded(job: RunContext) -> Iterator[runs.Event]:
     """All rounds, every event written down before it is shown."""
     number = 0
 
-    def record(event: Event) -> Event:
+    def record(event: runs.Event) -> runs.Event:
         runs.append(job.folder / "events.jsonl", event.to_dict())
-        runs.beat(job.folder)
+        runs.heartbeat(job.folder)
         return event
 
     with runs.claim(job.folder):
@@ -107,34 +112,34 @@ def _recorded(job: Job) -> Iterator[Event]:
                     yield record(event)
                     if job.stopped():
                         raise Stopped
-            yield record(Event(number, "done", job.preset.rounds, job.preset.rounds))
+            yield record(runs.Event(number, "done", job.preset.rounds, job.preset.rounds))
         except Stopped:
-            yield record(Event(number, "stopped"))
+            yield record(runs.Event(number, "stopped"))
         except Exception as error:
             message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             with suppress(OSError):  # a full disk, say: then the error itself is what counts
-                yield record(Event(number, "error", data=dict(message=message)))
+                yield record(runs.Event(number, "error", data=dict(message=message)))
             raise
 
 
-def one_round(job: Job, number: int) -> Stage:
+def one_round(job: RunContext, number: int) -> Stage:
     """The method in five lines. Round 0 only measures where the pair stands."""
     if number > 0:
-        before = recipe.read_round(job.folder, number - 1)
+        before = rounds.read(job.folder, number - 1)
         yield from think(job, before)
         kept = yield from strip(job, number)
         yield from distil(job, before, kept)
         yield from rebuild(job, before)
     elif not (runs.round_dir(job.folder, 0) / "recipe.json").is_file():
-        recipe.write_round(job.folder, recipe.start(job.pair))
-    yield from measure(job, recipe.read_round(job.folder, number))
+        rounds.write(job.folder, rounds.start(job.pair))
+    yield from measure(job, rounds.read(job.folder, number))
 
 
-def think(job: Job, before: Round) -> Stage:
+def think(job: RunContext, before: Round) -> Stage:
     """The labelling checkpoint answers every prompt, `samples` times; each answer is a line of samples.jsonl."""
     preset, number = job.preset, before.number + 1
     path = runs.round_dir(job.folder, number) / "samples.jsonl"
-    prompts = tasks.round_prompts(job.train, preset, number)
+    prompts = problems.round_prompts(job.train, preset, number)
     role = "instruct" if preset.labels == "self" else "thinking"
     checkpoint: Checkpoint = getattr(job.pair, role)
     settings = evaluate.sampling(preset, role)
@@ -144,28 +149,28 @@ def think(job: Job, before: Round) -> Stage:
     if len(done) == len(rows):
         return
     remote = preset.teacher and role == "thinking"
-    model, due = None if remote else job.model(before, getattr(before, role)), Due()
-    for at, chunk in asked(job, checkpoint, rows, done) if remote else decode(job, model, checkpoint, rows, done):
+    model, due = None if remote else job.model(before, getattr(before, role)), ProgressMeter()
+    for at, chunk in decode_remote(job, checkpoint, rows, done) if remote else decode_local(job, model, checkpoint, rows, done):
         if at is None:
-            yield Event(number, "think", len(done), len(rows), dict(tokens_per_s=due.rate, writing=chunk.tokens))
+            yield runs.Event(number, "think", len(done), len(rows), dict(tokens_per_s=due.rate, writing=chunk.tokens))
             continue
         (i, s), problem = keys[at], prompts[keys[at][0]]
         runs.append(path, dict(prompt_index=i, sample=s, kind=problem.kind, prompt=problem.prompt, text=chunk.text,
                                prefilled=checkpoint.prefills_think, tokens=chunk.tokens, finish=chunk.finish))
         if due(chunk.tokens) or len(done) == len(rows):
-            yield Event(number, "think", len(done), len(rows), dict(tokens_per_s=due.rate))
+            yield runs.Event(number, "think", len(done), len(rows), dict(tokens_per_s=due.rate))
     del model
     release()
 
 
-def decode(job: Job, model, checkpoint: Checkpoint, rows: list[Row], done: set[int]) -> Iterator[tuple[int | None, Chunk]]:
+def decode_local(job: RunContext, model, checkpoint: Checkpoint, rows: list[Row], done: set[int]) -> Iterator[tuple[int | None, Chunk]]:
     """(index, last chunk) of every row that is not `done`, which grows with them; and now and then (None, chunk of one that is being
     written): a trace of 16 000 tokens may take a quarter of an hour.
 
     A group that a kill cut short is decoded again whole: only the same company gives the same bits. One that memory cuts
     short is halved, and so are all after it; what had been finished stays.
     """
-    waiting = groups(rows, job.preset.rows)
+    waiting = group_rows(rows, job.preset.rows)
     while waiting:
         group, *waiting = waiting
         if done.issuperset(group):
@@ -194,7 +199,7 @@ def decode(job: Job, model, checkpoint: Checkpoint, rows: list[Row], done: set[i
             waiting = [half for g in [group, *waiting] for half in (g[: len(g) // 2], g[len(g) // 2:]) if half]
 
 
-def asked(job: Job, checkpoint: Checkpoint, rows: list[Row], done: set[int]) -> Iterator[tuple[int, Chunk]]:
+def decode_remote(job: RunContext, checkpoint: Checkpoint, rows: list[Row], done: set[int]) -> Iterator[tuple[int, Chunk]]:
     """As `decode`, by a server. It serves what it was started with: for later rounds, their exported thinking checkpoint."""
     def body(row: Row) -> dict:
         s = row.sampling
@@ -202,7 +207,7 @@ def asked(job: Job, checkpoint: Checkpoint, rows: list[Row], done: set[int]) -> 
                     seed=row.seed % 2**31, **(dict(top_k=s.top_k) if s.top_k else {}))
 
     bodies = {i: body(row) for i, row in enumerate(rows) if i not in done}
-    for i, reply in teacher.answers(job.preset.teacher, job.preset.teacher_model, bodies, job.preset.rows, job.stopped):
+    for i, reply in teacher.complete_many(job.preset.teacher, job.preset.teacher_model, bodies, job.preset.rows, job.stopped):
         if reply is None:
             raise Stopped
         done.add(i)
@@ -210,7 +215,7 @@ def asked(job: Job, checkpoint: Checkpoint, rows: list[Row], done: set[int]) -> 
         yield i, Chunk(i, "", "", False, tokens, reply.finish, text=reply.text)
 
 
-class Due:
+class ProgressMeter:
     """Whether it is time to tell of progress again, and at how many tokens a second it goes."""
 
     def __init__(self):
@@ -227,19 +232,19 @@ class Due:
         return True
 
 
-def strip(job: Job, number: int) -> Generator[Event, None, list[dict]]:
+def strip(job: RunContext, number: int) -> Generator[runs.Event, None, list[dict]]:
     """Cut the traces away and decide which answers are kept; the reasons go back into samples.jsonl."""
     path = runs.round_dir(job.folder, number) / "samples.jsonl"
     lines = sorted(runs.read_lines(path), key=lambda line: (line["prompt_index"], line["sample"]))
-    lines = stripped(lines, thinks=job.preset.labels != "self")
+    lines = judge_samples(lines, thinks=job.preset.labels != "self")
     for line in lines:
-        if line["kept"] and len(distiller.example(job.pair.instruct, line["prompt"], line["answer"])) > job.preset.max_length:
+        if line["kept"] and len(make_example(job.pair.instruct, line["prompt"], line["answer"])) > job.preset.max_length:
             line |= dict(kept=False, why="longer than max_length")
     kept = [line for line in lines if line["kept"]]
     dropped = Counter(line["why"] for line in lines if not line["kept"])
-    runs.write(path, "".join(runs.to_line(line) for line in lines))
-    if not _told(job, number, "strip"):
-        yield Event(number, "strip", len(lines), len(lines), dict(kept=len(kept), dropped=dict(dropped)))
+    runs.write_atomic(path, "".join(runs.to_line(line) for line in lines))
+    if not event_recorded(job, number, "strip"):
+        yield runs.Event(number, "strip", len(lines), len(lines), dict(kept=len(kept), dropped=dict(dropped)))
     if not kept:
         reasons = ", ".join(f"{n} {why}" for why, n in dropped.most_common())
         raise UserError(f"round {number}: none of {len(lines)} answers could be kept ({reasons}); see {path}"
@@ -250,12 +255,12 @@ def strip(job: Job, number: int) -> Generator[Event, None, list[dict]]:
     return kept
 
 
-def stripped(lines: list[dict], thinks: bool) -> list[dict]:
+def judge_samples(lines: list[dict], thinks: bool) -> list[dict]:
     """Each sample with its answer, and whether it is kept or why not. With several samples the majority's first is kept."""
     judged = []
     for line in lines:
-        parts = trace.split(line["text"], line["prefilled"])
-        said = tasks.final_answer(parts.answer, line["kind"])
+        parts = parse_response(line["text"], line["prefilled"])
+        said = grading.final_answer(parts.answer, line["kind"])
         why = ("cut off" if line["finish"] == "length" else
                "trace never closed" if parts.state == "open" else
                f"{parts.state} tag" if parts.state in ("wrong close", "doubled") else
@@ -276,52 +281,52 @@ def stripped(lines: list[dict], thinks: bool) -> list[dict]:
     return [{**line, "kept": line["why"] is None} for line in judged]
 
 
-def distil(job: Job, before: Round, kept: list[dict]) -> Stage:
+def distil(job: RunContext, before: Round, kept: list[dict]) -> Stage:
     """Train the next adapter on prompt -> stripped answer, under the instruct checkpoint's own template."""
     number = before.number + 1
     folder = runs.round_dir(job.folder, number)
     if (folder / "adapter").is_dir():
         return
-    team.tell((job.folder, number))
+    distributed.broadcast((job.folder, number))
     yield from train(job, before, kept, folder)
 
 
-def assist() -> None:
+def worker_main() -> None:
     """What the other processes of `accelerate launch` do: their share of every distillation, until they are let go."""
-    while errand := team.tell():
+    while errand := distributed.broadcast():
         folder, number = errand
         preset = runs.open_run(folder)
         pair = open_pair(preset.instruct, preset.thinking)
-        job = Job(preset, folder, pair, [], [], machine(preset))
+        job = RunContext(preset, folder, pair, [], [], resolve_device(preset))
         kept = [line for line in runs.read_lines(runs.round_dir(folder, number) / "samples.jsonl") if line["kept"]]
         with suppress(UserError):  # the first process has it, too, and tells
-            for _ in train(job, recipe.read_round(folder, number - 1), kept, runs.round_dir(folder, number)):
+            for _ in train(job, rounds.read(folder, number - 1), kept, runs.round_dir(folder, number)):
                 pass
 
 
-def train(job: Job, before: Round, kept: list[dict], folder: Path) -> Stage:
+def train(job: RunContext, before: Round, kept: list[dict], folder: Path) -> Stage:
     preset, number, instruct = job.preset, before.number + 1, job.pair.instruct
     seed = seed_of(preset.seed, "distil", number) % 2**31
     answers = [line["answer"] for line in kept]
     if preset.labels == "shuffled":
         answers = shuffled([line["kind"] for line in kept], answers, seed)
-    examples = [distiller.example(instruct, line["prompt"], answer) for line, answer in zip(kept, answers)]
+    examples = [make_example(instruct, line["prompt"], answer) for line, answer in zip(kept, answers)]
     if preset.soft:
         teacher = job.model(before, before.thinking)
         thinking = job.pair.thinking
         contexts = [(*thinking.prompt_ids(line["prompt"]), *_encode(job, line["text"][:line["text"].rindex(line["answer"])])) for line in kept]
-        examples = distiller.soften(teacher, examples, contexts, preset.soft_top_k)
+        examples = soften(teacher, examples, contexts, preset.soft_top_k)
         del teacher
         release()
     model = job.model(before, before.instruct)
-    for step in distiller.distil(model, examples, preset, seed, folder):
-        yield Event(number, "distil", step.step, step.total,
+    for step in train_adapter(model, examples, preset, seed, folder):
+        yield runs.Event(number, "distil", step.step, step.total,
                     dict(loss=step.loss, lr=step.lr, grad_norm=step.grad_norm, tokens_per_s=round(step.tokens_per_s)))
     del model
     release()
 
 
-def _encode(job: Job, text: str) -> list[int]:
+def _encode(job: RunContext, text: str) -> list[int]:
     return job.pair.instruct.tokenizer.encode(text, add_special_tokens=False)
 
 
@@ -336,22 +341,22 @@ def shuffled(kinds: list[str], answers: list[str], seed: int) -> list[str]:
     return result
 
 
-def rebuild(job: Job, before: Round) -> Stage:
+def rebuild(job: RunContext, before: Round) -> Stage:
     """thinking = SLERP(new instruct, anchor; t): arithmetic on scalars, no weights are written."""
     number, preset = before.number + 1, job.preset
     folder = runs.round_dir(job.folder, number)
     if not (folder / "recipe.json").is_file():
-        adapter = recipe.load_adapter(folder / "adapter")
-        recipe.write_round(job.folder, recipe.rebuild(job.pair, before, adapter, preset.t, preset.anchor, preset.schedule))
-    if not _told(job, number, "rebuild"):
-        yield Event(number, "rebuild", 1, 1, dict(t=preset.t, anchor=preset.anchor))
+        adapter = load_adapter(folder / "adapter")
+        rounds.write(job.folder, rounds.rebuild(job.pair, before, adapter, preset.t, preset.anchor, preset.schedule))
+    if not event_recorded(job, number, "rebuild"):
+        yield runs.Event(number, "rebuild", 1, 1, dict(t=preset.t, anchor=preset.anchor))
 
 
-def measure(job: Job, round: Round) -> Stage:
+def measure(job: RunContext, round: Round) -> Stage:
     """Score both checkpoints on the held-out problems, each under its own template and sampling."""
     preset, number = job.preset, round.number
     for role in ROLES:
-        if _told(job, number, "measure", role):
+        if event_recorded(job, number, "measure", role):
             continue
         checkpoint: Checkpoint = getattr(job.pair, role)
         path = runs.round_dir(job.folder, number) / "scores.jsonl"
@@ -360,27 +365,27 @@ def measure(job: Job, round: Round) -> Stage:
         rows = [evaluate.row(checkpoint, p.prompt, settings, seed_of(preset.seed, "measure", role, q))
                 for q, p in enumerate(job.held_out)]
         if len(scores) < len(rows):
-            model, due, done = job.model(round, getattr(round, role)), Due(), set(scores)
-            for q, chunk in decode(job, model, checkpoint, rows, done):
+            model, due, done = job.model(round, getattr(round, role)), ProgressMeter(), set(scores)
+            for q, chunk in decode_local(job, model, checkpoint, rows, done):
                 if q is None:
-                    so_far = _measured(job, number, role, scores) if scores else dict(checkpoint=role)
-                    yield Event(number, "measure", len(done), len(rows), so_far | dict(tokens_per_s=due.rate, writing=chunk.tokens))
+                    so_far = summary_so_far(job, number, role, scores) if scores else dict(checkpoint=role)
+                    yield runs.Event(number, "measure", len(done), len(rows), so_far | dict(tokens_per_s=due.rate, writing=chunk.tokens))
                     continue
                 scores[q] = evaluate.score(job.held_out[q], q, chunk)
                 runs.append(path, dict(checkpoint=role, **asdict(scores[q])))
                 if due(chunk.tokens) and len(done) < len(rows):
-                    yield Event(number, "measure", len(done), len(rows), _measured(job, number, role, scores) | dict(tokens_per_s=due.rate))
+                    yield runs.Event(number, "measure", len(done), len(rows), summary_so_far(job, number, role, scores) | dict(tokens_per_s=due.rate))
             del model
             release()
-        yield Event(number, "measure", len(rows), len(rows), _measured(job, number, role, scores))
+        yield runs.Event(number, "measure", len(rows), len(rows), summary_so_far(job, number, role, scores))
 
 
-def _measured(job: Job, number: int, role: str, scores: dict[int, Score]) -> dict:
+def summary_so_far(job: RunContext, number: int, role: str, scores: dict[int, Score]) -> dict:
     """The figures of the questions answered so far, and the paired comparison with the same questions in round 0."""
     summary = dict(checkpoint=role, **asdict(evaluate.summarise(list(scores.values()))))
     if number:
         start = read_scores(job.folder, 0, role)
-        summary["since_start"] = asdict(evaluate.compare([start[q] for q in scores], list(scores.values())))
+        summary["since_start"] = asdict(evaluate.compare_scores([start[q] for q in scores], list(scores.values())))
     return summary
 
 
@@ -390,7 +395,7 @@ def read_scores(folder: Path, number: int, role: str) -> dict[int, Score]:
     return {line["question"]: Score(**{k: v for k, v in line.items() if k != "checkpoint"}) for line in lines if line["checkpoint"] == role}
 
 
-def _told(job: Job, number: int, phase: str, checkpoint: str | None = None) -> bool:
+def event_recorded(job: RunContext, number: int, phase: str, checkpoint: str | None = None) -> bool:
     """Whether an earlier process has already written the event that ends a stage."""
     return any(e["round"] == number and e["phase"] == phase and e["step"] == e["total"] and e.get("checkpoint") == checkpoint
                for e in runs.read_lines(job.folder / "events.jsonl"))

@@ -13,106 +13,105 @@ from pathlib import Path
 
 import yaml
 
-from .errors import UserError
+from thinkswitch.errors import UserError
+from thinkswitch.recipe import Schedule
 
 PRESETS = Path(__file__).parents[1] / "presets"
 
 
-def knob(default, help: str, low=None, high=None, choices=None, path=False, group=None):
+def setting(default, help: str, low=None, high=None, choices=None, path=False, group=None):
     return field(default=default, metadata=dict(help=help, low=low, high=high, choices=choices, path=path, group=group))
 
 
-def _check(knobs) -> None:
-    for f in dataclasses.fields(knobs):
-        value, low, high, choices = getattr(knobs, f.name), *(f.metadata[k] for k in ("low", "high", "choices"))
-        for v in value if isinstance(value, tuple) else [value]:
-            if low is not None and not low <= v <= high:  # also refuses NaN
-                raise UserError(f"{f.name} must lie between {low} and {high}, it is {v}")
+def _check(preset) -> None:
+    for f in dataclasses.fields(preset):
+        value = getattr(preset, f.name)
+        low, high, choices = f.metadata["low"], f.metadata["high"], f.metadata["choices"]
+        if low is not None and not low <= value <= high:  # also refuses NaN
+            raise UserError(f"{f.name} must lie between {low} and {high}, it is {value}")
         if choices and value not in choices:
             raise UserError(f"{f.name} must be one of {', '.join(choices)}, it is {value!r}")
-    if isinstance(knobs, Schedule) and not knobs.depth:
+
+
+def check_schedule(schedule: Schedule) -> Schedule:
+    """The same schedule; refuses multipliers outside 0..2."""
+    if not schedule.depth:
         raise UserError("depth must hold at least one multiplier")
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """What t is multiplied by, per module kind and over depth (the product is cut to 0..1)."""
-
-    attention: float = knob(1.0, "multiplier for attention tensors", 0, 2)
-    mlp: float = knob(1.0, "multiplier for MLP tensors", 0, 2)
-    norm: float = knob(1.0, "multiplier for norm gains", 0, 2)
-    embedding: float = knob(1.0, "multiplier for embeddings and output head", 0, 2)
-    depth: tuple[float, ...] = knob((1.0,), "multipliers from first to last layer, interpolated as mergekit's gradients", 0, 2)
-
-    def __post_init__(self):
-        _check(self)
+    factors = {"attention": [schedule.attention], "mlp": [schedule.mlp], "norm": [schedule.norm],
+               "embedding": [schedule.embedding], "depth": schedule.depth}
+    for name, values in factors.items():
+        for value in values:
+            if not 0 <= value <= 2:
+                raise UserError(f"{name} must lie between 0 and 2, it is {value}")
+    return schedule
 
 
 @dataclass(frozen=True)
 class Preset:
-    name: str = knob("", "what this preset is called", group="The pair")
-    instruct: str = knob("", "instruct checkpoint: a folder or a Hub id", path=True)
-    thinking: str = knob("", "thinking checkpoint: a folder or a Hub id", path=True)
+    name: str = setting("", "what this preset is called", group="The pair")
+    instruct: str = setting("", "instruct checkpoint: a folder or a Hub id", path=True)
+    thinking: str = setting("", "thinking checkpoint: a folder or a Hub id", path=True)
 
-    train_set: str = knob("", "training prompts: a JSONL file or owner/name[/config]:split", path=True, group="The task")
-    held_out_set: str = knob("", "problems that score: a JSONL file or owner/name[/config]:split; may equal train_set", path=True)
-    prompt_template: str = knob("{prompt}", "how a row's columns become the prompt")
-    answer_column: str = knob("answer", "the column of the right answer")
-    kind: str = knob("text", "how answers are compared, where a row does not say", choices=("integer", "choice", "math", "text"))
-    prompts: int = knob(15, "training prompts a round", 1, 1_000_000)
-    held_out: int = knob(30, "held-out problems that score every round", 1, 1_000_000)
-    fresh: bool = knob(False, "new training prompts every round (the paper repeats one set)")
+    train_set: str = setting("", "training prompts: a JSONL file or owner/name[/config]:split", path=True, group="The task")
+    held_out_set: str = setting("", "problems that score: a JSONL file or owner/name[/config]:split; may equal train_set", path=True)
+    prompt_template: str = setting("{prompt}", "how a row's columns become the prompt")
+    answer_column: str = setting("answer", "the column of the right answer")
+    kind: str = setting("text", "how answers are compared, where a row does not say", choices=("integer", "choice", "math", "text"))
+    prompts: int = setting(15, "training prompts a round", 1, 1_000_000)
+    held_out: int = setting(30, "held-out problems that score every round", 1, 1_000_000)
+    fresh: bool = setting(False, "new training prompts every round (the paper repeats one set)")
 
-    rounds: int = knob(3, "rounds of the loop", 1, 100, group="The loop")
-    t: float = knob(0.8, "where the new thinking checkpoint lies: 0 = new instruct, 1 = anchor", 0, 1)
-    anchor: str = knob("original", "the thinking end of the rebuild", choices=("previous", "original"))
-    schedule: Schedule = knob(Schedule(), "multipliers of t per module kind and over depth")
-    labels: str = knob("thinking", "who answers the prompts; self and shuffled are controls", choices=("thinking", "self", "shuffled"))
-    teacher: str = knob("", "an OpenAI-compatible server that thinks instead of this machine, such as http://127.0.0.1:8000/v1", path=True)
-    teacher_model: str = knob("", "the name under which it serves the thinking checkpoint; empty = its first")
-    samples: int = knob(1, "answers sampled per prompt; above 1 the majority's is kept", 1, 256)
-    soft: bool = knob(False, "distil the teacher's top-k distribution given its trace, not only its words")
-    soft_top_k: int = knob(16, "tokens of the teacher's distribution that are kept", 1, 1024)
-    seed: int = knob(0, "everything random derives from it", 0, 2**31 - 1)
+    rounds: int = setting(3, "rounds of the loop", 1, 100, group="The loop")
+    t: float = setting(0.8, "where the new thinking checkpoint lies: 0 = new instruct, 1 = anchor", 0, 1)
+    anchor: str = setting("original", "the thinking end of the rebuild", choices=("previous", "original"))
+    schedule: Schedule = setting(Schedule(), "multipliers of t per module kind and over depth")
+    labels: str = setting("thinking", "who answers the prompts; self and shuffled are controls", choices=("thinking", "self", "shuffled"))
+    teacher: str = setting("", "an OpenAI-compatible server that thinks instead of this machine, such as http://127.0.0.1:8000/v1", path=True)
+    teacher_model: str = setting("", "the name under which it serves the thinking checkpoint; empty = its first")
+    samples: int = setting(1, "answers sampled per prompt; above 1 the majority's is kept", 1, 256)
+    soft: bool = setting(False, "distil the teacher's top-k distribution given its trace, not only its words")
+    soft_top_k: int = setting(16, "tokens of the teacher's distribution that are kept", 1, 1024)
+    seed: int = setting(0, "everything random derives from it", 0, 2**31 - 1)
 
-    think_temperature: float = knob(0.6, "thinking checkpoint: temperature (0 = greedy)", 0, 10, group="Sampling")
-    think_top_p: float = knob(0.95, "thinking checkpoint: top-p", 0.01, 1)
-    think_top_k: int = knob(20, "thinking checkpoint: top-k (0 = all)", 0, 1_000_000)
-    think_tokens: int = knob(16384, "thinking checkpoint: most new tokens, trace and answer", 1, 1_000_000)
-    instruct_temperature: float = knob(0.7, "instruct checkpoint: temperature (0 = greedy)", 0, 10)
-    instruct_top_p: float = knob(0.8, "instruct checkpoint: top-p", 0.01, 1)
-    instruct_top_k: int = knob(20, "instruct checkpoint: top-k (0 = all)", 0, 1_000_000)
-    instruct_tokens: int = knob(4096, "instruct checkpoint: most new tokens", 1, 1_000_000)
-    greedy: bool = knob(False, "measure and sweep greedily instead of with each checkpoint's sampling")
-    template: str = knob("instruct", "the one chat template of a sweep and of blends; the parents keep their own",
+    think_temperature: float = setting(0.6, "thinking checkpoint: temperature (0 = greedy)", 0, 10, group="Sampling")
+    think_top_p: float = setting(0.95, "thinking checkpoint: top-p", 0.01, 1)
+    think_top_k: int = setting(20, "thinking checkpoint: top-k (0 = all)", 0, 1_000_000)
+    think_tokens: int = setting(16384, "thinking checkpoint: most new tokens, trace and answer", 1, 1_000_000)
+    instruct_temperature: float = setting(0.7, "instruct checkpoint: temperature (0 = greedy)", 0, 10)
+    instruct_top_p: float = setting(0.8, "instruct checkpoint: top-p", 0.01, 1)
+    instruct_top_k: int = setting(20, "instruct checkpoint: top-k (0 = all)", 0, 1_000_000)
+    instruct_tokens: int = setting(4096, "instruct checkpoint: most new tokens", 1, 1_000_000)
+    greedy: bool = setting(False, "measure and sweep greedily instead of with each checkpoint's sampling")
+    template: str = setting("instruct", "the one chat template of a sweep and of blends; the parents keep their own",
                          choices=("instruct", "thinking"))
-    rows: int = knob(8, "sequences decoded at once", 1, 65536)
+    rows: int = setting(8, "sequences decoded at once", 1, 65536)
 
-    epochs: int = knob(3, "passes over the kept answers", 1, 1000, group="Distillation")
-    batch: int = knob(4, "answers per optimiser step", 1, 65536)
-    micro_batch: int = knob(1, "answers per forward pass; the rest of the batch is accumulated", 1, 65536)
-    learning_rate: float = knob(2e-4, "peak learning rate", 0, 10)
-    warmup: float = knob(0.05, "share of the steps that warm up", 0, 1)
-    decay: str = knob("cosine", "learning rate after the warm-up", choices=("cosine", "linear", "constant"))
-    weight_decay: float = knob(0.0, "AdamW's weight decay", 0, 1)
-    max_grad_norm: float = knob(1.0, "gradients are clipped to this norm", 0, 1e9)
-    save_steps: int = knob(50, "steps between saves that a killed run goes on from", 1, 1_000_000)
-    max_length: int = knob(4096, "prompt and answer longer than this many tokens are dropped", 8, 1_000_000)
-    lora_rank: int = knob(16, "LoRA rank", 1, 4096)
-    lora_alpha: float = knob(32.0, "LoRA alpha; the update is scaled by alpha / rank", 0, 1e6)
-    lora_dropout: float = knob(0.0, "LoRA dropout", 0, 0.9)
-    lora_targets: str = knob("all-linear", "all-linear, or names such as q_proj,v_proj")
+    epochs: int = setting(3, "passes over the kept answers", 1, 1000, group="Distillation")
+    batch: int = setting(4, "answers per optimiser step", 1, 65536)
+    micro_batch: int = setting(1, "answers per forward pass; the rest of the batch is accumulated", 1, 65536)
+    learning_rate: float = setting(2e-4, "peak learning rate", 0, 10)
+    warmup: float = setting(0.05, "share of the steps that warm up", 0, 1)
+    decay: str = setting("cosine", "learning rate after the warm-up", choices=("cosine", "linear", "constant"))
+    weight_decay: float = setting(0.0, "AdamW's weight decay", 0, 1)
+    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", 0, 1e9)
+    save_steps: int = setting(50, "steps between saves that a killed run goes on from", 1, 1_000_000)
+    max_length: int = setting(4096, "prompt and answer longer than this many tokens are dropped", 8, 1_000_000)
+    lora_rank: int = setting(16, "LoRA rank", 1, 4096)
+    lora_alpha: float = setting(32.0, "LoRA alpha; the update is scaled by alpha / rank", 0, 1e6)
+    lora_dropout: float = setting(0.0, "LoRA dropout", 0, 0.9)
+    lora_targets: str = setting("all-linear", "all-linear, or names such as q_proj,v_proj")
 
-    four_bit: bool | None = knob(None, "4-bit (NF4) weights; auto = where plain ones would not fit", group="The machine")
-    dtype: str = knob("auto", "arithmetic; auto = float32 on a CPU, bfloat16 or float16 on a GPU",
+    four_bit: bool | None = setting(None, "4-bit (NF4) weights; auto = where plain ones would not fit", group="The machine")
+    dtype: str = setting("auto", "arithmetic; auto = float32 on a CPU, bfloat16 or float16 on a GPU",
                       choices=("auto", "float32", "bfloat16", "float16"))
-    device: str = knob("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
-    price_per_hour: float = knob(0.0, "what an hour of this machine costs; 0 = count energy instead", 0, 1e6)
-    price_per_kwh: float = knob(0.30, "what a kilowatt-hour costs", 0, 1e6)
-    watts: float = knob(0.0, "what the machine draws; 0 = as its NVIDIA card tells", 0, 1e6)
+    device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
+    price_per_hour: float = setting(0.0, "what an hour of this machine costs; 0 = count energy instead", 0, 1e6)
+    price_per_kwh: float = setting(0.30, "what a kilowatt-hour costs", 0, 1e6)
+    watts: float = setting(0.0, "what the machine draws; 0 = as its NVIDIA card tells", 0, 1e6)
 
     def __post_init__(self):
         _check(self)
+        check_schedule(self.schedule)
         if not 0 < self.learning_rate:
             raise UserError(f"learning_rate must be above 0, it is {self.learning_rate}")
         if self.soft and self.labels != "thinking":  # the teacher's distribution would be the right labels again
@@ -121,7 +120,7 @@ class Preset:
             raise UserError(f"teacher must be an address such as http://127.0.0.1:8000/v1, it is {self.teacher!r}")
 
 
-def load(name: str | Path) -> Preset:
+def load_preset(name: str | Path) -> Preset:
     """A preset by file, by folder of a run (its preset.yaml), or by the name of one that ships ('tiny')."""
     path = Path(name)
     if path.is_dir():
@@ -138,15 +137,15 @@ def load(name: str | Path) -> Preset:
         raise UserError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold 'knob: value' lines, it holds a {type(values).__name__}")
-    return make({**values, **_resolved(values, path.parent)}, str(path))
+    return make_preset({**values, **_resolved(values, path.parent)}, str(path))
 
 
-def make(values: dict, where: str = "preset", base: Preset = Preset()) -> Preset:
+def make_preset(values: dict, where: str = "preset", base: Preset = Preset()) -> Preset:
     """`base` with some knobs changed. Values may be text, as from a command line."""
     return dataclasses.replace(base, **_coerce_all(Preset, values, where))
 
 
-def from_settings(base: Preset, settings: list[str]) -> Preset:
+def apply_settings(base: Preset, settings: list[str]) -> Preset:
     """`base` with command-line settings such as `rounds=2`, `schedule={mlp: 1, attention: 0}`."""
     pairs = {}
     for text in settings:
@@ -157,10 +156,10 @@ def from_settings(base: Preset, settings: list[str]) -> Preset:
             pairs[key.strip()] = yaml.safe_load(value) if key.strip() == "schedule" else value
         except (yaml.YAMLError, ValueError):
             raise UserError(f"--set {text}: not readable as YAML; write schedule={{mlp: 1, attention: 0}}") from None
-    return make({**pairs, **_resolved(pairs, Path.cwd())}, "--set", base)
+    return make_preset({**pairs, **_resolved(pairs, Path.cwd())}, "--set", base)
 
 
-def settings(base: Preset, preset: Preset) -> list[str]:
+def changed_settings(base: Preset, preset: Preset) -> list[str]:
     """What `--set` needs to make `preset` of `base`: the inverse of `from_settings`."""
     changed = [(f.name, getattr(preset, f.name)) for f in dataclasses.fields(preset) if getattr(preset, f.name) != getattr(base, f.name)]
     return [f"{name}={_plain(value)}" for name, value in changed]

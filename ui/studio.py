@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from thinkswitch import preset as presets
-from thinkswitch import runs, tasks
+from thinkswitch import problems, runs
 from thinkswitch.errors import UserError
-from thinkswitch.preset import Preset, Schedule
-from ui import turns
-from ui.turns import Lane, Task, Visitor
+from thinkswitch.preset import Preset, changed_settings, load_preset
+from thinkswitch.recipe import Schedule
+from ui import scheduling
+from ui.scheduling import BackgroundTask, FairLock
+from ui.sessions import Session
 
 AT_ONCE = 4  # decodes that share the model; who comes later waits in line
 NEWS = 0.15  # seconds between two messages to a page: each costs Gradio's part in the browser 50 ms on a slow machine
@@ -47,13 +48,13 @@ class Studio:
         self.first_preset = preset  # what a fresh page is built with
         self.loaded: Loaded | None = None
         self.status, self.failed, self.progress = "The page is up; torch is not imported yet", False, (0, 0)
-        self.tasks: dict[str, Task] = {}
+        self.tasks: dict[str, BackgroundTask] = {}
         self.sweeps: dict[str, list[dict]] = {}  # by what was swept
-        self.lane = Lane()
+        self.lane = FairLock()
         self.decoding: list[Callable[[], bool]] = []  # oldest first; each says whether its visitor has given it up
-        self.problems: dict[str, tasks.Problem] = {}  # held-out ones by key: whose answer is known
-        self.examples: list[tasks.Problem] = []
-        self._visitors: dict[str, Visitor] = {}
+        self.problems: dict[str, problems.Problem] = {}  # held-out ones by key: whose answer is known
+        self.examples: list[problems.Problem] = []
+        self._visitors: dict[str, Session] = {}
         self._lock, self._door = threading.Lock(), threading.Lock()
         self._followers: dict[Path, runs.Follower] = {}
         self.loading = False
@@ -63,7 +64,7 @@ class Studio:
         self.imported = threading.Event()  # who needs torch waits: two threads that import it at once see halves of it
         self._threads = None
         if Path(preset.held_out_set).is_file():  # a Hub data set waits for `load`
-            self._take(tasks.held_out(preset))
+            self._take(problems.held_out(preset))
 
     # ---- the pair
 
@@ -90,30 +91,32 @@ class Studio:
         try:
             self.failed = False
             self.status = "Importing torch and transformers"
-            from thinkswitch import evaluate, generate, hardware, recipe  # noqa: F401
-            from thinkswitch.blend import Blend
-            from thinkswitch.materialise import machine, quiet
-            from thinkswitch.pair import open_pair
             import torch
+
+            from thinkswitch import evaluate, rounds
+            from thinkswitch.weights import memory_plan
+            from thinkswitch.weights.device import resolve_device, silence_libraries
+            from thinkswitch.weights.live_blend import Blend
+            from thinkswitch.weights.pair import open_pair
             self.imported.set()
-            quiet()
+            silence_libraries()
             self._threads = self._threads or torch.get_num_threads()
             self.status = "Checking the pair"
             pair = open_pair(preset.instruct, preset.thinking)
-            problems = tasks.held_out(preset) if preset.held_out_set else []
-            where = machine(hardware.settled(pair, preset, hardware.LIVE))
+            held_out = problems.held_out(preset) if preset.held_out_set else []
+            where = resolve_device(memory_plan.resolve_quantisation(pair, preset, memory_plan.LIVE))
             with self._lock:
                 self.loaded, self.preset, self.source = None, preset, source  # decodes of the old pair end at their next step
                 self.sweeps.clear()
-                self._take(problems)
+                self._take(held_out)
             with self.lane.turn():
                 pass
             self.status = "Reading weights"
             blend = Blend(pair, **where, progress=lambda *at: setattr(self, "progress", at))
             self.status, self.progress = "Measuring the angles between the twins", (0, 0)
-            start = recipe.start(pair)
+            start = rounds.start(pair)
             self.status = "Warming up"  # the first pass through torch costs a second
-            evaluate.opening(blend, pair.instruct, "Hello", [start.point(0.5)] * 2)
+            evaluate.probability_of_think(blend, pair.instruct, "Hello", [start.point(0.5)] * 2)
             self.loaded = Loaded(preset, pair, start, blend)
             self.status = "Ready"
         except UserError as error:
@@ -124,8 +127,8 @@ class Studio:
         finally:
             self.progress, self.loading = (0, 0), False
 
-    def _take(self, held_out: list[tasks.Problem]) -> None:
-        self.problems, self.examples = {p.key: p for p in held_out}, chosen(held_out)
+    def _take(self, held_out: list[problems.Problem]) -> None:
+        self.problems, self.examples = {p.key: p for p in held_out}, pick_examples(held_out)
 
     def ready(self) -> Loaded:
         if self.loaded is None:
@@ -169,13 +172,13 @@ class Studio:
 
     def round(self, loaded: Loaded, choice: str):
         """The Round of a choice; its adapters join the live blend the first time."""
-        from thinkswitch import recipe
+        from thinkswitch import rounds
         folder, number = self.run_of(choice)
         if folder is None:
             return loaded.start, []
         key = (folder, number)
         if key not in loaded.rounds:
-            loaded.rounds[key] = recipe.read_round(folder, number)
+            loaded.rounds[key] = rounds.read(folder, number)
         round = loaded.rounds[key]
         with self.lane.turn():
             for r, adapter in enumerate(round.adapters, 1):
@@ -187,7 +190,7 @@ class Studio:
         """Recipes in the live blend's basis."""
         from thinkswitch import recipe
         round, places = self.round(loaded, choice)
-        return [recipe.moved(round.point(t, schedule), places) for t in ts]
+        return [recipe.remap_adapters(round.point(t, schedule), places) for t in ts]
 
     # ---- decoding, in turns
 
@@ -229,7 +232,7 @@ class Studio:
 
     def _burst(self, chunks) -> dict | None:
         """What came in one turn; None when all has been said."""
-        news, until = {}, time.monotonic() + turns.BURST
+        news, until = {}, time.monotonic() + scheduling.TURN_SECONDS
         with self.lane.turn():
             self.pace()
             for chunk in chunks:
@@ -249,8 +252,8 @@ class Studio:
 
     # ---- visitors
 
-    def visitor(self, session: str) -> Visitor:
-        return self._visitors.setdefault(session, Visitor())
+    def visitor(self, session: str) -> Session:
+        return self._visitors.setdefault(session, Session())
 
     def left(self, session: str) -> None:
         if session in self._visitors:
@@ -258,11 +261,11 @@ class Studio:
 
     # ---- long tasks
 
-    def task(self, name: str, work) -> Task:
+    def task(self, name: str, work) -> BackgroundTask:
         with self._lock:
             if (old := self.tasks.get(name)) and not old.ended:
                 raise UserError(f"{name} is at work already; wait for it, or stop it")
-            self.tasks[name] = task = Task(name, work)
+            self.tasks[name] = task = BackgroundTask(name, work)
             return task
 
     # ---- runs
@@ -271,7 +274,7 @@ class Studio:
         """The run that is going on, looked up at most twice a second."""
         now = time.monotonic()
         if now - self._alive[0] > 0.5:
-            self._alive = (now, next((f for f in runs.runs_in(runs.ROOT) if runs.alive(f)), None))
+            self._alive = (now, next((f for f in runs.runs_in(runs.ROOT) if runs.running_pid(f)), None))
         return self._alive[1]
 
     def start(self, preset: Preset) -> tuple[Path, list[str]]:
@@ -282,7 +285,7 @@ class Studio:
             self._refuse_a_second()
             folder = runs.new_folder(runs.ROOT, preset.name)
             command = ["run", self.source, "--out", str(folder)]
-            changes = presets.settings(presets.load(self.source), preset)
+            changes = changed_settings(load_preset(self.source), preset)
             command += ["--set", *changes] if changes else []
             runs.start(command, folder)
             self._alive = (0.0, None)
@@ -323,7 +326,7 @@ def state_of(folder: Path) -> str:
         return "damaged"
 
 
-def chosen(problems: list[tasks.Problem], n: int = 4) -> list[tasks.Problem]:
+def pick_examples(problems: list[problems.Problem], n: int = 4) -> list[problems.Problem]:
     """A few problems to click on: the first ones of every kind."""
     kinds = [[p for p in problems if p.kind == kind] for kind in dict.fromkeys(p.kind for p in problems)]
     in_turn = [p for same_place in itertools.zip_longest(*kinds) for p in same_place if p is not None]

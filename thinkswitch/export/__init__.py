@@ -1,0 +1,1 @@
+"""Any point of any round as ordinary weights that others can load."""

@@ -1,0 +1,1 @@
+"""Work done elsewhere: a teacher behind a server, more GPUs."""
