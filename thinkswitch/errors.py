@@ -1,15 +1,19 @@
-"""The one exception meant for a person. Everything else keeps its traceback."""
+"""The error that is caused by a user's input; it is shown without a traceback. Everything else keeps its traceback."""
 
 
 class UserError(Exception):
     """One sentence: what was wrong, what was found, what to do next."""
 
 
-def some(items: list[str], n: int = 3) -> str:
-    """A list in a sentence."""
-    return ", ".join(items[:n]) + (", ..." if len(items) > n else "")
+def list_some(items: list[str], limit: int = 3) -> str:
+    """The first items of a list, ready for a sentence: 'a, b, c, ...'."""
+    listed = ", ".join(items[:limit])
+    return f"{listed}, ..." if len(items) > limit else listed
 
 
-def line(error: Exception) -> str:
-    """What a library says, as a part of a sentence."""
-    return next(filter(str.strip, str(error).splitlines()), type(error).__name__)
+def first_line(error: Exception) -> str:
+    """The first line of a library's error message; the name of its class where the message is empty."""
+    for text in str(error).splitlines():
+        if text.strip():
+            return text
+    return type(error).__name__

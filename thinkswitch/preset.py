@@ -19,8 +19,9 @@ from thinkswitch.recipe import Schedule
 PRESETS = Path(__file__).parents[1] / "presets"
 
 
-def setting(default, help: str, low=None, high=None, choices=None, path=False, group=None):
-    return field(default=default, metadata=dict(help=help, low=low, high=high, choices=choices, path=path, group=group))
+def setting(default, help: str, low=None, high=None, choices=None, path=False, hide_in_demo=False, group=None):
+    """`path`: relative to the file that names it. `hide_in_demo`: names a place that visitors of a public page need not know."""
+    return field(default=default, metadata=dict(help=help, low=low, high=high, choices=choices, path=path, hide_in_demo=hide_in_demo, group=group))
 
 
 def _check(preset) -> None:
@@ -49,11 +50,11 @@ def check_schedule(schedule: Schedule) -> Schedule:
 @dataclass(frozen=True)
 class Preset:
     name: str = setting("", "what this preset is called", group="The pair")
-    instruct: str = setting("", "instruct checkpoint: a folder or a Hub id", path=True)
-    thinking: str = setting("", "thinking checkpoint: a folder or a Hub id", path=True)
+    instruct: str = setting("", "instruct checkpoint: a folder or a Hub id", path=True, hide_in_demo=True)
+    thinking: str = setting("", "thinking checkpoint: a folder or a Hub id", path=True, hide_in_demo=True)
 
-    train_set: str = setting("", "training prompts: a JSONL file or owner/name[/config]:split", path=True, group="The task")
-    held_out_set: str = setting("", "problems that score: a JSONL file or owner/name[/config]:split; may equal train_set", path=True)
+    train_set: str = setting("", "training prompts: a JSONL file or owner/name[/config]:split", path=True, hide_in_demo=True, group="The task")
+    held_out_set: str = setting("", "problems that score: a JSONL file or owner/name[/config]:split; may equal train_set", path=True, hide_in_demo=True)
     prompt_template: str = setting("{prompt}", "how a row's columns become the prompt")
     answer_column: str = setting("answer", "the column of the right answer")
     kind: str = setting("text", "how answers are compared, where a row does not say", choices=("integer", "choice", "math", "text"))
@@ -66,7 +67,7 @@ class Preset:
     anchor: str = setting("original", "the thinking end of the rebuild", choices=("previous", "original"))
     schedule: Schedule = setting(Schedule(), "multipliers of t per module kind and over depth")
     labels: str = setting("thinking", "who answers the prompts; self and shuffled are controls", choices=("thinking", "self", "shuffled"))
-    teacher: str = setting("", "an OpenAI-compatible server that thinks instead of this machine, such as http://127.0.0.1:8000/v1", path=True)
+    teacher: str = setting("", "an OpenAI-compatible server that thinks instead of this machine, such as http://127.0.0.1:8000/v1", hide_in_demo=True)
     teacher_model: str = setting("", "the name under which it serves the thinking checkpoint; empty = its first")
     samples: int = setting(1, "answers sampled per prompt; above 1 the majority's is kept", 1, 256)
     soft: bool = setting(False, "distil the teacher's top-k distribution given its trace, not only its words")
@@ -136,7 +137,7 @@ def load_preset(name: str | Path) -> Preset:
     except (yaml.YAMLError, ValueError, OSError) as error:
         raise UserError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path} must hold 'knob: value' lines, it holds a {type(values).__name__}")
+        raise UserError(f"{path} must hold 'setting: value' lines, it holds a {type(values).__name__}")
     return make_preset({**values, **_resolved(values, path.parent)}, str(path))
 
 
@@ -200,7 +201,7 @@ def _coerce_all(cls, values: dict, where: str) -> dict:
     unknown = [k for k in values if k not in fields]
     if unknown:
         near = difflib.get_close_matches(str(unknown[0]), fields, 1)
-        raise UserError(f"{where}: unknown knob {unknown[0]!r}" + (f"; did you mean {near[0]!r}?" if near else
+        raise UserError(f"{where}: unknown setting {unknown[0]!r}" + (f"; did you mean {near[0]!r}?" if near else
                         f"; known are {', '.join(fields)}"))
     types_ = typing.get_type_hints(cls)
     return {k: _coerce(v, types_[k], f"{where}: {k}") for k, v in values.items()}

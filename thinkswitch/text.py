@@ -1,22 +1,32 @@
-"""Numbers, sizes and colours as people see them: terminal, model cards and page alike."""
+"""Numbers, sizes, times and colours as people read them: the same in the terminal, model cards and page."""
 
-BLUE, ORANGE = "#4c8fd6", "#e08a1e"  # instruct, thinking: one colour each everywhere
-COLOURS = {"instruct": BLUE, "thinking": ORANGE}
+COLOURS = {
+    "instruct": "#4c8fd6",
+    "thinking": "#e08a1e",
+}  # blue and orange, told apart by colour-blind readers too
 
 
 def format_bytes(size: float) -> str:
-    """Bytes as a person reads them: three digits and a unit."""
+    """A number of bytes with three digits and a decimal unit: 1536 is '1.54 kB'."""
     for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 999.5:
+        if size < 999.5:  # 999.5 would be rounded to 1e+03
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} TB"
 
 
-def format_accuracy(row: dict) -> str:
-    return f"{100 * row['accuracy']:.1f} % [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
-
-
 def format_seconds(seconds: float) -> str:
-    s = max(0, int(seconds))
-    return f"{s} s" if s < 100 else f"{s // 60} min {s % 60:02d} s" if s < 6000 else f"{s // 3600} h {s % 3600 // 60:02d} min"
+    """A duration in whole units, rounded down: '99 s', '1 min 40 s', '1 h 40 min'. Negative ones are '0 s'."""
+    whole = max(0, int(seconds))
+    if whole < 100:
+        return f"{whole} s"
+    minutes = whole // 60
+    if minutes < 100:
+        return f"{minutes} min {whole % 60:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def format_accuracy(row: dict) -> str:
+    """Accuracy and its 95 % interval in per cent; `row` holds accuracy, low and high as shares."""
+    accuracy, low, high = (100 * row[key] for key in ("accuracy", "low", "high"))
+    return f"{accuracy:.1f} % [{low:.1f}, {high:.1f}]"

@@ -27,8 +27,8 @@ def test_each_shipped_yaml_loads_and_names_itself(path):
 
 
 @pytest.mark.parametrize("text, says", [
-    ("round: 2", "unknown knob 'round'; did you mean 'rounds'"),
-    ("zebra: 2", "unknown knob 'zebra'; known are"),
+    ("round: 2", "unknown setting 'round'; did you mean 'rounds'"),
+    ("zebra: 2", "unknown setting 'zebra'; known are"),
     ("rounds: 0", "rounds must lie between 1 and 100, it is 0"),
     ("t: 1.5", "t must lie between 0 and 1"),
     ("t: .nan", "t must lie between 0 and 1"),
@@ -40,10 +40,10 @@ def test_each_shipped_yaml_loads_and_names_itself(path):
     ("day: 2024-13-45", "not readable YAML"),
     ("labels: human", "labels must be one of thinking, self, shuffled"),
     ("four_bit: perhaps", "four_bit must be true or false"),
-    ("schedule: {ffn: 1}", "unknown knob 'ffn'"),
+    ("schedule: {ffn: 1}", "unknown setting 'ffn'"),
     ("schedule: {mlp: 3}", "mlp must lie between 0 and 2"),
     ("schedule: {depth: []}", "depth must hold"),
-    ("[1, 2]", "must hold 'knob: value' lines"),
+    ("[1, 2]", "must hold 'setting: value' lines"),
     ("a: b: c", "not readable YAML"),
 ])
 def test_bad_values_are_refused_in_words(tmp_path, text, says):

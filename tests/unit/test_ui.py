@@ -14,7 +14,6 @@ from thinkswitch.errors import UserError
 from thinkswitch.preset import PRESETS, Preset, apply_settings, load_preset, make_preset
 from thinkswitch.problems import Problem
 from thinkswitch.recipe import Schedule
-from thinkswitch.text import format_bytes, format_seconds
 from ui import scheduling
 from ui import studio as studio_module
 from ui.scheduling import BackgroundTask, FairLock
@@ -24,7 +23,7 @@ from ui.tabs import explore, loop
 from ui.widgets import charts, form, theme
 
 FIELDS = [f.name for f in dataclasses.fields(Preset)]
-PATHS = {f.name for f in dataclasses.fields(Preset) if f.metadata["path"]}
+PATHS = {f.name for f in dataclasses.fields(Preset) if f.metadata["hide_in_demo"]}
 
 
 # ---- the form
@@ -70,7 +69,7 @@ def test_a_form_s_values_become_knobs():
     ("rounds", 0, "rounds must lie between 1 and 100, it is 0"), ("rounds", 2.5, "rounds must be a whole number"), ("t", 1.5, "t must lie between 0 and 1"),
     ("t", float("nan"), "t must lie"), ("learning_rate", 0, "learning_rate must be above 0"), ("labels", "human", "labels must be one of thinking, self, shuffled"),
     ("four_bit", "perhaps", "four_bit must be true or false"), ("schedule", "{mlp", "schedule is not readable"), ("schedule", "mlp", "schedule must be a mapping"),
-    ("schedule", "", "schedule must be a mapping"), ("schedule", "{ffn: 1}", "unknown knob 'ffn'"), ("schedule", "{mlp: 3}", "mlp must lie between 0 and 2"),
+    ("schedule", "", "schedule must be a mapping"), ("schedule", "{ffn: 1}", "unknown setting 'ffn'"), ("schedule", "{mlp: 3}", "mlp must lie between 0 and 2"),
     ("schedule", "{depth: []}", "depth must hold"), ("rounds", None, "rounds is empty; give it a value \\(the preset has 3\\)"),
     ("schedule", None, "schedule is empty"), ("labels", None, "labels is empty")])
 def test_a_wrong_value_names_its_knob(name, value, says):
@@ -631,27 +630,6 @@ def test_layers_by_modules_leave_nothing_in_a_layer_out(studio):
     layered = [n for n in names if recipe.layer_of(n) is not None]
     assert sorted(x for row in cells for x in row) == sorted(float(names.index(n)) for n in layered)
     assert len(cells) == studio.loaded.pair.config.num_hidden_layers and {"q_proj", "down_proj", "input_layernorm"} <= set(columns)
-
-
-# ---- words
-
-
-@pytest.mark.parametrize("n, says", [(0, "0 bytes"), (999, "999 bytes"), (1000, "1 kB"), (1536, "1.54 kB"), (123_456, "123 kB"), (1_700_000, "1.7 MB"),
-                                     (8.04e9, "8.04 GB"), (2.5e12, "2.5 TB")])
-def test_sizes(n, says):
-    assert format_bytes(n) == says
-
-
-@pytest.mark.parametrize("n, says", [(999_600, "1 MB"), (999_999_999, "1 GB")])
-def test_sizes_next_to_the_next_unit(n, says):
-    """three digits of 999.6 are 1e+03, so it says "1e+03 kB"."""
-    assert format_bytes(n) == says
-
-
-@pytest.mark.parametrize("seconds, says", [(-3, "0 s"), (0.9, "0 s"), (99.9, "99 s"), (100, "1 min 40 s"), (605, "10 min 05 s"), (5999, "99 min 59 s"), (6000, "1 h 40 min"),
-                                           (86_400 * 2 + 61, "48 h 01 min")])
-def test_clocks(seconds, says):
-    assert format_seconds(seconds) == says
 
 
 def test_the_blend_s_colour_is_as_far_as_t_is():

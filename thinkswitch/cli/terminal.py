@@ -21,7 +21,7 @@ from rich.text import Text
 
 from thinkswitch import runs
 from thinkswitch.preset import Preset, changed_settings
-from thinkswitch.text import BLUE, COLOURS, ORANGE, format_accuracy, format_bytes
+from thinkswitch.text import COLOURS, format_accuracy, format_bytes
 
 
 def console() -> Console:
@@ -97,7 +97,7 @@ def spectrum(points: list[dict], title: str) -> Table:
         table.add_column(heading, no_wrap=True)
     for row in points:
         table.add_row(f"{row['t']:g}", format_accuracy(row), f"{row['think_rate']:.3f}", f"{row['mean_tokens']:.1f}",
-                      Text("#" * round(30 * row["accuracy"]), ORANGE if row["think_rate"] > 0.5 else BLUE))
+                      Text("#" * round(30 * row["accuracy"]), COLOURS["thinking" if row["think_rate"] > 0.5 else "instruct"]))
     return table
 
 
@@ -134,7 +134,7 @@ def columns(prompt: str, ts: list[float], round: int, chunks: Iterator) -> None:
         panels = []
         for i, t in enumerate(ts):
             c = latest.get(i)
-            name, colour = ("instruct", BLUE) if t == 0 else ("thinking", ORANGE) if t == 1 else ("blend", "#8e7cc3")
+            name, colour = ("instruct", COLOURS["instruct"]) if t == 0 else ("thinking", COLOURS["thinking"]) if t == 1 else ("blend", "#8e7cc3")
             body = Text()
             foot = "..."
             if c:

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from thinkswitch.errors import UserError, line, some
+from thinkswitch.errors import UserError, first_line, list_some
 from thinkswitch.weights import hub
 from thinkswitch.weights.families import SUPPORTED
 
@@ -44,7 +44,7 @@ class Checkpoint:
         try:
             return AutoTokenizer.from_pretrained(self.folder, padding_side="left", local_files_only=True)
         except Exception as error:  # the library raises whatever a damaged file leads to
-            raise UserError(f"{self.name} has no readable tokenizer: {line(error)}") from None
+            raise UserError(f"{self.name} has no readable tokenizer: {first_line(error)}") from None
 
     @cached_property
     def stops(self) -> set[int]:
@@ -127,7 +127,7 @@ def open_checkpoint(name: str, headers_only: bool = False) -> Checkpoint:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except Exception as error:
-        raise UserError(f"{name}/config.json cannot be used: {line(error)}") from None
+        raise UserError(f"{name}/config.json cannot be used: {first_line(error)}") from None
     if getattr(config, "quantization_config", None):
         raise UserError(f"{name} is quantised; interpolation needs the original weights")
     if config.model_type not in SUPPORTED:
@@ -140,7 +140,7 @@ def open_checkpoint(name: str, headers_only: bool = False) -> Checkpoint:
     try:
         checkpoint.stops, checkpoint.turn_end, checkpoint.prefills_think  # a damaged template shows now, not in the middle of a run
     except Exception as error:
-        raise UserError(f"{name}: chat template or generation_config.json cannot be used: {line(error)}") from None
+        raise UserError(f"{name}: chat template or generation_config.json cannot be used: {first_line(error)}") from None
     return checkpoint if headers_only else with_weights(checkpoint)[0]
 
 
@@ -153,7 +153,7 @@ def _headers(name: str, folder: Path, on_hub: bool = False) -> dict[str, TensorI
             pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
             raise UserError(f"{name} has no weights: model.safetensors is missing"
                             + ("; its pickled weights are never opened, convert them to safetensors" if pickled else ""))
-        raise UserError(f"{name} lacks {len(absent)} of its {len(files)} shards ({some(absent)}); download it again")
+        raise UserError(f"{name} lacks {len(absent)} of its {len(files)} shards ({list_some(absent)}); download it again")
     entries = {}
     for file, tensors in zip(files, hub.headers(name, folder, files) if absent else (_header(folder / f) for f in files)):
         for key, shape, dtype in tensors:
@@ -161,7 +161,7 @@ def _headers(name: str, folder: Path, on_hub: bool = False) -> dict[str, TensorI
                 entries[key] = TensorInfo(tuple(shape), dtype, file)
     lost = sorted(listed - entries.keys())
     if lost:
-        raise UserError(f"{name}: {len(lost)} tensors that the index lists are in no shard ({some(lost)})")
+        raise UserError(f"{name}: {len(lost)} tensors that the index lists are in no shard ({list_some(lost)})")
     return entries
 
 

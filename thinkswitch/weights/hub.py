@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from thinkswitch.errors import UserError, line, some
+from thinkswitch.errors import UserError, first_line, list_some
 
 
 def small_files(name: str) -> Path:
@@ -77,14 +77,14 @@ def hub_errors(name: str, folder: Path | None = None, files: list[str] = ()) -> 
                         "or `hf auth login` if it is private") from None
     except Exception as error:  # httpx2, hf_xet, a damaged header: the libraries below raise what they like
         lost = absent(folder, files) if folder else []
-        state = (f"is here only in part, without {len(lost)} of its {len(files)} shards ({some(lost)})" if len(lost) < len(files) else
+        state = (f"is here only in part, without {len(lost)} of its {len(files)} shards ({list_some(lost)})" if len(lost) < len(files) else
                  "is here without its weights" if folder else "is no folder here")
         refused = error.response.status_code in (401, 403) if isinstance(error, HfHubHTTPError) else False
         if isinstance(error, OSError) and error.errno and not isinstance(error, HfHubHTTPError):
             raise UserError(f"{name} {state}, and the Hub's cache, {constants.HF_HUB_CACHE}, takes no more ({error.strerror}); make room, "
                             "or set HF_HOME to a folder on another disk, and run this again") from None
         if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
-            why = "HF_HUB_OFFLINE is set); unset it" if constants.HF_HUB_OFFLINE else f"{line(error.__cause__ or error)}); check the name and the network"
+            why = "HF_HUB_OFFLINE is set); unset it" if constants.HF_HUB_OFFLINE else f"{first_line(error.__cause__ or error)}); check the name and the network"
             raise UserError(f"{name} {state}, and the Hub cannot be reached ({why}") from None
         advice = "check the name" if isinstance(error, HFValidationError) else "`hf auth login` again" if refused else "what is here is kept, run this again"
-        raise UserError(f"{name} {state}, and the Hub gave no more of it ({line(error)}); {advice}") from error
+        raise UserError(f"{name} {state}, and the Hub gave no more of it ({first_line(error)}); {advice}") from error

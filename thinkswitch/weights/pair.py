@@ -7,7 +7,7 @@ from typing import Iterator
 import torch
 from transformers import PretrainedConfig
 
-from thinkswitch.errors import UserError, some
+from thinkswitch.errors import UserError, list_some
 from thinkswitch.weights.checkpoint import Checkpoint, open_checkpoint, with_weights
 
 # What must agree in the config, besides names and shapes of tensors. Differing rope is silent nonsense.
@@ -58,15 +58,15 @@ def differences(pair: Pair) -> list[str]:
     for one, other, who in ((a, b, "thinking"), (b, a, "instruct")):
         missing = sorted(one.entries.keys() - other.entries.keys())
         if missing:
-            found.append(f"{len(missing)} tensors are missing from the {who} checkpoint ({some(missing)})")
+            found.append(f"{len(missing)} tensors are missing from the {who} checkpoint ({list_some(missing)})")
     shapes = [f"{n} {list(e.shape)} / {list(b.entries[n].shape)}" for n, e in sorted(a.entries.items())
               if n in b.entries and e.shape != b.entries[n].shape]
     if shapes:
-        found.append(f"{len(shapes)} tensors differ in shape ({some(shapes)})")
+        found.append(f"{len(shapes)} tensors differ in shape ({list_some(shapes)})")
     words, others = a.tokenizer.get_vocab(), b.tokenizer.get_vocab()
     if words != others:
         odd = sorted(set(words.items()) ^ set(others.items()), key=lambda item: item[1])
-        found.append(f"the tokenizers differ in {len({w for w, _ in odd})} tokens ({some([repr(w) for w, _ in odd])})")
+        found.append(f"the tokenizers differ in {len({w for w, _ in odd})} tokens ({list_some([repr(w) for w, _ in odd])})")
     elif a.tokenizer.encode(PROBE) != b.tokenizer.encode(PROBE):
         found.append("the tokenizers have the same tokens but split a probe text differently")
     return found

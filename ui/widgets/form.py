@@ -36,7 +36,7 @@ def groups(demo: bool) -> dict[str, list[str]]:
     result, heading = {}, ""
     for f in dataclasses.fields(Preset):
         heading = f.metadata["group"] or heading
-        if f.name not in FEW and not (demo and f.metadata["path"]) and f.name != "name":
+        if f.name not in FEW and not (demo and f.metadata["hide_in_demo"]) and f.name != "name":
             result.setdefault(heading, []).append(f.name)
     return result
 
