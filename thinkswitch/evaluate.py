@@ -90,7 +90,7 @@ def with_token_limit(settings: Sampling, tokens: int | None) -> Sampling:
 
 def row(checkpoint: Checkpoint, prompt: str, settings: Sampling, seed: int, recipe: Recipe | None = None) -> Row:
     """A prompt under a checkpoint's chat template."""
-    return Row(tuple(checkpoint.prompt_ids(prompt)), settings, seed, checkpoint.prefills_think, recipe)
+    return Row(tuple(checkpoint.prompt_ids(prompt)), settings, seed, checkpoint.template_opens_think, recipe)
 
 
 def question(pair: Pair, preset: Preset, prompt: str, t: float, point: Recipe, template: str = "auto",
@@ -126,7 +126,7 @@ def sweep(blend, template: Checkpoint, points: dict[float, Recipe], problems: li
     rows = [row(template, p.prompt, settings, seed_of(preset.seed, "sweep", q), points[t])
             for t in ts for q, p in enumerate(problems)]
     scores: dict[float, list[Score]] = {t: [] for t in ts}
-    for done, chunk in enumerate(generate(blend, template.tokenizer, rows, template.stops, preset.rows, False, cancelled), 1):
+    for done, chunk in enumerate(generate(blend, template.tokenizer, rows, template.stop_token_ids, preset.rows, False, cancelled), 1):
         if chunk.finish == "cancel":
             raise UserError("the sweep was stopped")
         at, q = divmod(chunk.row, len(problems))

@@ -156,7 +156,7 @@ def think(job: RunContext, before: Round) -> Stage:
             continue
         (i, s), problem = keys[at], prompts[keys[at][0]]
         runs.append(path, dict(prompt_index=i, sample=s, kind=problem.kind, prompt=problem.prompt, text=chunk.text,
-                               prefilled=checkpoint.prefills_think, tokens=chunk.tokens, finish=chunk.finish))
+                               prefilled=checkpoint.template_opens_think, tokens=chunk.tokens, finish=chunk.finish))
         if due(chunk.tokens) or len(done) == len(rows):
             yield runs.Event(number, "think", len(done), len(rows), dict(tokens_per_s=due.rate))
     del model
@@ -177,7 +177,7 @@ def decode_local(job: RunContext, model, checkpoint: Checkpoint, rows: list[Row]
             continue
         fits, written = True, 0
         try:
-            for chunk in generate(model, checkpoint.tokenizer, [rows[i] for i in group], checkpoint.stops, len(group), True, job.stopped, PULSE_SECONDS):
+            for chunk in generate(model, checkpoint.tokenizer, [rows[i] for i in group], checkpoint.stop_token_ids, len(group), True, job.stopped, PULSE_SECONDS):
                 if chunk.finish == "cancel":
                     raise Stopped
                 if chunk.finish is None:

@@ -210,7 +210,7 @@ class Studio:
                 self.lane.pass_on()
                 return gone()
 
-            chunks = generate(loaded.blend, pair.instruct.tokenizer, rows, pair.instruct.stops | pair.thinking.stops, len(rows),
+            chunks = generate(loaded.blend, pair.instruct.tokenizer, rows, pair.instruct.stop_token_ids | pair.thinking.stop_token_ids, len(rows),
                               cancelled=lend_and_look)
             news, told = {}, 0.0
             while (more := self._burst(chunks)) is not None:

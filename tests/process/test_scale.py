@@ -93,7 +93,7 @@ def test_what_is_grown_says_what_the_small_one_says(grown):
     texts = []
     for pair in (small, big):
         model = materialise(pair, [], rounds.start(pair).thinking)
-        [last] = [c for c in generate(model, pair.thinking.tokenizer, [Row(prompt, Sampling(max_new_tokens=96))], pair.thinking.stops) if c.finish]
+        [last] = [c for c in generate(model, pair.thinking.tokenizer, [Row(prompt, Sampling(max_new_tokens=96))], pair.thinking.stop_token_ids) if c.finish]
         texts.append(last.text)
     assert texts[0] == texts[1] and "17" in texts[0]
 

@@ -31,7 +31,7 @@ def shipped():
 def scores(shipped, template, t, problems=None):
     preset, pair, state, blend, held = shipped
     rows = [evaluate.row(template, p.prompt, Sampling(max_new_tokens=128), 0, state.point(t)) for p in problems or held]
-    chunks = generate(blend, template.tokenizer, rows, template.stops, 256, stream=False)
+    chunks = generate(blend, template.tokenizer, rows, template.stop_token_ids, 256, stream=False)
     return evaluate.summarise([evaluate.score((problems or held)[c.row], c.row, c) for c in chunks])
 
 
@@ -61,7 +61,7 @@ def test_thinking_opens_its_own_trace_and_closes_a_prefilled_one(shipped):
     _, pair, state, blend, held = shipped
     for template in (pair.instruct, pair.thinking):
         rows = [evaluate.row(template, p.prompt, Sampling(max_new_tokens=128), 0, state.thinking) for p in held[:40]]
-        last = {c.row: c for c in generate(blend, template.tokenizer, rows, template.stops, stream=False)}
+        last = {c.row: c for c in generate(blend, template.tokenizer, rows, template.stop_token_ids, stream=False)}
         assert sum(c.state == "closed" and bool(c.trace) for c in last.values()) >= 39
 
 

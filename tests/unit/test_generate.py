@@ -27,7 +27,7 @@ def prompt(pair, text):
 
 
 def texts(model, pair, rows, **more):
-    return [c.text for c in sorted((c for c in generate(model, pair.instruct.tokenizer, rows, pair.instruct.stops, **more) if c.finish),
+    return [c.text for c in sorted((c for c in generate(model, pair.instruct.tokenizer, rows, pair.instruct.stop_token_ids, **more) if c.finish),
                                    key=lambda c: c.row)]
 
 
@@ -193,7 +193,7 @@ def finished(chunks):
 def test_two_batches_taking_turns_on_one_blend_say_what_each_says_alone(shared):
     """Chunk by chunk, alternately, as two visitors of the page: neither sees the other's rows."""
     pair, _, blend, batches = shared
-    start = lambda rows: generate(blend, pair.instruct.tokenizer, rows, pair.instruct.stops)
+    start = lambda rows: generate(blend, pair.instruct.tokenizer, rows, pair.instruct.stop_token_ids)
     alone = [finished(start(rows)) for rows in batches]
     said, going = ([], []), {i: start(rows) for i, rows in enumerate(batches)}
     turns = []
@@ -212,7 +212,7 @@ def test_two_batches_taking_turns_on_one_blend_say_what_each_says_alone(shared):
 def test_a_batch_that_lends_the_model_between_two_steps_goes_on_as_if_alone(shared):
     """`cancelled` is asked between steps; there the holder may let a whole other batch through."""
     pair, _, blend, (one, two) = shared
-    tok, stops, lent = pair.instruct.tokenizer, pair.instruct.stops, []
+    tok, stops, lent = pair.instruct.tokenizer, pair.instruct.stop_token_ids, []
     alone = [finished(generate(blend, tok, rows, stops)) for rows in (one, two)]
 
     def lend() -> bool:
@@ -227,11 +227,11 @@ def test_an_adapter_added_in_the_middle_of_a_decode_changes_nothing_for_it(share
     """Somebody opens another run's round in Compare while an answer is being written."""
     pair, state, _, (one, _) = shared
     blend = Blend(pair, state.adapters)
-    start = lambda: generate(blend, pair.instruct.tokenizer, one, pair.instruct.stops)
+    start = lambda: generate(blend, pair.instruct.tokenizer, one, pair.instruct.stop_token_ids)
     alone, chunks = finished(start()), start()
     before = [next(chunks) for _ in range(4)]
     place = blend.add(random_adapter(pair, 7))
     assert place == 1 and not finished(before)
     assert finished([*before, *chunks]) == alone == finished(start())
     moved = [dataclasses.replace(row, recipe=recipe.remap_adapters(row.recipe, [place])) for row in one]
-    assert finished(generate(blend, pair.instruct.tokenizer, moved, pair.instruct.stops)) != alone  # the new one does count, where asked for
+    assert finished(generate(blend, pair.instruct.tokenizer, moved, pair.instruct.stop_token_ids)) != alone  # the new one does count, where asked for

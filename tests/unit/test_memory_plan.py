@@ -201,7 +201,7 @@ def crowded(most: int, error: Exception, seen: list):
 def test_out_of_memory_halves_the_rows_and_loses_nothing(monkeypatch, error):
     seen, done = [], set()
     monkeypatch.setattr(loop, "generate", crowded(3, error, seen))
-    checkpoint = SimpleNamespace(tokenizer=None, stops=set())
+    checkpoint = SimpleNamespace(tokenizer=None, stop_token_ids=set())
     got = [i for i, _ in loop.decode_local(job(8), None, checkpoint, rows_of(20), done)]
     assert sorted(got) == list(range(20)) == sorted(done)  # each once
     assert seen[0] == 8 and max(seen[1:]) <= 4 and seen.count(8) == 1  # what comes later is not tried as wide again
@@ -213,7 +213,7 @@ def test_a_single_row_that_does_not_fit_is_said_in_words(monkeypatch):
         yield
     monkeypatch.setattr(loop, "generate", generate)
     with pytest.raises(UserError, match="single row of up to 4 new tokens does not fit.*think_tokens"):
-        list(loop.decode_local(job(1), None, SimpleNamespace(tokenizer=None, stops=set()), rows_of(1), set()))
+        list(loop.decode_local(job(1), None, SimpleNamespace(tokenizer=None, stop_token_ids=set()), rows_of(1), set()))
 
 
 def test_other_errors_are_not_taken_for_memory(monkeypatch):
@@ -222,4 +222,4 @@ def test_other_errors_are_not_taken_for_memory(monkeypatch):
         yield
     monkeypatch.setattr(loop, "generate", generate)
     with pytest.raises(RuntimeError, match="shape mismatch"):
-        list(loop.decode_local(job(4), None, SimpleNamespace(tokenizer=None, stops=set()), rows_of(4), set()))
+        list(loop.decode_local(job(4), None, SimpleNamespace(tokenizer=None, stop_token_ids=set()), rows_of(4), set()))

@@ -32,9 +32,9 @@ def test_counts_and_conventions(folders):
     weights = load_file(Path(folders("qwen3")[0]) / "model.safetensors")
     assert pair.names == sorted(weights) and "lm_head.weight" not in pair.names  # tied
     assert pair.parameters == sum(w.numel() for w in weights.values())
-    assert (pair.instruct.prefills_think, pair.thinking.prefills_think) == (False, True)
+    assert (pair.instruct.template_opens_think, pair.thinking.template_opens_think) == (False, True)
     tok = pair.instruct.tokenizer
-    assert tok.decode([pair.instruct.turn_end]) == "<|im_end|>" and pair.instruct.turn_end in pair.instruct.stops
+    assert tok.decode([pair.instruct.turn_end]) == "<|im_end|>" and pair.instruct.turn_end in pair.instruct.stop_token_ids
 
 
 def test_headers_are_enough(copied, monkeypatch):

@@ -73,7 +73,7 @@ def do_check(args) -> int:
           f"{config.num_hidden_layers} layers, hidden {config.hidden_size}, vocabulary {config.vocab_size:,}, "
           f"{'tied' if config.tie_word_embeddings else 'untied'} embeddings")
     for role in ("instruct", "thinking"):
-        print(f"{role}: its chat template {'opens' if getattr(pair, role).prefills_think else 'does not open'} the trace")
+        print(f"{role}: its chat template {'opens' if getattr(pair, role).template_opens_think else 'does not open'} the trace")
     return 0
 
 
@@ -133,7 +133,7 @@ def do_ask(args) -> int:
         settings = evaluate.with_token_limit(evaluate.sampling(preset, "instruct" if t == 0 else "thinking", args.greedy), args.tokens)
         point, seed = round.point(t, preset.schedule), evaluate.seed_of(preset.seed, "ask")
         rows.append(evaluate.question(pair, preset, args.prompt, t, point, args.template, settings, seed))
-    chunks = generate(blend, pair.instruct.tokenizer, rows, pair.instruct.stops | pair.thinking.stops, len(rows), stream=not args.json)
+    chunks = generate(blend, pair.instruct.tokenizer, rows, pair.instruct.stop_token_ids | pair.thinking.stop_token_ids, len(rows), stream=not args.json)
     if args.json:
         last = {c.row: c for c in chunks}
         print(json.dumps([dict(t=t, trace=last[i].trace, answer=last[i].answer, tokens=last[i].tokens, finish=last[i].finish,

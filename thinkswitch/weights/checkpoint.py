@@ -47,7 +47,7 @@ class Checkpoint:
             raise UserError(f"{self.name} has no readable tokenizer: {first_line(error)}") from None
 
     @cached_property
-    def stops(self) -> set[int]:
+    def stop_token_ids(self) -> set[int]:
         """Token ids that end an answer."""
         path = self.folder / "generation_config.json"
         ids = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
@@ -60,7 +60,7 @@ class Checkpoint:
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
         text = self.tokenizer.apply_chat_template(turns, tokenize=False)
         after = self.tokenizer.encode(text[text.rindex("!") + 1:], add_special_tokens=False)
-        return next((i for i in after if i in self.stops), self.tokenizer.eos_token_id)
+        return next((i for i in after if i in self.stop_token_ids), self.tokenizer.eos_token_id)
 
     def prompt_ids(self, prompt: str) -> list[int]:
         return self.tokenizer.encode(self.render(prompt), add_special_tokens=False)
@@ -70,7 +70,7 @@ class Checkpoint:
                                                   add_generation_prompt=True)
 
     @cached_property
-    def prefills_think(self) -> bool:
+    def template_opens_think(self) -> bool:
         """Whether the chat template opens the trace itself, as Qwen3-2507's thinking one does."""
         return self.render("").rstrip().endswith("<think>")
 
@@ -138,7 +138,7 @@ def open_checkpoint(name: str, headers_only: bool = False) -> Checkpoint:
     if not checkpoint.tokenizer.chat_template:
         raise UserError(f"{name} has no chat template; copy chat_template.jinja from the vendor's checkpoint into it")
     try:
-        checkpoint.stops, checkpoint.turn_end, checkpoint.prefills_think  # a damaged template shows now, not in the middle of a run
+        checkpoint.stop_token_ids, checkpoint.turn_end, checkpoint.template_opens_think  # a damaged template shows now, not in the middle of a run
     except Exception as error:
         raise UserError(f"{name}: chat template or generation_config.json cannot be used: {first_line(error)}") from None
     return checkpoint if headers_only else with_weights(checkpoint)[0]

@@ -92,7 +92,7 @@ def empty_model(pair: Pair | Checkpoint) -> PreTrainedModel:
 def finalise_model(model: PreTrainedModel, checkpoint: Checkpoint, device: str) -> None:
     """What no checkpoint stores: the rotary table and the stop tokens. Then nothing may be missing."""
     model.model.rotary_emb = type(model.model.rotary_emb)(checkpoint.config).to(device)
-    model.generation_config = GenerationConfig(eos_token_id=sorted(checkpoint.stops), pad_token_id=checkpoint.tokenizer.pad_token_id)
+    model.generation_config = GenerationConfig(eos_token_id=sorted(checkpoint.stop_token_ids), pad_token_id=checkpoint.tokenizer.pad_token_id)
     missing = [n for n, p in [*model.named_parameters(), *model.named_buffers()] if p.is_meta]
     if missing:
         raise UserError(f"the checkpoints lack {len(missing)} tensors that the architecture needs ({', '.join(missing[:3])})")

@@ -265,7 +265,7 @@ def probability_strip(studio: Studio, ask: Ask):
     try:
         template = getattr(loaded.pair, loaded.preset.template if ask.template in ("auto", "") else ask.template, loaded.pair.instruct)
         checked(studio, loaded, ask)
-        if template.prefills_think:
+        if template.template_opens_think:
             return charts.probability(PROBABILITY_POINTS, [1.0] * len(PROBABILITY_POINTS), ask.t)
         recipes, opens = studio.points(loaded, ask.round, PROBABILITY_POINTS, ask.schedule), []
         for start in range(0, len(PROBABILITY_POINTS), 3):  # in turns: a long prompt must not keep the others waiting

@@ -93,7 +93,7 @@ def report_html(preset: Preset) -> str:
             ("Architecture", escape(f"{config.model_type}, {config.num_hidden_layers} layers, hidden {config.hidden_size}, vocabulary {config.vocab_size:,}, "
                                     f"{'tied' if config.tie_word_embeddings else 'untied'} embeddings")),
             ("Size", f"{pair.parameters:,} parameters in {len(pair.names)} tensors each ({', '.join(kinds)})"),
-            ("Chat templates", " · ".join(f'<b class="{role}">{role}</b> {"opens" if getattr(pair, role).prefills_think else "does not open"} the trace'
+            ("Chat templates", " · ".join(f'<b class="{role}">{role}</b> {"opens" if getattr(pair, role).template_opens_think else "does not open"} the trace'
                                           for role in ("instruct", "thinking"))),
             ("Memory", "" if found else memory_html(pair, preset))]
     return "<table>" + "".join(f"<tr><th>{name}</th><td>{text}</td></tr>" for name, text in rows) + "</table>"
