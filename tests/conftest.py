@@ -7,6 +7,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,39 @@ def random_adapter(pair, seed: int, rank: int = 4, size: float = 0.2):
             out, width = entry.shape
             low_rank[name] = (torch.randn(rank, width, generator=g) * size / width**0.5, torch.randn(out, rank, generator=g) * size)
     return Adapter(low_rank)
+
+
+def wait(until: Callable[[], object], seconds: float = 10.0) -> None:
+    """Poll until `until()` is true."""
+    end = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.002)
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """An empty folder of runs."""
+    from thinkswitch import runs
+
+    monkeypatch.setattr(runs, "ROOT", tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+@pytest.fixture(scope="session")
+def studio():
+    """The page's shared state with the embedded pair, loaded as the page does it, but awaited."""
+    from thinkswitch.errors import UserError
+    from thinkswitch.preset import load_preset
+    from ui.studio import Studio
+
+    studio = Studio(load_preset("tiny"), "tiny")
+    with pytest.raises(UserError, match="is not loaded yet"):
+        studio.ready()
+    studio.load(studio.preset, "tiny")
+    wait(lambda: not studio.loading, 120)
+    assert studio.status == "Ready" and studio.ready() is studio.loaded
+    return studio
 
 
 def cli(*args, cwd=ROOT, check: int | None = None, timeout=300, **kwargs) -> subprocess.CompletedProcess:

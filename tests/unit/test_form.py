@@ -1,0 +1,102 @@
+"""The settings form: built from the preset, read back into one."""
+
+import dataclasses
+
+import gradio as gr
+import pytest
+
+from thinkswitch.errors import UserError
+from thinkswitch.preset import Preset, load_preset
+from thinkswitch.recipe import Schedule
+from ui.widgets import form
+
+FIELDS = [f.name for f in dataclasses.fields(Preset)]
+PATHS = {f.name for f in dataclasses.fields(Preset) if f.metadata["hide_in_demo"]}
+
+
+@pytest.mark.parametrize("demo", [False, True])
+def test_every_knob_has_one_home(demo):
+    """The name is the preset's; a stage shows no paths of its machine."""
+    shown = [*form.FEW, *(name for names in form.groups(demo).values() for name in names)]
+    assert len(shown) == len(set(shown))
+    assert set(shown) == set(FIELDS) - {"name"} - (PATHS if demo else set())
+    assert all(form.groups(demo))  # each under a heading
+
+
+@pytest.mark.parametrize("demo", [False, True])
+def test_the_built_form_holds_what_the_preset_says(demo):
+    base = load_preset("tiny")
+    with gr.Blocks():
+        made = form.build(base, demo)
+    assert set(made) == set(FIELDS) - {"name"} - (PATHS if demo else set())
+    assert len({c.elem_id for c in made.values()}) == len(made)
+    assert form.read(base, {name: c.value for name, c in made.items()}) == base
+    fields = {f.name: f for f in dataclasses.fields(Preset)}
+    for name, c in made.items():
+        assert c.info == fields[name].metadata["help"]
+    assert [value for _, value in made["labels"].choices] == ["thinking", "self", "shuffled"] and made[
+        "four_bit"
+    ].value == "auto"
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        Preset(),
+        load_preset("tiny"),
+        Preset(four_bit=False, schedule=Schedule(mlp=1e-5, depth=(0, 1 / 3)), prompt_template="{q}\n: "),
+        Preset(four_bit=True, learning_rate=1e-5, soft=True, name="a: b"),
+    ],
+    ids=["default", "tiny", "odd", "other"],
+)
+def test_a_form_that_nobody_touched_is_the_preset(base):
+    assert form.read(base, {name: form.shown(getattr(base, name)) for name in FIELDS}) == base
+    assert form.read(base, {}) == base
+
+
+def test_a_form_s_values_become_knobs():
+    base = load_preset("tiny")
+    values = {name: form.shown(getattr(base, name)) for name in FIELDS} | dict(
+        rounds=2, t=1, four_bit="true", fresh=False, schedule="{mlp: 0.5, depth: [0, 1]}", labels="self"
+    )
+    assert form.read(base, values) == dataclasses.replace(
+        base,
+        rounds=2,
+        t=1.0,
+        four_bit=True,
+        fresh=False,
+        schedule=Schedule(mlp=0.5, depth=(0.0, 1.0)),
+        labels="self",
+    )
+
+
+@pytest.mark.parametrize(
+    "name, value, says",
+    [
+        ("rounds", 0, "rounds must lie between 1 and 100, it is 0"),
+        ("rounds", 2.5, "rounds must be a whole number"),
+        ("t", 1.5, "t must lie between 0 and 1"),
+        ("t", float("nan"), "t must lie"),
+        ("learning_rate", 0, "learning_rate must be above 0"),
+        ("labels", "human", "labels must be one of thinking, self, shuffled"),
+        ("four_bit", "perhaps", "four_bit must be true or false"),
+        ("schedule", "{mlp", "schedule is not readable"),
+        ("schedule", "mlp", "schedule must be a mapping"),
+        ("schedule", "", "schedule must be a mapping"),
+        ("schedule", "{ffn: 1}", "unknown setting 'ffn'"),
+        ("schedule", "{mlp: 3}", "mlp must lie between 0 and 2"),
+        ("schedule", "{depth: []}", "depth must hold"),
+        ("rounds", None, "rounds is empty; give it a value \\(the preset has 3\\)"),
+        ("schedule", None, "schedule is empty"),
+        ("labels", None, "labels is empty"),
+    ],
+)
+def test_a_wrong_value_names_its_knob(name, value, says):
+    with pytest.raises(UserError, match=says):
+        form.read(load_preset("tiny"), {"epochs": 3, name: value})
+
+
+def test_a_schedule_that_looks_like_a_date_is_refused_in_words():
+    """yaml raises a bare ValueError for it; `presets.load` catches that, the form does not."""
+    with pytest.raises(UserError, match="schedule"):
+        form.read(Preset(), {"schedule": "{depth: 2024-13-45}"})
