@@ -17,7 +17,8 @@ class FairLock:
 
     def __init__(self):
         self._line: deque = deque()  # its head has the model
-        self._moved, self._since = threading.Condition(), 0.0
+        self._moved = threading.Condition()
+        self._since = time.monotonic()  # when the holder's turn began
 
     @contextmanager
     def turn(self) -> Iterator[None]:

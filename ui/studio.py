@@ -58,8 +58,9 @@ class Studio:
         self._lock, self._door = threading.Lock(), threading.Lock()
         self._followers: dict[Path, runs.Follower] = {}
         self.loading = False
-        self._alive = (0.0, None)
-        self._board, self._boarding = (0.0, None, None), threading.Lock()
+        self._alive: tuple[float, Path | None] | None = None  # (looked up when, the run); None = never
+        self._board: tuple | None = None  # (looked up when, for which preset and runs, the listing); None = never
+        self._boarding = threading.Lock()
         self._opened = threading.Event()
         self.imported = threading.Event()  # who needs torch waits: two threads that import it at once see halves of it
         self._threads = None
@@ -141,7 +142,7 @@ class Studio:
         """(rounds to choose, runs with their states): looked up once a second for all pages."""
         with self._boarding:
             now, folders = time.monotonic(), runs.runs_in(runs.ROOT)
-            if now - self._board[0] > 0.9 or self._board[1] != (self.preset, folders):
+            if self._board is None or now - self._board[0] > 0.9 or self._board[1] != (self.preset, folders):
                 self._board = (now, (self.preset, folders), (self.choices(), [(f"{f.name} – {state_of(f)}", f.name) for f in folders]))
             return self._board[2]
 
@@ -212,12 +213,13 @@ class Studio:
 
             chunks = generate(loaded.blend, pair.instruct.tokenizer, rows, pair.instruct.stop_token_ids | pair.thinking.stop_token_ids, len(rows),
                               cancelled=lend_and_look)
-            news, told = {}, 0.0
+            news: dict = {}
+            sent_at: float | None = None  # never; a monotonic clock may start anywhere
             while (more := self._burst(chunks)) is not None:
                 news |= more
-                if time.monotonic() - told >= NEWS:
+                if sent_at is None or time.monotonic() - sent_at >= NEWS:
                     yield news
-                    news, told = {}, time.monotonic()
+                    news, sent_at = {}, time.monotonic()
             if news:
                 yield news
         finally:
@@ -273,7 +275,7 @@ class Studio:
     def running(self) -> Path | None:
         """The run that is going on, looked up at most twice a second."""
         now = time.monotonic()
-        if now - self._alive[0] > 0.5:
+        if self._alive is None or now - self._alive[0] > 0.5:
             self._alive = (now, next((f for f in runs.runs_in(runs.ROOT) if runs.running_pid(f)), None))
         return self._alive[1]
 
@@ -288,7 +290,7 @@ class Studio:
             changes = changed_settings(load_preset(self.source), preset)
             command += ["--set", *changes] if changes else []
             runs.start(command, folder)
-            self._alive = (0.0, None)
+            self._alive = None
         return folder, command
 
     def resume(self, folder: Path) -> None:
@@ -298,10 +300,10 @@ class Studio:
             if runs.state(folder) == "done":
                 raise UserError(f"{folder.name} is done; there is nothing to resume")
             runs.start(["resume", str(folder)], folder)
-            self._alive = (0.0, None)
+            self._alive = None
 
     def _refuse_a_second(self) -> None:
-        self._alive = (0.0, None)
+        self._alive = None
         if self.running():
             raise UserError(f"{self.running().name} is running; stop it first, or wait until it is done")
 
