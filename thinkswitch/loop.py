@@ -31,7 +31,7 @@ from thinkswitch.think_parser import parse_response
 from thinkswitch.weights import memory_plan
 from thinkswitch.weights.adapter import load_adapter
 from thinkswitch.weights.checkpoint import Checkpoint
-from thinkswitch.weights.device import out_of_memory, release, resolve_device
+from thinkswitch.weights.device import Machine, out_of_memory, release
 from thinkswitch.weights.materialise import materialise
 from thinkswitch.weights.pair import Pair, open_pair
 
@@ -55,7 +55,7 @@ class RunContext:
     pair: Pair
     train: list[Problem]
     held_out: list[Problem]
-    machine: dict  # device, dtype, four_bit
+    machine: Machine
 
     def stopped(self) -> bool:
         return runs.stop_requested(self.folder)
@@ -68,7 +68,7 @@ def run(preset: Preset, folder: Path) -> Iterator[runs.Event]:
     """Run the loop in a new folder. Everything that can be refused is refused before the folder is made."""
     job = prepare(preset, folder)
     preset = memory_plan.fit_to_memory(job.pair, preset)  # and it stays so, whoever resumes
-    job = replace(job, preset=preset, machine=resolve_device(preset))
+    job = replace(job, preset=preset, machine=memory_plan.resolve_machine(job.pair, preset, memory_plan.LOOP))
     runs.create(preset, folder)
     yield from _recorded(job)
 
@@ -84,7 +84,7 @@ def prepare(preset: Preset, folder: Path) -> RunContext:
     train, held_out = problems.train_and_held_out(preset)
     pair = open_pair(preset.instruct, preset.thinking)  # last: it may fetch gigabytes
     check_targets(preset, pair)
-    return RunContext(preset, folder, pair, train, held_out, resolve_device(preset))
+    return RunContext(preset, folder, pair, train, held_out, memory_plan.resolve_machine(pair, preset, memory_plan.LOOP))
 
 
 def check_targets(preset: Preset, pair: Pair) -> None:
@@ -297,7 +297,7 @@ def worker_main() -> None:
         folder, number = errand
         preset = runs.open_run(folder)
         pair = open_pair(preset.instruct, preset.thinking)
-        job = RunContext(preset, folder, pair, [], [], resolve_device(preset))
+        job = RunContext(preset, folder, pair, [], [], memory_plan.resolve_machine(pair, preset, memory_plan.LOOP))
         kept = [line for line in runs.read_lines(runs.round_dir(folder, number) / "samples.jsonl") if line["kept"]]
         with suppress(UserError):  # the first process has it, too, and tells
             for _ in train(job, rounds.read(folder, number - 1), kept, runs.round_dir(folder, number)):

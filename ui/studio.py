@@ -96,7 +96,7 @@ class Studio:
 
             from thinkswitch import evaluate, rounds
             from thinkswitch.weights import memory_plan
-            from thinkswitch.weights.device import resolve_device, silence_libraries
+            from thinkswitch.weights.device import silence_libraries
             from thinkswitch.weights.live_blend import Blend
             from thinkswitch.weights.pair import open_pair
             self.imported.set()
@@ -105,7 +105,7 @@ class Studio:
             self.status = "Checking the pair"
             pair = open_pair(preset.instruct, preset.thinking)
             held_out = problems.held_out(preset) if preset.held_out_set else []
-            where = resolve_device(memory_plan.resolve_quantisation(pair, preset, memory_plan.LIVE))
+            where = memory_plan.resolve_machine(pair, preset, memory_plan.LIVE)
             with self._lock:
                 self.loaded, self.preset, self.source = None, preset, source  # decodes of the old pair end at their next step
                 self.sweeps.clear()

@@ -7,9 +7,7 @@ from transformers import AutoModelForCausalLM
 from conftest import random_adapter, save_pair
 from thinkswitch import recipe, rounds
 from thinkswitch.errors import UserError
-from thinkswitch.preset import Preset
 from thinkswitch.recipe import Schedule
-from thinkswitch.weights.device import resolve_device
 from thinkswitch.weights.materialise import materialise
 from thinkswitch.weights.pair import open_pair
 
@@ -77,12 +75,3 @@ def test_a_missing_tensor_is_refused_not_made_up(folders, monkeypatch):
     monkeypatch.setattr(type(pair), "names", property(lambda self: fewer))
     with pytest.raises(UserError, match="lack 1 tensors.*layers.1.mlp.up_proj"):
         materialise(pair, [], recipe.uniform_recipe(pair.names, recipe.INSTRUCT))
-
-
-def test_machine_reads_auto():
-    here = resolve_device(Preset(device="cpu"))
-    assert here == dict(device="cpu", dtype=torch.float32, four_bit=False)
-    assert resolve_device(Preset(device="cpu", four_bit=True, dtype="bfloat16")) == dict(device="cpu", dtype=torch.bfloat16, four_bit=True)
-    if not torch.cuda.is_available():
-        with pytest.raises(UserError, match="asks for cuda"):
-            resolve_device(Preset(device="cuda"))

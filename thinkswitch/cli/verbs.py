@@ -82,10 +82,9 @@ def load_live_blend(args):
     if not all(0 <= t <= 1 for t in args.t):
         raise UserError(f"t must lie between 0 and 1, it is {' '.join(f'{t:g}' for t in args.t)}")
     from thinkswitch.weights import memory_plan
-    from thinkswitch.weights.device import resolve_device
     from thinkswitch.weights.live_blend import Blend
     preset, pair, round = load_pair_and_round(args)
-    return preset, pair, round, Blend(pair, round.adapters, **resolve_device(memory_plan.resolve_quantisation(pair, preset, memory_plan.LIVE)))
+    return preset, pair, round, Blend(pair, round.adapters, **memory_plan.resolve_machine(pair, preset, memory_plan.LIVE))
 
 
 def do_plan(args) -> int:

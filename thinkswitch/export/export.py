@@ -46,7 +46,7 @@ from thinkswitch.preset import Preset
 from thinkswitch.recipe import Recipe, Schedule, count_layers, layer_of
 from thinkswitch.rounds import Round
 from thinkswitch.text import format_bytes
-from thinkswitch.weights.device import resolve_device
+from thinkswitch.weights.device import find_device
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.pair import Pair
 
@@ -85,7 +85,7 @@ def plan_export(pair: Pair, round: Round, t: float, preset: Preset, out: Path, a
         raise UserError(f"{point} is no LoRA update of the instruct checkpoint; only the instruct point (t = 0) of a round "
                         "above 0 is one: choose that, or export the whole checkpoint")
     validate_target(pair, out, replace)
-    resolve_device(preset)  # a device that is not here shows now
+    find_device(preset)  # refuses a device that is not here
     remove_stale(out.parent)
     entries = adapter_entries(point) if adapter else checkpoint_entries(pair)
     small = sum(path.stat().st_size for path in small_files(point).values())

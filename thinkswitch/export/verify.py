@@ -18,14 +18,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from thinkswitch.errors import UserError
 from thinkswitch.export.point import ExportPoint
 from thinkswitch.recipe import Recipe, uniform_recipe
+from thinkswitch.weights import memory_plan
 from thinkswitch.weights.adapter import load_adapter
 from thinkswitch.weights.checkpoint import DTYPES, Checkpoint, TensorInfo, open_checkpoint
-from thinkswitch.weights.device import limit_threads, resolve_device
+from thinkswitch.weights.device import limit_threads
 from thinkswitch.weights.live_blend import Blend
-from thinkswitch.weights.offload import open_offloaded
+from thinkswitch.weights.offload import LARGE_BYTES, open_offloaded
 from thinkswitch.weights.pair import PROBE
 
-LARGE_BYTES = 1_000_000_000  # bytes in float32; what is larger is not loaded
 PROBES = ("What is 7 + 5 - 3 + 8?", "Is 51 a prime number? Answer yes or no.", PROBE)
 LENGTH = 8  # tokens of the first of them, which is all a large one is asked
 LOGITS = "the logits"
@@ -75,7 +75,7 @@ def verify(folder: Path, point: ExportPoint, entries: dict[str, TensorInfo], ble
     del plain
     gc.collect()  # before the blend is made; and Windows renames no folder with open files
     blend = blend or (Blend(point.pair, point.round.adapters, stored=True) if is_large(point) else
-                      Blend(point.pair, point.round.adapters, **resolve_device(point.preset)))
+                      Blend(point.pair, point.round.adapters, **memory_plan.resolve_machine(point.pair, point.preset, memory_plan.LIVE)))
     yield 2, 3
     with lane:
         blend.place([recipe])

@@ -1,37 +1,82 @@
-"""Where to compute and in what precision; giving memory back."""
+"""Which device computes, in what precision; and giving memory back to the system."""
 
 import ctypes
 import gc
 import logging
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TypedDict
 
 import torch
-from transformers.utils import logging as hf_logging
+from transformers.utils import logging as transformers_logging
 
 from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset
 
+OUT_OF_MEMORY_MESSAGES = ("not enough memory", "can't allocate memory", "out of memory")
 
-def resolve_device(preset: Preset) -> dict:
-    """The keyword arguments `device, dtype, four_bit` that the preset's 'auto' means here."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    device = preset.device if preset.device != "auto" else next(d for d in available if available[d])
-    if not available[device]:
-        raise UserError(f"the preset asks for {device}, which this machine or this build of torch does not have; set device=cpu or auto")
-    half = torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
-    dtype = getattr(torch, preset.dtype) if preset.dtype != "auto" else torch.float32 if device == "cpu" else half
-    return dict(device=device, dtype=dtype, four_bit=device == "cuda" if preset.four_bit is None else preset.four_bit)
+
+class Machine(TypedDict):
+    """Where and how to compute: the keyword arguments of `Blend` and `materialise`."""
+
+    device: str  # cuda | mps | cpu
+    dtype: torch.dtype
+    four_bit: bool  # linear layers in NF4
+
+
+def resolve_device(preset: Preset) -> Machine:
+    """What the preset's `device` and `dtype` mean here. `four_bit` depends on the pair's size, so it must be decided.
+
+    Use `memory_plan.resolve_machine` for a preset whose `four_bit` may still be 'auto'.
+    """
+    if preset.four_bit is None:
+        raise ValueError(
+            "four_bit is undecided; memory_plan.resolve_machine decides it from the sizes of the pair"
+        )
+    device = find_device(preset)
+    dtype = default_dtype(device) if preset.dtype == "auto" else getattr(torch, preset.dtype)
+    return Machine(device=device, dtype=dtype, four_bit=preset.four_bit)
+
+
+def find_device(preset: Preset) -> str:
+    """The device that the preset asks for, or the best one here; a UserError where it is missing."""
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if preset.device == "auto":
+        return next(device for device, is_here in available.items() if is_here)
+    if not available[preset.device]:
+        raise UserError(
+            f"the preset asks for {preset.device}, which this machine or this build of torch does not have; "
+            "set device=cpu or auto"
+        )
+    return preset.device
+
+
+def default_dtype(device: str) -> torch.dtype:
+    """float32 on a CPU, bf16 where the GPU computes in it, else fp16.
+
+    GPUs before Ampere emulate bf16 without tensor cores, which is several times slower than their fp16.
+    """
+    if device == "cpu":
+        return torch.float32
+    if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return torch.float16
 
 
 def out_of_memory(error: Exception) -> bool:
-    """CUDA says so by its type, a CPU and Apple only in words."""
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in str(error) for words in ("not enough memory", "can't allocate memory", "out of memory"))
+    """Whether an error means that memory ran out. CUDA has a type for it; CPU and MPS only say so in words."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return any(message in str(error) for message in OUT_OF_MEMORY_MESSAGES)
 
 
 def release() -> None:
-    """After `del model`: give the memory back before the next one is made."""
+    """After `del model`: give its memory back before the next model is made."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -39,25 +84,30 @@ def release() -> None:
 
 
 def malloc_trim() -> None:
-    """glibc keeps most of what is freed, holes between small tensors above all: three times a 4-bit model while it was made."""
-    with suppress(OSError, AttributeError):  # other systems have no such call
+    """Return freed memory to the system.
+
+    glibc keeps most of it: while a 4-bit model is made, up to three times the model's size.
+    """
+    with suppress(OSError, AttributeError):  # only glibc has this call
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def silence_libraries() -> None:
-    """No progress bars of transformers between our own lines."""
-    hf_logging.disable_progress_bar()
-    hf_logging.set_verbosity_error()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # tells of kernels it would fetch
-    logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)  # tells that weights stay on the disk, which is what was asked for
+    """Keep progress bars and warnings that no user can act on out of our own output."""
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # kernels that it would like to download
+    logging.getLogger("accelerate.big_modeling").setLevel(
+        logging.ERROR
+    )  # weights stay on the disk: as asked for
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
 
 
 @contextmanager
-def limit_threads(n: int):
-    """torch's threads wait for each other at every small step, which takes long where others keep the cores busy."""
+def limit_threads(count: int) -> Iterator[None]:
+    """Let torch use `count` threads. Its threads wait for each other at every small step: slow on busy cores."""
     before = torch.get_num_threads()
-    torch.set_num_threads(n)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

@@ -13,11 +13,11 @@ import psutil
 import torch
 
 from thinkswitch.errors import UserError
-from thinkswitch.export.verify import LARGE_BYTES
 from thinkswitch.preset import Preset
 from thinkswitch.recipe import module_kind
 from thinkswitch.text import format_bytes
-from thinkswitch.weights.device import resolve_device
+from thinkswitch.weights.device import Machine, resolve_device
+from thinkswitch.weights.offload import LARGE_BYTES
 from thinkswitch.weights.pair import Pair
 
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: 4 bits, an 8-bit scale for 64 of them, a 32-bit one for 256 of those
@@ -89,6 +89,11 @@ def resolve_quantisation(pair: Pair, preset: Preset, phases: tuple[str, ...]) ->
         return preset
     plain = replace(preset, four_bit=False)
     return plain if resolve_device(plain)["device"] == "mps" or all(p.advice is None for p in plan_memory(pair, plain) if p.name in phases) else replace(preset, four_bit=True)
+
+
+def resolve_machine(pair: Pair, preset: Preset, phases: tuple[str, ...]) -> Machine:
+    """Device, dtype and 4 bits for a pair: the one place that decides them, from what is free when it is called."""
+    return resolve_device(resolve_quantisation(pair, preset, phases))
 
 
 def fit_to_memory(pair: Pair, preset: Preset) -> Preset:

@@ -8,6 +8,8 @@ from transformers import PreTrainedModel
 from thinkswitch.weights.checkpoint import Checkpoint
 from thinkswitch.weights.materialise import empty_model, finalise_model, rows_per_block
 
+LARGE_BYTES = 1_000_000_000  # in float32; a larger model stays on the disk when it is only compared
+
 
 def open_offloaded(checkpoint: Checkpoint) -> PreTrainedModel:
     """A checkpoint as an ordinary model in float32 whose matrices stay on the disk: slow, but it takes some MB only."""

@@ -1,0 +1,149 @@
+"""Device, precision and 4 bits are decided in one place; memory can be given back."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from thinkswitch.errors import UserError
+from thinkswitch.export import verify
+from thinkswitch.export.point import ExportPoint
+from thinkswitch.preset import Preset
+from thinkswitch.recipe import Schedule
+from thinkswitch.rounds import start
+from thinkswitch.weights import memory_plan
+from thinkswitch.weights.device import (
+    find_device,
+    limit_threads,
+    malloc_trim,
+    out_of_memory,
+    release,
+    resolve_device,
+)
+from thinkswitch.weights.pair import open_pair
+
+
+def pretend_gpu(monkeypatch, free: float, generation: int = 8) -> None:
+    """A CUDA device of a generation (7: Turing, 8: Ampere) with so many bytes free; nothing runs on it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=generation))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (int(free), int(free)))
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True, raising=False)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+@pytest.fixture(scope="module")
+def pair(folders):
+    return open_pair(*folders("qwen3"))
+
+
+def test_a_cpu_computes_in_float32_unless_asked_otherwise(no_gpu):
+    auto = resolve_device(Preset(four_bit=False))
+    assert auto == dict(device="cpu", dtype=torch.float32, four_bit=False)
+    asked = resolve_device(Preset(device="cpu", four_bit=True, dtype="bfloat16"))
+    assert asked == dict(device="cpu", dtype=torch.bfloat16, four_bit=True)
+
+
+def test_a_missing_device_is_refused(no_gpu):
+    for device in ("cuda", "mps"):
+        with pytest.raises(UserError, match=f"asks for {device}.*set device=cpu or auto"):
+            find_device(Preset(device=device))
+
+
+def test_auto_takes_the_gpu(monkeypatch):
+    pretend_gpu(monkeypatch, 8e9)
+    assert find_device(Preset()) == "cuda"
+    assert find_device(Preset(device="cpu")) == "cpu"
+
+
+@pytest.mark.parametrize("generation, dtype", [(7, torch.float16), (8, torch.bfloat16), (9, torch.bfloat16)])
+def test_bf16_is_taken_only_where_it_is_native(monkeypatch, generation, dtype):
+    """torch counts emulation as support: a T4 got bf16 without tensor cores instead of its fast fp16."""
+    pretend_gpu(monkeypatch, 16e9, generation)
+    assert resolve_device(Preset(four_bit=False))["dtype"] is dtype
+
+
+def test_apple_gets_half_precision(no_gpu, monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert resolve_device(Preset(four_bit=False)) == dict(device="mps", dtype=torch.float16, four_bit=False)
+
+
+def test_the_device_alone_does_not_decide_four_bits():
+    """It used to: 'auto' meant "is it CUDA?" here and "does it fit?" in the memory plan."""
+    with pytest.raises(ValueError, match="four_bit is undecided"):
+        resolve_device(Preset())
+
+
+def test_four_bits_are_decided_by_what_fits(pair, monkeypatch):
+    pretend_gpu(monkeypatch, 80e9)
+    assert memory_plan.resolve_machine(pair, Preset(), memory_plan.LIVE)["four_bit"] is False
+    assert memory_plan.resolve_machine(pair, Preset(four_bit=True), memory_plan.LIVE)["four_bit"] is True
+    pretend_gpu(monkeypatch, 1e6)
+    assert memory_plan.resolve_machine(pair, Preset(), memory_plan.LIVE)["four_bit"] is True
+    assert memory_plan.resolve_machine(pair, Preset(four_bit=False), memory_plan.LIVE)["four_bit"] is False
+
+
+def test_free_memory_is_measured_when_four_bits_are_decided(pair, monkeypatch):
+    """The page releases the old pair first, then decides: the answer must not be an earlier one."""
+    pretend_gpu(monkeypatch, 1e6)
+    assert memory_plan.resolve_quantisation(pair, Preset(), memory_plan.LIVE).four_bit is True
+    pretend_gpu(monkeypatch, 80e9)
+    assert memory_plan.resolve_quantisation(pair, Preset(), memory_plan.LIVE).four_bit is False
+
+
+def test_an_export_of_a_small_pair_on_a_gpu_is_compared_with_plain_weights(pair, tmp_path, monkeypatch):
+    """Being on CUDA, it was compared with an NF4 blend, whose bound of 0.3 lets gross damage pass."""
+    pretend_gpu(monkeypatch, 80e9)
+    made = {}
+
+    class Made(Exception):
+        pass
+
+    def blend(*args, **machine):
+        made.update(machine)
+        raise Made
+
+    monkeypatch.setattr(verify, "Blend", blend)
+    monkeypatch.setattr(verify, "probes", lambda folder, point: [])
+    monkeypatch.setattr(verify, "reload", lambda folder, point: torch.nn.Linear(1, 1))
+    point = ExportPoint(pair, start(pair), 0.5, Schedule(), Preset(), adapter=False)
+    with pytest.raises(Made):
+        list(verify.verify(tmp_path, point, {}, None, point.recipe, None))
+    assert made == dict(device="cuda", dtype=torch.bfloat16, four_bit=False)
+
+
+@pytest.mark.parametrize(
+    "error, expected",
+    [
+        (torch.OutOfMemoryError("CUDA"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"), True),
+        (RuntimeError("shape mismatch"), False),
+    ],
+)
+def test_out_of_memory_is_told_from_other_errors(error, expected):
+    assert out_of_memory(error) is expected
+
+
+def test_giving_memory_back_works_on_every_system(no_gpu, monkeypatch):
+    release()
+
+    def no_such_library(name):
+        raise OSError(name)
+
+    monkeypatch.setattr("ctypes.CDLL", no_such_library)
+    malloc_trim()
+
+
+def test_threads_are_limited_and_restored_after_an_error():
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError), limit_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        raise KeyError
+    assert torch.get_num_threads() == before
