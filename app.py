@@ -8,8 +8,10 @@ import ipaddress
 import os
 import socket
 import sys
+from pathlib import Path
 
 import gradio as gr
+import plotly
 import psutil
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -22,6 +24,9 @@ from thinkswitch.recipe import Schedule
 from ui.studio import PAIR, Studio
 from ui.tabs import compare, explore, export, loop, models
 from ui.widgets import theme
+from ui.widgets.components import MessageBox
+
+PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 
 
 def build(studio: Studio) -> gr.Blocks:
@@ -30,7 +35,7 @@ def build(studio: Studio) -> gr.Blocks:
     with gr.Blocks(title="ThinkSwitch Studio", analytics_enabled=False) as page:
         gr.HTML('<div id="masthead"><h1>ThinkSwitch Studio</h1><p>Two checkpoints, one slider: from instinct to deliberation, '
                 'and a loop that teaches the one what the other works out.</p></div>')
-        status = theme.message_box("models-status", models.status_html(studio))  # above the tabs: it concerns all of them
+        status = MessageBox(models.status_html(studio), elem_id="models-status")  # above the tabs: it concerns all of them
         schedule = gr.State(Schedule())
         kept = gr.BrowserState(None, storage_key=f"thinkswitch-{studio.preset.name}-1", secret="thinkswitch")
         with gr.Tabs(selected="compare", elem_id="tabs", overflow_behavior="wrap") as tabs:
@@ -153,8 +158,8 @@ def options(args) -> dict:
     """For launch(): nothing is fetched, told or kept elsewhere."""
     display = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     return dict(server_name=args.host, server_port=args.port, share=args.share, inbrowser=bool(args.open and display), quiet=False,
-                theme=theme.theme(), css=theme.CSS, head=theme.HEAD, footer_links=[], run_history=False,
-                enable_monitoring=False, ssr_mode=False, show_error=False, app_kwargs=dict(routes=[Route("/plotly.min.js", lambda request: FileResponse(theme.PLOTLY))],
+                theme=theme.theme(), css=theme.css(), head=theme.head(), footer_links=[], run_history=False,
+                enable_monitoring=False, ssr_mode=False, show_error=False, app_kwargs=dict(routes=[Route("/plotly.min.js", lambda request: FileResponse(PLOTLY))],
                                 middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts(args), www_redirect=False)]))
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ui.widgets import charts, theme
+from ui.widgets import charts, html, theme
 
 
 def drawn(text: str) -> dict:
@@ -137,9 +137,9 @@ def test_rgba():
 
 
 def test_the_blend_s_colour_is_as_far_as_t_is():
-    assert theme.blend_edge(0) == f"color-mix(in oklab, {theme.INSTRUCT} 100%, {theme.THINKING})"
-    assert theme.blend_edge(1) == f"color-mix(in oklab, {theme.INSTRUCT} 0%, {theme.THINKING})"
-    assert [theme.blend_edge(t).split("%")[0].split()[-1] for t in (0.25, 0.5, 0.8)] == ["75", "50", "20"]
+    assert theme.blend_colour(0) == f"color-mix(in oklab, {theme.INSTRUCT} 100%, {theme.THINKING})"
+    assert theme.blend_colour(1) == f"color-mix(in oklab, {theme.INSTRUCT} 0%, {theme.THINKING})"
+    assert [theme.blend_colour(t).split("%")[0].split()[-1] for t in (0.25, 0.5, 0.8)] == ["75", "50", "20"]
     assert theme.INSTRUCT != theme.THINKING
 
 
@@ -147,4 +147,4 @@ def test_the_blend_s_colour_is_as_far_as_t_is():
     "done, total, width", [(0, 0, "0.0"), (0, 4, "0.0"), (1, 3, "33.3"), (9, 4, "100.0")]
 )
 def test_bars(done, total, width):
-    assert f"width:{width}%" in theme.bar(done, total)
+    assert f"width:{width}%" in html.progress_bar(done, total)

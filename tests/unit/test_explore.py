@@ -7,7 +7,7 @@ from thinkswitch import recipe
 from thinkswitch.errors import UserError
 from thinkswitch.recipe import Schedule
 from ui.tabs import explore
-from ui.widgets import theme
+from ui.widgets import html
 
 
 def test_explore_names_the_ablations_that_the_engine_has(studio):
@@ -47,8 +47,8 @@ def test_layers_by_modules_leave_nothing_in_a_layer_out(studio):
 
 def test_what_is_not_ours_is_escaped():
     assert (
-        theme.bad('<img src=x onerror="x()"> & co')
-        == '<span class="bad">&lt;img src=x onerror=&quot;x()&quot;&gt; &amp; co</span>'
+        html.error('<img src=x onerror="x()"> & co')
+        == '<span class="error">&lt;img src=x onerror=&#34;x()&#34;&gt; &amp; co</span>'
     )
     sweep = [dict(measure(0, "instruct", 30), t=0.0), dict(measure(0, "thinking", 90), t=1.0)]
     assert "<script>" not in explore.verdict_html(

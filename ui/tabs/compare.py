@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass, replace
-from html import escape
 
 import gradio as gr
 
@@ -10,16 +9,14 @@ from thinkswitch import grading, problems
 from thinkswitch.errors import UserError
 from thinkswitch.recipe import Schedule
 from ui.studio import DEMO_PROMPT, DEMO_TOKENS, PAIR, Studio
-from ui.widgets import charts, theme
+from ui.widgets import charts, html, theme
+from ui.widgets.assets import asset
+from ui.widgets.components import Answer, AnswerCard, Chart, MessageBox
 
 RENDERED_POINTS = [i / 10 for i in range(11)]  # the points of the rendered spectrum
 PROBABILITY_POINTS = [i / 20 for i in range(21)]  # the points of the probability strip
 SHORT = 256  # answers of at most so many tokens are shown without being asked for, when the page opens
 EMPTY = "Press Run, or move the slider."
-# dragging over a rendered spectrum shows its nearest frame, in the browser alone; Esc and keys: see theme.HEAD
-SCRUB = """(t, film, shown) => { const plot = document.querySelector('#compare-switch .js-plotly-plot');
-  if (plot && window.Plotly) window.Plotly.relayout(plot, {'shapes[0].x0': t, 'shapes[0].x1': t});
-  return film && film.length ? film.reduce((a, b) => Math.abs(b.t - t) < Math.abs(a.t - t) ? b : a) : shown; }"""
 
 
 @dataclass(frozen=True)
@@ -58,13 +55,13 @@ def build(studio: Studio, schedule: gr.State) -> dict[str, gr.components.Compone
         t = gr.Slider(0, 1, 0.5, step=0.01, label="t: 0 = instruct, instinct · 1 = thinking, deliberation", elem_id="compare-t", scale=5, min_width=300)
         round = gr.Dropdown(studio.choices(), value=PAIR, label="Round", elem_id="compare-round", allow_custom_value=True, scale=2, min_width=180)
         render = gr.Button("Render the spectrum", elem_id="compare-spectrum", size="md", scale=1, min_width=150)
-    strip = charts.chart("compare-switch", "Probability, for this prompt, of opening a trace over t", 74)
-    status = theme.message_box("compare-status")
+    strip = Chart(elem_id="compare-switch", description="Probability, for this prompt, of opening a trace over t", height=74)
+    status = MessageBox(elem_id="compare-status")
     cards = []
     with gr.Row(equal_height=True):
-        for name, edge in (("instruct", theme.INSTRUCT), ("blend", theme.blend_edge(0.5)), ("thinking", theme.THINKING)):
+        for name, edge in (("instruct", theme.INSTRUCT), ("blend", theme.blend_colour(0.5)), ("thinking", theme.THINKING)):
             with gr.Column(min_width=270):  # below each other on a phone
-                cards.append(theme.answer_card(f"compare-{name}", dict(title=name, empty=EMPTY), edge))
+                cards.append(AnswerCard(Answer(title=name, empty=EMPTY, edge=edge), elem_id=f"compare-{name}"))
     with gr.Accordion("Sampling and chat template", open=False, elem_id="compare-sampling"):
         with gr.Row():
             how = gr.Radio(["as the preset has it", "greedy", "custom"], value="greedy" if preset.greedy else "as the preset has it", label="Sampling", elem_id="compare-how")
@@ -89,14 +86,14 @@ def build(studio: Studio, schedule: gr.State) -> dict[str, gr.components.Compone
 
     def changed(request: gr.Request, *values):
         if studio.preset.think_tokens > SHORT:
-            yield skip(status='<span class="quiet">Press Run to see it with these settings.</span>')
+            yield skip(status=html.quiet("Press Run to see it with these settings."))
         else:
             yield from all_three(request, *values)
 
     def middle(request: gr.Request, last: Ask | None, frames: list, *values):
         ask = ask_of(values)
         if frames and last and replace(ask, t=0) == replace(last, t=0):
-            yield skip(status=f'<span class="quiet">Rendered: the nearest of {len(RENDERED_POINTS)} points is shown. Run decodes t = {ask.t:g} itself.</span>')
+            yield skip(status=html.quiet(f"Rendered: the nearest of {len(RENDERED_POINTS)} points is shown. Run decodes t = {ask.t:g} itself."))
         else:
             yield from answer(studio, request.session_hash, ask, [ask.t] if last and ask.same_ends(last) else [0.0, ask.t, 1.0])
 
@@ -112,10 +109,10 @@ def build(studio: Studio, schedule: gr.State) -> dict[str, gr.components.Compone
     def greet(request: gr.Request, *values):
         """The page opens with answers, where they cost nothing."""
         while studio.loaded is None and not studio.failed:
-            yield skip(status=f'<span class="quiet">{escape(studio.status)} …</span>')
+            yield skip(status=html.quiet(f"{studio.status} …"))
             time.sleep(0.3)
         if studio.failed:
-            yield skip(status=theme.bad(studio.status))
+            yield skip(status=html.error(studio.status))
         elif values[0].strip() and studio.preset.think_tokens <= SHORT:
             yield from all_three(request, *values)
         else:
@@ -134,7 +131,7 @@ def build(studio: Studio, schedule: gr.State) -> dict[str, gr.components.Compone
     schedule.change(lambda: [], None, film, show_progress="hidden", api_visibility="private")
     schedule.change(probabilities, inputs, strip, **live)
     prompt.input(None, None, film, js="() => []")  # frames of another prompt would mislead
-    t.input(None, [t, film, cards[1]], cards[1], js=SCRUB)
+    t.input(None, [t, film, cards[1]], cards[1], js=asset("scrub.js"))
     t.release(middle, [asked, film, *inputs], columns, **live)
     render.click(spectrum, inputs, columns, **live)
     stop.click(halt, None, None, **live)
@@ -169,7 +166,7 @@ def answer(studio: Studio, session: str, ask: Ask, ts: list[float]):
         loaded = studio.ready()
         rows = rows_of(studio, loaded, ask, ts)
     except UserError as error:
-        yield skip(status=theme.toast(UserError(studio.public(str(error)))), working=False)
+        yield skip(status=html.toast(UserError(studio.public(str(error)))), working=False)
         return
     problem = studio.problems.get(problems.Problem(ask.prompt).key)
     near = min(range(len(ts)), key=lambda i: abs(ts[i] - ask.t))
@@ -185,22 +182,22 @@ def answer(studio: Studio, session: str, ask: Ask, ts: list[float]):
         if newer():
             return
         if isinstance(news, int):
-            yield skip(status=f'<span class="quiet">{news} ahead of you …</span>', working=True)
+            yield skip(status=html.quiet(f"{news} ahead of you …"), working=True)
             continue
         latest |= news
         took |= {i: time.time() - began for i, chunk in news.items() if chunk.finish}
-        yield skip(cards(), f'<span class="quiet">{said(ask, len(ts), len(took))}</span>' if len(took) < len(ts) else None,
+        yield skip(cards(), html.quiet(said(ask, len(ts), len(took))) if len(took) < len(ts) else None,
                    None if only_middle else ask, working=True)
     if newer():
         return
     if len(took) < len(ts):  # the pair was taken away
-        yield skip(status=theme.bad("The pair was changed meanwhile; press Run again."), asked=False, working=False)
+        yield skip(status=html.error("The pair was changed meanwhile; press Run again."), asked=False, working=False)
         return
     stopped = any(chunk.finish == "cancel" for chunk in latest.values())
     film = [] if not only_middle else None
     if len(ts) == len(RENDERED_POINTS) and not stopped:
         film = [card(t, latest[i], took[i], 0, problem) | dict(t=t) for i, t in enumerate(ts)]
-    yield skip(cards(), f'<span class="quiet">{said(ask, len(ts), len(took), time.time() - began, stopped)}</span>',
+    yield skip(cards(), html.quiet(said(ask, len(ts), len(took), time.time() - began, stopped)),
                False if stopped else None, film, working=False)
 
 
@@ -236,7 +233,7 @@ def checked(studio: Studio, loaded, ask: Ask) -> None:
 def card(t: float, chunk, seconds: float | None, so_far: float, problem: problems.Problem | None) -> dict:
     """What a column shows of a Chunk."""
     name = "instruct" if t == 0 else "thinking" if t == 1 else f"blend · t = {t:g}"
-    shown = dict(title=name, edge=theme.blend_edge(t))
+    shown = dict(title=name, edge=theme.blend_colour(t))
     if chunk is None:
         return shown | dict(empty="…")
     end = {"length": ", cut off there", "cancel": ", stopped"}.get(chunk.finish, "")
@@ -250,7 +247,7 @@ def card(t: float, chunk, seconds: float | None, so_far: float, problem: problem
 
 def said(ask: Ask, rows: int, done: int, seconds: float | None = None, stopped: bool = False) -> str:
     what = "the middle" if rows == 1 else f"{rows} points as one batch"
-    where = escape(ask.round) + ("" if ask.schedule == Schedule() else ", with the schedule of Explore")
+    where = ask.round + ("" if ask.schedule == Schedule() else ", with the schedule of Explore")
     if seconds is None:
         return f"{where}: decoding {what}, {done} of {rows} done"
     return f"{where}: {what}, {'stopped after' if stopped else 'in'} {seconds:.2f} s"

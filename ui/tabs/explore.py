@@ -8,10 +8,11 @@ from thinkswitch.errors import UserError
 from thinkswitch.preset import check_schedule
 from thinkswitch.recipe import Schedule
 from ui.studio import PAIR, Studio
-from ui.widgets import charts, theme
+from ui.widgets import charts, html, theme
+from ui.widgets.components import Chart, MessageBox
 
 KINDS = ("attention", "mlp", "norm", "embedding")
-HINT = '<span class="quiet">A sweep scores points between instruct and thinking on held-out problems, all under one chat template. Rounds are overlaid.</span>'
+HINT = html.quiet("A sweep scores points between instruct and thinking on held-out problems, all under one chat template. Rounds are overlaid.")
 UNIFORM = "uniform"
 NAMES = (UNIFORM, "FFN only", "attention only", "last two thirds")  # recipe.ablations, which imports torch, has the same
 
@@ -28,15 +29,15 @@ def build(studio: Studio, schedule: gr.State) -> dict:
             with gr.Row():
                 stop = gr.Button("Stop", size="sm", elem_id="explore-sweep-stop", interactive=False, min_width=60)
                 clear = gr.Button("Clear", size="sm", elem_id="explore-sweep-clear", min_width=60)
-    status = theme.message_box("explore-status", HINT)
+    status = MessageBox(HINT, elem_id="explore-status")
     with gr.Row(elem_id="explore-sweep"):
         with gr.Column(min_width=340):
-            accuracy = charts.chart("explore-accuracy", "Accuracy over t", 340)
+            accuracy = Chart(elem_id="explore-accuracy", description="Accuracy over t", height=340)
         with gr.Column(min_width=340):
-            think = charts.chart("explore-think", "Think rate and mean tokens over t", 340)
+            think = Chart(elem_id="explore-think", description="Think rate and mean tokens over t", height=340)
     gr.Markdown("### How far apart the twins are")
-    verdict = theme.message_box("explore-verdict", '<span class="quiet">Comes with the pair.</span>')
-    angles = charts.chart("explore-angles", "Angle between instruct and thinking, layer by module", 300)
+    verdict = MessageBox(html.quiet("Comes with the pair."), elem_id="explore-verdict")
+    angles = Chart(elem_id="explore-angles", description="Angle between instruct and thinking, layer by module", height=300)
     gr.Markdown("### A schedule for t: Compare and Sweep use it")
     with gr.Row(equal_height=True):
         name = gr.Dropdown(list(NAMES), value=UNIFORM, label="Published ablations", elem_id="schedule-name", scale=1, min_width=240, info="arXiv 2510.10977")
@@ -44,16 +45,16 @@ def build(studio: Studio, schedule: gr.State) -> dict:
     with gr.Row(equal_height=True):
         depth = gr.Textbox("1", label="Depth curve", info="multipliers from first to last layer, interpolated: 0, 1 rises; 0, 1, 0 is a hill", elem_id="schedule-depth", scale=2, min_width=300)
         preview_t = gr.Slider(0, 1, 0.8, step=0.05, label="preview at t", scale=1, min_width=240)
-    said = theme.message_box("schedule-status")
-    preview = charts.chart("schedule-preview", "t that each tensor gets, layer by module", 300)
+    said = MessageBox(elem_id="schedule-status")
+    preview = Chart(elem_id="schedule-preview", description="t that each tensor gets, layer by module", height=300)
     seen, timer = gr.State(None), gr.Timer(1.0, active=False)
 
     def do_sweep(choice, n, count, schedule):
         try:
             sweep(studio, choice, int(n), int(count), schedule)
         except UserError as error:
-            return theme.toast(error)
-        return '<span class="quiet">Sweeping …</span>'
+            return html.toast(error)
+        return html.quiet("Sweeping …")
 
     def do_stop():
         if task := studio.tasks.get("sweep"):
@@ -66,7 +67,7 @@ def build(studio: Studio, schedule: gr.State) -> dict:
         try:
             one = ablations(studio)[name]
         except UserError as error:
-            theme.toast(error)
+            html.toast(error)
             return [gr.skip()] * (1 + len(KINDS))
         return [*(getattr(one, kind) for kind in KINDS), ", ".join(f"{x:g}" for x in one.depth)]
 
@@ -74,7 +75,7 @@ def build(studio: Studio, schedule: gr.State) -> dict:
         try:
             one = schedule_of(values[:-1])
         except UserError as error:
-            return gr.skip(), theme.bad(str(error)), gr.skip()
+            return gr.skip(), html.error(str(error)), gr.skip()
         text = "Every tensor gets t." if one == Schedule() else "Compare and Sweep use this schedule."
         return one, f'<span class="quiet">{text}</span>', preview_of(studio, one, values[-1]) if studio.loaded else gr.skip()
 
@@ -151,9 +152,9 @@ def refresh(studio: Studio, last, choice: str) -> tuple:
     working = bool(task and not task.ended)
     status = gr.skip()
     if working:
-        status = f"Sweeping: {task.done:,} of {task.total:,} answers" + theme.bar(task.done, task.total)
+        status = f"Sweeping: {task.done:,} of {task.total:,} answers" + html.progress_bar(task.done, task.total)
     elif task and task.error:
-        status = theme.bad(task.error[0].upper() + task.error[1:])
+        status = html.error(task.error[0].upper() + task.error[1:])
     elif sweeps:
         status = verdict_html(*list(sweeps.items())[-1])
     pair_changed = last is None or last[:2] != now[:2]
@@ -186,7 +187,7 @@ def angles_of(studio: Studio, choice: str) -> tuple:
         loaded = studio.ready()
         round, _ = studio.round(loaded, choice)
     except UserError as error:
-        return gr.skip(), theme.bad(str(error))
+        return gr.skip(), html.error(str(error))
     gram, ends = round.gram, (round.instruct, round.thinking)
     degrees = {n: recipe.degrees(recipe.cosine(gram[n], ends[0][n], ends[1][n])) for n in gram}
     gaps = {n: recipe.slerp_gap(gram[n], ends[0][n], ends[1][n]) for n in gram}

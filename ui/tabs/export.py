@@ -10,7 +10,8 @@ from thinkswitch.errors import UserError
 from thinkswitch.recipe import Schedule
 from thinkswitch.text import format_bytes
 from ui.studio import EXPORTS, PAIR, Studio
-from ui.widgets import theme
+from ui.widgets import html
+from ui.widgets.components import MessageBox
 
 FOLDER, ADAPTER = "Hugging Face folder", "PEFT adapter"
 
@@ -28,11 +29,11 @@ def build(studio: Studio, schedule: gr.State) -> dict:
                             info=f"goes into {EXPORTS}/" if studio.demo else f"a new folder; relative ones lie beside {EXPORTS}/", placeholder=f"{EXPORTS}/my-blend")
         with gr.Column(scale=1, min_width=230):
             replace = gr.Checkbox(False, label="replace an earlier export", elem_id="export-replace", interactive=not studio.demo)
-    before = theme.message_box("export-plan")
+    before = MessageBox(elem_id="export-plan")
     with gr.Row():
         start = gr.Button("Export", variant="primary", elem_id="export-start")
         stop = gr.Button("Stop", elem_id="export-stop", interactive=False)
-    status = theme.message_box("export-status", '<span class="quiet">An export is written beside, loaded again with plain transformers and compared with the live blend; only then it takes its name.</span>')
+    status = MessageBox(html.quiet("An export is written beside, loaded again with plain transformers and compared with the live blend; only then it takes its name."), elem_id="export-status")
     code = gr.Code("", language="python", label="Load it", elem_id="export-code", visible=False, interactive=False)
     seen, timer = gr.State(None), gr.Timer(1.0, active=False)
     inputs = [round, t, uses, format, folder, replace, schedule]
@@ -41,14 +42,14 @@ def build(studio: Studio, schedule: gr.State) -> dict:
         try:
             return plan_html(studio, *values)
         except UserError as error:
-            return theme.bad(told(studio, error))
+            return html.error(told(studio, error))
 
     def do_export(*values):
         try:
             begin(studio, *values)
         except UserError as error:
-            return theme.toast(UserError(told(studio, error))), gr.update(visible=False)
-        return '<span class="quiet">Exporting …</span>', gr.update(visible=False)
+            return html.toast(UserError(told(studio, error))), gr.update(visible=False)
+        return html.quiet("Exporting …"), gr.update(visible=False)
 
     def do_stop():
         if task := studio.tasks.get("export"):
@@ -124,9 +125,9 @@ def refresh(studio: Studio, last) -> tuple:
         return (gr.skip(),) * 4
     if not task.ended:
         what = {"write": "Writing", "verify": "Loading it again and comparing"}.get(task.stage, "Starting")
-        return f"{what} …" + theme.bar(task.done, task.total), gr.update(visible=False), gr.update(interactive=True), now
+        return f"{what} …" + html.progress_bar(task.done, task.total), gr.update(visible=False), gr.update(interactive=True), now
     if task.error:
-        return theme.bad(told(studio, task.error)), gr.update(visible=False), gr.update(interactive=False), now
+        return html.error(told(studio, task.error)), gr.update(visible=False), gr.update(interactive=False), now
     done = task.result
     shown = done.folder.name if studio.demo else str(done.folder)
     text = (f"<b>Exported</b> to <code>{escape(shown)}</code>: {format_bytes(done.size)} in {done.files} files, {done.seconds:.1f} s.<br>"

@@ -13,7 +13,8 @@ from thinkswitch.errors import UserError
 from thinkswitch.text import format_seconds
 from thinkswitch.think_parser import parse_response
 from ui.studio import Studio
-from ui.widgets import charts, form, theme
+from ui.widgets import charts, form, html
+from ui.widgets.components import Chart, LogBox, MessageBox
 
 ROWS = 200  # samples shown at once
 TAIL = 12_000  # characters of the log
@@ -30,25 +31,24 @@ def build(studio: Studio) -> dict:
     with gr.Row(equal_height=True):
         run = gr.Dropdown(studio.board()[1], value=newest(), label="Run", elem_id="loop-run", allow_custom_value=True, scale=2, min_width=300)
         with gr.Column(scale=3):
-            progress = theme.message_box("loop-progress", '<span class="quiet">Start runs the loop with the knobs above. It is a process of its own: closing this page does not harm it.</span>')
+            progress = MessageBox(html.quiet("Start runs the loop with the knobs above. It is a process of its own: closing this page does not harm it."), elem_id="loop-progress")
     with gr.Row():
         with gr.Column(min_width=320):
-            loss = charts.chart("loop-loss", "Loss by step, rounds told apart", 300, "Loss by step: comes with the first distillation")
+            loss = Chart(elem_id="loop-loss", description="Loss by step, rounds told apart", height=300, hint="Loss by step: comes with the first distillation")
         with gr.Column(min_width=320):
-            accuracy = charts.chart("loop-accuracy", "Accuracy by round of both checkpoints", 300, "Accuracy by round: comes with the first measurement")
+            accuracy = Chart(elem_id="loop-accuracy", description="Accuracy by round of both checkpoints", height=300, hint="Accuracy by round: comes with the first measurement")
         with gr.Column(min_width=320):
-            tokens = charts.chart("loop-tokens", "Mean tokens and think rate by round", 300, "Tokens and think rate: come with the first measurement")
+            tokens = Chart(elem_id="loop-tokens", description="Mean tokens and think rate by round", height=300, hint="Tokens and think rate: come with the first measurement")
     with gr.Accordion("Samples: what was thought, kept and dropped", open=False, elem_id="loop-samples-box"):
         with gr.Row():
             which = gr.Dropdown([], label="Round", allow_custom_value=True, elem_id="loop-samples-round")
             only = gr.Radio(["all", "kept", "dropped"], value="all", label="Show", elem_id="loop-samples-only")
         table = gr.Dataframe(headers=LIST, datatype=["number", "str", "str", "str", "str", "number"], type="array", interactive=False, elem_id="loop-samples",
                              wrap=False, max_height=320, column_widths=["8%", "8%", "42%", "16%", "16%", "10%"], show_label=False)
-        detail = theme.message_box("loop-sample", kind="sample")
+        detail = MessageBox(elem_id="loop-sample", elem_classes=["sample"])
     with gr.Accordion("Log and command", open=False, elem_id="loop-log-box", visible=not studio.demo):  # they name paths
         command = gr.Code("", language="shell", label="The command", elem_id="loop-command", interactive=False)
-        log = gr.HTML("", elem_id="loop-log", html_template='<div class="log"><pre tabindex="0"></pre></div>', apply_default_css=False, js_on_load="""
-const draw = () => { const p = element.querySelector('pre'); p.textContent = props.value || ''; p.scrollTop = p.scrollHeight; }; watch('value', draw); draw();""")
+        log = LogBox(elem_id="loop-log")
     seen = gr.State(None)
     timer = gr.Timer(1.0, active=False)
     view = [progress, loss, accuracy, tokens, which, stop, resume, command, log, seen]
@@ -58,22 +58,22 @@ const draw = () => { const p = element.querySelector('pre'); p.textContent = pro
             preset = form.read(studio.preset, dict(zip(knobs, values)))
             folder, _ = studio.start(preset)
         except UserError as error:
-            return gr.skip(), theme.toast(UserError(studio.public(str(error)))), gr.skip()
-        return gr.update(choices=studio.board()[1], value=folder.name), '<span class="quiet">Starting …</span>', None
+            return gr.skip(), html.toast(UserError(studio.public(str(error)))), gr.skip()
+        return gr.update(choices=studio.board()[1], value=folder.name), html.quiet("Starting …"), None
 
     def do_stop(name):
         try:
             runs.request_stop(folder_of(name))
         except UserError as error:
-            return theme.toast(error)
-        return '<span class="quiet">Stopping at the next step …</span>'
+            return html.toast(error)
+        return html.quiet("Stopping at the next step …")
 
     def do_resume(name):
         try:
             studio.resume(folder_of(name))
         except UserError as error:
-            return theme.toast(error), gr.skip()
-        return '<span class="quiet">Resuming …</span>', None
+            return html.toast(error), gr.skip()
+        return html.quiet("Resuming …"), None
 
     def tick(name, last):
         return refresh(studio, name, last)
@@ -89,7 +89,7 @@ const draw = () => { const p = element.querySelector('pre'); p.textContent = pro
         try:
             return inspect(folder_of(name), int(event.row_value[0]), str(event.row_value[1]))
         except UserError as error:
-            return theme.toast(error)
+            return html.toast(error)
 
     start.click(do_start, list(knobs.values()), [run, progress, seen], **quiet).then(tick, [run, seen], view, **quiet)
     stop.click(do_stop, run, progress, **quiet)
@@ -131,7 +131,7 @@ def refresh(studio: Studio, name: str | None, last) -> tuple:
         events, state = studio.events(folder), runs.state(folder)
     except UserError as error:
         idle = gr.update(interactive=False)
-        return theme.bad(studio.public(str(error))), "", "", "", gr.skip(), idle, idle, *none[7:]
+        return html.error(studio.public(str(error))), "", "", "", gr.skip(), idle, idle, *none[7:]
     measured, steps = runs.measured(events), sum(e["phase"] == "distil" for e in events)
     now = (name, len(events), steps, len(measured), state)
     if now == last and state != "running":
@@ -151,13 +151,13 @@ def refresh(studio: Studio, name: str | None, last) -> tuple:
 def progress_html(folder: Path, state: str, events: list[dict], public=str) -> str:
     """Phase, how far, how long still, what it has cost. `public` takes paths out of what others have written."""
     if state == "refused":
-        return theme.bad(public(f"{folder.name} did not start: {last_line(folder)}"))
+        return html.error(public(f"{folder.name} did not start: {last_line(folder)}"))
     preset, info = opened(folder, (folder / "preset.yaml").stat().st_mtime) if (folder / "preset.yaml").is_file() else None, runs.read_info(folder)
     if preset is None or not events:
         return f"<b>{escape(folder.name)}</b>: starting; torch is being imported …"
     event, seconds = events[-1], info.get("seconds", 0.0) + (max(0.0, time.time() - info["heartbeat"]) if state == "running" else 0.0)
     if state == "error":
-        return theme.bad(public(f"{folder.name}: {event.get('message', 'failed')}")) + f'<br><span class="quiet">{bill(preset, info, seconds)}. Resume goes on from the last good step.</span>'
+        return str(html.error(public(f"{folder.name}: {event.get('message', 'failed')}"))) + f'<br><span class="quiet">{bill(preset, info, seconds)}. Resume goes on from the last good step.</span>'
     share = done_share(preset.rounds, events)
     left = remaining(preset.rounds, events)
     head = {"running": f"round {event['round']} of {preset.rounds} · {event['phase']} {event['step']:,}/{event['total']:,}", "done": "done",
@@ -168,7 +168,7 @@ def progress_html(folder: Path, state: str, events: list[dict], public=str) -> s
     detail += [f"{event['writing']:,} tokens into the answers at hand"] if "writing" in event else []
     if state == "running":
         detail.append(left)
-    return (f"<b>{escape(folder.name)}</b>: {head}" + (" · " + " · ".join(detail) if detail else "") + theme.bar(1 if state == "done" else share, 1)
+    return (f"<b>{escape(folder.name)}</b>: {head}" + (" · " + " · ".join(detail) if detail else "") + str(html.progress_bar(1 if state == "done" else share, 1))
             + f'<span class="quiet">{bill(preset, info, seconds)}{kept(events)}</span>')
 
 

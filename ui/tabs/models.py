@@ -9,7 +9,8 @@ from thinkswitch.errors import UserError
 from thinkswitch.preset import PRESETS, Preset, load_preset, make_preset
 from thinkswitch.text import format_bytes
 from ui.studio import Studio
-from ui.widgets import theme
+from ui.widgets import html
+from ui.widgets.components import MessageBox
 
 
 def build(studio: Studio) -> dict:
@@ -26,26 +27,26 @@ def build(studio: Studio) -> dict:
     with gr.Row():
         check = gr.Button("Check", elem_id="models-check")
         load = gr.Button("Load", variant="primary", elem_id="models-load")
-    report = theme.message_box("models-report", '<span class="quiet">Check reads headers only: it says what the pair is, what differs, and what this machine has.</span>')
+    report = MessageBox(html.quiet("Check reads headers only: it says what the pair is, what differs, and what this machine has."), elem_id="models-report")
 
     def chosen(name):
         one = load_preset(name) if name in names and not studio.demo else Preset()
         return one.instruct, one.thinking
 
     def do_check(*values):
-        yield '<span class="quiet">Reading headers …</span>'
+        yield html.quiet("Reading headers …")
         studio.imported.wait(300)
         try:
             yield report_html(wanted(studio, names, *values))
         except UserError as error:
-            yield theme.toast(UserError(studio.public(str(error))))
+            yield html.toast(UserError(studio.public(str(error))))
 
     def do_load(*values):
         try:
             studio.load(wanted(studio, names, *values), values[0])
         except UserError as error:
-            return theme.toast(UserError(studio.public(str(error))))
-        return '<span class="quiet">The line above the tabs says how far it is.</span>'
+            return html.toast(UserError(studio.public(str(error))))
+        return html.quiet("The line above the tabs says how far it is.")
 
     quiet = dict(show_progress="hidden", api_visibility="private", concurrency_limit=None)
     preset.input(chosen, preset, [instruct, thinking], **quiet)
@@ -70,12 +71,12 @@ def wanted(studio: Studio, names: list[str], name: str, instruct: str, thinking:
 
 
 def status_html(studio: Studio) -> str:
-    wrong = theme.bad(studio.public(studio.status)) if studio.failed else ""
+    wrong = html.error(studio.public(studio.status)) if studio.failed else ""
     if studio.loaded is None and wrong:
         return wrong
     if studio.loaded is None or studio.loading:
         done, total = studio.progress
-        return f"{escape(studio.status)} …" + (theme.bar(done, total) if total else "")
+        return f"{studio.status} …" + (html.progress_bar(done, total) if total else "")
     loaded = studio.loaded
     where = f"{loaded.blend.device.type}, {str(loaded.blend.dtype).removeprefix('torch.')}"
     return (f"{wrong}{'<br>' if wrong else ''}<b>{escape(loaded.preset.name or Path(studio.source).stem)}</b> is ready: two checkpoints of {loaded.pair.parameters:,} parameters in one live blend ({where}), "
@@ -89,7 +90,7 @@ def report_html(preset: Preset) -> str:
     pair = Pair(*(open_checkpoint(name, headers_only=True) for name in (preset.instruct, preset.thinking)))
     found, config = differences(pair), pair.config
     kinds = sorted({e.dtype for c in (pair.instruct, pair.thinking) for e in c.entries.values()})
-    rows = [("Verdict", "<b>compatible</b>" if not found else theme.bad("cannot be interpolated: " + "; ".join(found))),
+    rows = [("Verdict", "<b>compatible</b>" if not found else html.error("cannot be interpolated: " + "; ".join(found))),
             ("Architecture", escape(f"{config.model_type}, {config.num_hidden_layers} layers, hidden {config.hidden_size}, vocabulary {config.vocab_size:,}, "
                                     f"{'tied' if config.tie_word_embeddings else 'untied'} embeddings")),
             ("Size", f"{pair.parameters:,} parameters in {len(pair.names)} tensors each ({', '.join(kinds)})"),
@@ -103,7 +104,7 @@ def memory_html(pair, preset: Preset) -> str:
     """The plan for this machine, a line a phase."""
     from thinkswitch.weights import memory_plan
     rows = "".join(f"<tr><td>{p.name}</td><td>{format_bytes(p.needs)}</td><td>of {format_bytes(p.have)} free</td><td>"
-                   + (theme.bad(f"does not fit: {p.advice}") if p.advice else "fits") + f'</td><td class="quiet">{escape(largest(p))}</td></tr>'
+                   + (str(html.error(f"does not fit: {p.advice}")) if p.advice else "fits") + f'</td><td class="quiet">{escape(largest(p))}</td></tr>'
                    for p in memory_plan.plan_memory(pair, preset))
     return f"<table>{rows}</table>"
 

@@ -3,7 +3,6 @@
 Instruct and thinking have one colour and one marker each everywhere, so they are told apart without colour, too.
 """
 
-import gradio as gr
 import plotly.graph_objects as go
 
 from ui.widgets.theme import INSTRUCT, THINKING
@@ -13,19 +12,6 @@ MOST_POINTS = 800  # of one line; more cannot be seen
 ROLE = {"instruct": dict(color=INSTRUCT, symbol="circle"), "thinking": dict(color=THINKING, symbol="diamond")}
 ROUNDS = ("#7b8794", "#2f7ed8", "#8e5bd0", "#c2408f", "#d9822b", "#4e9a51", "#a04020", "#008b9a")  # rounds 0, 1, 2 ...
 GREY, GRID = "#808893", "rgba(128,136,147,.22)"
-
-
-def chart(elem_id: str, label: str, height: int, empty: str = "") -> gr.HTML:
-    """A place for a figure's JSON. `Plotly.react` on one lasting node; colours follow light and dark."""
-    return gr.HTML("", elem_id=elem_id, apply_default_css=False, js_on_load="""
-const draw = async () => { const host = element.querySelector('.chart');
-  if (!props.value) { if (host.data) { window.Plotly.purge(host); host.classList.remove('js-plotly-plot'); } return; }
-  const figure = JSON.parse(props.value);
-  const P = await window.plotlyReady(), dark = document.body.classList.contains('dark') || !!document.querySelector('.dark');
-  figure.layout.font = {...figure.layout.font, color: dark ? '#c9ced6' : '#3c4654'};
-  await P.react(host, figure.data, figure.layout, {responsive: true, displaylogo: false, displayModeBar: false}); };
-watch('value', draw); draw(); new ResizeObserver(() => window.Plotly && element.querySelector('.js-plotly-plot') && window.Plotly.Plots.resize(element.querySelector('.chart'))).observe(element);""",
-                   html_template=f'<div class="chart" role="img" aria-label="{label}" data-empty="{empty or label}" style="height:{height}px"></div>')
 
 
 def figure(title: str, x: str, y: str, traces: list, height: int, **layout) -> str:

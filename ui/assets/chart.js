@@ -1,0 +1,33 @@
+// One lasting node: `Plotly.react` on it keeps zoom and hover when new points arrive.
+const host = element.querySelector('.chart');
+host.setAttribute('aria-label', props.description);
+host.dataset.hint = props.hint;
+host.style.height = props.height + 'px';
+
+const isDark = () => document.body.classList.contains('dark') || !!document.querySelector('.dark');
+
+const clear = () => {
+  if (!host.data) return;
+  window.Plotly.purge(host);
+  host.classList.remove('js-plotly-plot');
+};
+
+const draw = async () => {
+  if (!props.value) {
+    clear();
+    return;
+  }
+  const figure = JSON.parse(props.value);
+  const plotly = await window.plotlyReady();
+  figure.layout.font = { ...figure.layout.font, color: isDark() ? '#c9ced6' : '#3c4654' };
+  const config = { responsive: true, displaylogo: false, displayModeBar: false };
+  await plotly.react(host, figure.data, figure.layout, config);
+};
+
+const resize = () => {
+  if (host.classList.contains('js-plotly-plot')) window.Plotly.Plots.resize(host);
+};
+
+watch('value', draw);
+draw();
+new ResizeObserver(resize).observe(element);

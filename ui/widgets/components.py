@@ -1,0 +1,98 @@
+"""The page's own components: `gr.HTML` with templates from ui/assets.
+
+Their templates are constant. Gradio evaluates `{{...}}` and `${...}` in a template, so text from outside
+reaches the browser in `value` only, and the JavaScript there decides how it is shown.
+"""
+
+from abc import ABCMeta
+from typing import Any, TypedDict
+
+import gradio as gr
+from gradio.component_meta import ComponentMeta, updateable
+
+from ui.widgets.assets import asset
+
+
+class _WithoutStub(ComponentMeta):
+    """Gradio's metaclass writes a .pyi file beside every new component's source; this one does not."""
+
+    def __new__(cls, name, bases, namespace):
+        if "__init__" in namespace:
+            namespace["__init__"] = updateable(namespace["__init__"])
+        return ABCMeta.__new__(cls, name, bases, namespace)
+
+
+class MessageBox(gr.HTML, metaclass=_WithoutStub):
+    """Short HTML, announced to screen readers."""
+
+    def __init__(self, value: str = "", **kwargs: Any):
+        super().__init__(
+            value,
+            html_template=asset("message.html"),
+            js_on_load=asset("message.js"),
+            apply_default_css=False,
+            **{"elem_classes": ["message-box"], **kwargs},
+        )
+
+    def postprocess(self, value: str | None) -> str:
+        return str(value or "")
+
+
+class LogBox(gr.HTML, metaclass=_WithoutStub):
+    """Plain text in a fixed-width font, scrolled to its end."""
+
+    def __init__(self, value: str = "", **kwargs: Any):
+        super().__init__(
+            value,
+            html_template=asset("log.html"),
+            js_on_load=asset("log.js"),
+            apply_default_css=False,
+            **kwargs,
+        )
+
+
+class Chart(gr.HTML, metaclass=_WithoutStub):
+    """A Plotly figure as JSON (see charts.py); an empty value shows `hint`.
+
+    `description` is read to those who cannot see the chart. `height` is in pixels.
+    """
+
+    def __init__(self, value: str = "", *, description: str, height: int, hint: str = "", **kwargs: Any):
+        super().__init__(
+            value,
+            html_template=asset("chart.html"),
+            js_on_load=asset("chart.js"),
+            apply_default_css=False,
+            description=description,
+            height=height,
+            hint=hint or description,
+            **kwargs,
+        )
+
+
+class Answer(TypedDict, total=False):
+    """What an AnswerCard shows. `thinking`: the trace is still being written. `edge`: a CSS colour."""
+
+    title: str
+    edge: str
+    trace: str
+    trace_title: str
+    thinking: bool
+    answer: str
+    empty: str  # shown while there is no answer
+    mark: str  # ✓, ✗ or nothing
+    foot: str
+
+
+class AnswerCard(gr.HTML, metaclass=_WithoutStub):
+    """One answer beside others, its trace folded. All text of a model is inserted as text."""
+
+    def __init__(self, value: Answer | None = None, **kwargs: Any):
+        super().__init__(
+            value,
+            html_template=asset("answer_card.html"),
+            css_template=asset("answer_card.css"),
+            js_on_load=asset("answer_card.js"),
+            apply_default_css=False,
+            **kwargs,
+        )
