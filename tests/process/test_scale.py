@@ -21,11 +21,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Qwen3C
 
 from conftest import ROOT, TINY, cli
 from thinkswitch import recipe, rounds, runs
-from thinkswitch.export import verify
 from thinkswitch.generate import Row, Sampling, generate
 from thinkswitch.preset import load_preset
 from thinkswitch.weights import memory_plan
 from thinkswitch.weights.materialise import materialise
+from thinkswitch.weights.offload import LARGE_BYTES
 from thinkswitch.weights.pair import open_pair
 
 pytestmark = pytest.mark.slow
@@ -129,7 +129,7 @@ def test_an_export_takes_the_planned_memory(grown, tmp_path):
     preset = load_preset(grown)
     pair = open_pair(preset.instruct, preset.thinking)
     planned = {p.name: p.needs for p in memory_plan.plan_memory(pair, preset)}["export"]
-    assert used < 1.2 * planned and 4 * pair.parameters > verify.LARGE_BYTES
+    assert used < 1.2 * planned and 4 * pair.parameters > LARGE_BYTES
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")

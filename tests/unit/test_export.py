@@ -25,9 +25,10 @@ from thinkswitch import recipe, rounds, runs
 from thinkswitch.errors import UserError
 from thinkswitch.export import export as exporter
 from thinkswitch.export import layout, verify
+from thinkswitch.export import point as export_point
 from thinkswitch.export.destination import HIDDEN
 from thinkswitch.export.layout import TOKENIZER, blocks, checkpoint_entries
-from thinkswitch.export.point import ExportPoint
+from thinkswitch.export.point import ExportPoint, ExportRequest
 from thinkswitch.export.safetensors_writer import write_tensors
 from thinkswitch.preset import Preset
 from thinkswitch.recipe import Schedule
@@ -52,8 +53,16 @@ def finish(steps):
             return end.value, told
 
 
-def export(pair, round, t, out, schedule=Schedule(), preset=PRESET, **kwargs):
-    return finish(exporter.export(pair, round, t, schedule, preset, out, **kwargs))[0]
+def request(pair, round, t, out, schedule=Schedule(), preset=PRESET, adapter=False, **where):
+    return ExportRequest(ExportPoint(pair, round, t, schedule, preset, adapter), out, **where)
+
+
+def export(pair, round, t, out, schedule=Schedule(), preset=PRESET, adapter=False, blend=None, recipe=None, turn=nullcontext, **where):
+    return finish(exporter.export(request(pair, round, t, out, schedule, preset, adapter, **where), blend, recipe, turn))[0]
+
+
+def plan(*args, **kwargs):
+    return exporter.plan_export(request(*args, **kwargs))
 
 
 def rounds_of(pair, n: int):
@@ -141,7 +150,7 @@ def test_a_schedule_is_followed(pair, tmp_path):
 
 
 def test_shards_and_their_index(pair, tmp_path):
-    done = export(pair, rounds.start(pair), 0.5, tmp_path / "out", shard=60_000)
+    done = export(pair, rounds.start(pair), 0.5, tmp_path / "out", shard_bytes=60_000)
     files = sorted(p.name for p in (tmp_path / "out").glob("*.safetensors"))
     assert len(files) > 2 and files == [f"model-{i:05}-of-{len(files):05}.safetensors" for i in range(1, len(files) + 1)]
     index, held = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text()), {}
@@ -177,7 +186,7 @@ def test_files_are_aligned_and_readable_by_all(tmp_path):
 def test_modes_size_and_progress(pair, tmp_path):
     old = os.umask(0o077)
     try:
-        done, told = finish(exporter.export(pair, rounds.start(pair), 0.5, Schedule(), PRESET, tmp_path / "out"))
+        done, told = finish(exporter.export(request(pair, rounds.start(pair), 0.5, tmp_path / "out")))
     finally:
         os.umask(old)
     assert done.folder == tmp_path / "out" and done.files == len(list(done.folder.iterdir()))
@@ -187,7 +196,7 @@ def test_modes_size_and_progress(pair, tmp_path):
     writes = [(d, n) for stage, d, n in told if stage == "write"]
     assert writes == sorted(writes) and writes[-1] == (4 * pair.parameters,) * 2
     assert [step[0] for step in told] == ["write"] * len(writes) + ["verify"] * 4 and told[-1] == ("verify", 3, 3)
-    planned = exporter.plan_export(pair, rounds.start(pair), 0.5, PRESET, tmp_path / "other")
+    planned = plan(pair, rounds.start(pair), 0.5, tmp_path / "other")
     assert planned.size == pytest.approx(done.size, rel=0.05) and planned.tensors == len(pair.names) and planned.dtype == "F32"
     assert not (tmp_path / "other").exists()
 
@@ -277,14 +286,14 @@ def test_an_adapter_holds_every_round_s_update(folders, tmp_path):
     names: dict = {}
     exec(done.code, names)  # transformers finds the base by itself
     assert (ours - names["model"](input_ids=IDS).logits).norm() / ours.norm() < 1e-5
-    planned = exporter.plan_export(pair, round, 0, PRESET, tmp_path / "other", adapter=True)
+    planned = plan(pair, round, 0, tmp_path / "other", adapter=True)
     assert planned.dtype == "F32" and planned.tensors == 2 * len(again.low_rank) and planned.template == "instruct"
 
 
 @pytest.mark.parametrize("number, t", [(0, 0), (1, 0.5), (1, 1)])
 def test_what_is_no_update_of_the_instruct_checkpoint_is_no_adapter(pair, tmp_path, number, t):
     with pytest.raises(UserError, match=f"round {number}, t = {t} is no LoRA update.*choose that, or export the whole"):
-        exporter.plan_export(pair, rounds_of(pair, number), t, PRESET, tmp_path / "out", adapter=True)
+        plan(pair, rounds_of(pair, number), t, tmp_path / "out", adapter=True)
 
 
 # ---- refused before work
@@ -292,7 +301,7 @@ def test_what_is_no_update_of_the_instruct_checkpoint_is_no_adapter(pair, tmp_pa
 
 def refused(pair, out, says, t=0.5, **kwargs):
     with pytest.raises(UserError, match=says):
-        exporter.plan_export(pair, rounds.start(pair), t, PRESET, out, **kwargs)
+        plan(pair, rounds.start(pair), t, out, **kwargs)
     with pytest.raises(UserError, match=says):
         export(pair, rounds.start(pair), t, out, **kwargs)
 
@@ -319,7 +328,7 @@ def test_places_that_are_refused(pair, tmp_path, monkeypatch):
 
 
 def test_too_small_a_disk(pair, tmp_path, monkeypatch):
-    size = exporter.plan_export(pair, rounds.start(pair), 0.5, PRESET, tmp_path / "out").size
+    size = plan(pair, rounds.start(pair), 0.5, tmp_path / "out").size
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, size))  # not enough with the margin
     refused(pair, tmp_path / "out", "make room, or name a folder on another disk")
     assert not tree(tmp_path)
@@ -333,7 +342,7 @@ def test_a_link_to_a_checkpoint_is_that_checkpoint(pair, tmp_path):
 def test_kinds_of_numbers_that_are_not_known(pair, tmp_path):
     odd = {n: dataclasses.replace(e, dtype="F8_E4M3") for n, e in pair.instruct.entries.items()}
     with pytest.raises(UserError, match="as F8_E4M3; export knows F32"):
-        exporter.plan_export(Pair(dataclasses.replace(pair.instruct, entries=odd), pair.thinking), rounds.start(pair), 0, PRESET, tmp_path / "out")
+        plan(Pair(dataclasses.replace(pair.instruct, entries=odd), pair.thinking), rounds.start(pair), 0, tmp_path / "out")
 
 
 # ---- whole or not at all
@@ -344,7 +353,7 @@ def test_replacing(pair, tmp_path):
     round = rounds.start(pair)
     (tmp_path / "out").mkdir()
     export(pair, round, 0, tmp_path / "out", replace=True)
-    export(pair, round, 1, tmp_path / "out", replace=True, shard=60_000)
+    export(pair, round, 1, tmp_path / "out", replace=True, shard_bytes=60_000)
     assert torch.equal(tensors(tmp_path / "out")["model.norm.weight"], pair.thinking.tensor("model.norm.weight"))
     assert not (tmp_path / "out" / "model.safetensors").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
@@ -404,10 +413,10 @@ def test_a_rename_that_fails_gives_the_old_folder_back(pair, tmp_path, monkeypat
 def test_cancelled(pair, tmp_path, monkeypatch, stage, large):
     """By the callable, and by closing the generator, as a page does whose tab is closed. A large one's comparison is at work then."""
     if large:
-        monkeypatch.setattr(verify, "LARGE_BYTES", 0)
+        monkeypatch.setattr(export_point, "LARGE_BYTES", 0)
     for how in ("callable", "close"):
         told = []
-        steps = exporter.export(pair, rounds.start(pair), 0.5, Schedule(), PRESET, tmp_path / "a" / "out",
+        steps = exporter.export(request(pair, rounds.start(pair), 0.5, tmp_path / "a" / "out"),
                                cancelled=lambda: how == "callable" and bool(told) and told[-1][0] == stage)
         with pytest.raises(UserError, match="cancelled; nothing is left") if how == "callable" else nullcontext():
             for step in steps:
@@ -419,7 +428,7 @@ def test_cancelled(pair, tmp_path, monkeypatch, stage, large):
 
 
 def test_a_name_that_appears_meanwhile_is_not_overwritten(pair, tmp_path):
-    steps = exporter.export(pair, rounds.start(pair), 0.5, Schedule(), PRESET, tmp_path / "out")
+    steps = exporter.export(request(pair, rounds.start(pair), 0.5, tmp_path / "out"))
     next(steps)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "theirs").write_text("new")
@@ -433,7 +442,7 @@ def test_what_killed_exports_left_is_swept(pair, tmp_path):
     dead, alive, other = (tmp_path / f"{HIDDEN}{name}" for name in (f"{2**22 + 1}-x", f"{os.getpid()}-x", "notes-x"))
     for folder in (dead, alive, other):
         folder.mkdir()
-    exporter.plan_export(pair, rounds.start(pair), 0, PRESET, tmp_path / "out")
+    plan(pair, rounds.start(pair), 0, tmp_path / "out")
     assert not dead.exists() and alive.exists() and other.exists()
 
 
@@ -474,13 +483,13 @@ def test_a_tokenizer_that_does_not_travel_is_refused(pair, tmp_path, monkeypatch
 
 
 def test_the_page_s_blend_serves(pair, tmp_path, monkeypatch):
-    """It holds other runs' adapters, too, and others decode on it: the lane is theirs while the export is loaded."""
+    """It holds other runs' adapters, too, and others decode on it: it is theirs between any two parts."""
     round = rounds_of(pair, 2)
     blend = Blend(pair, [random_adapter(pair, 9), *round.adapters])
     events = []
 
     @contextmanager
-    def lane():
+    def turn():
         events.append("in")
         yield
         events.append("out")
@@ -488,8 +497,9 @@ def test_the_page_s_blend_serves(pair, tmp_path, monkeypatch):
     blend.model.model.layers[1].mlp.register_forward_hook(lambda *_: events.append("blend"))
     monkeypatch.setattr(verify, "reload", lambda *a, real=verify.reload: (events.append("loaded"), real(*a))[1])
     moved = {n: (c[0], c[1], 0.0, *c[2:]) for n, c in round.point(0.3).items()}
-    done = export(pair, round, 0.3, tmp_path / "out", blend=blend, recipe=moved, lane=lane())
-    assert done.error < 1e-5 and events == ["loaded", "in", *["blend"] * len(verify.PROBES), "out"]
+    done = export(pair, round, 0.3, tmp_path / "out", blend=blend, recipe=moved, turn=turn)
+    assert done.error < 1e-5 and events[0] == "loaded" and events.count("blend") == len(verify.PROBES)
+    assert all(events[i - 1:i + 2] == ["in", "blend", "out"] for i, event in enumerate(events) if event == "blend")
     with pytest.raises(UserError, match="differ from the live blend"):  # the wrong basis shows
         export(pair, round, 0.3, tmp_path / "other", blend=blend)
 
@@ -523,7 +533,7 @@ def test_a_large_one_is_verified_from_the_disk(folders, tmp_path, monkeypatch, f
     pair = open_pair(*folders(family, tied))
     round, t = rounds_of(pair, 2), 0 if adapter else 0.4
     small = export(pair, round, t, tmp_path / "small", adapter=adapter)
-    monkeypatch.setattr(verify, "LARGE_BYTES", 0)
+    monkeypatch.setattr(export_point, "LARGE_BYTES", 0)
     monkeypatch.setattr(exporter, "KEPT", 1)  # the writer is one layer ahead of the comparison; it waited for layers whose vectors it had to write first
     whole = Blend.__init__
     monkeypatch.setattr(Blend, "__init__", lambda self, *a, **k: (whole(self, *a, **k), seen.append(sum(p.numel() for p in self.parameters())))[0])
@@ -539,7 +549,7 @@ def test_a_large_one_is_verified_from_the_disk(folders, tmp_path, monkeypatch, f
 
 @pytest.mark.parametrize("where", ["probes", "open_offloaded", "record_parts"])
 def test_a_comparison_that_fails_meanwhile_holds_nobody_up(pair, tmp_path, monkeypatch, where):
-    monkeypatch.setattr(verify, "LARGE_BYTES", 0)
+    monkeypatch.setattr(export_point, "LARGE_BYTES", 0)
     monkeypatch.setattr(exporter, "KEPT", 1)
     monkeypatch.setattr(verify, where, failing(0, UserError("the comparison broke")))
     with pytest.raises(UserError, match="the comparison broke"):
@@ -548,7 +558,7 @@ def test_a_comparison_that_fails_meanwhile_holds_nobody_up(pair, tmp_path, monke
 
 
 def test_a_writer_that_fails_meanwhile_ends_the_comparison(pair, tmp_path, monkeypatch):
-    monkeypatch.setattr(verify, "LARGE_BYTES", 0)
+    monkeypatch.setattr(export_point, "LARGE_BYTES", 0)
     monkeypatch.setattr(layout, "merge_blocks", failing(12, OSError(errno.ENOSPC, "No space left on device")))
     with pytest.raises(UserError, match="No space left"):
         export(pair, rounds.start(pair), 0.5, tmp_path / "out")
@@ -556,7 +566,7 @@ def test_a_writer_that_fails_meanwhile_ends_the_comparison(pair, tmp_path, monke
 
 
 def test_hashes_are_those_of_the_files(pair, tmp_path):
-    export(pair, rounds.start(pair), 0.5, tmp_path / "out", shard=60_000)
+    export(pair, rounds.start(pair), 0.5, tmp_path / "out", shard_bytes=60_000)
     out = tmp_path / "out"
     told = json.loads((out / "recipe.json").read_text())["sha256"]
     assert len(told) > 2 and told == json.loads((out / "model.safetensors.index.json").read_text())["metadata"]["sha256"]

@@ -164,14 +164,20 @@ def do_export(args) -> int:
     preset, pair, round = load_pair_and_round(args)
     from thinkswitch.cli import terminal
     from thinkswitch.export import export as exporter
+    from thinkswitch.export.point import ExportPoint, ExportRequest
     from thinkswitch.text import format_bytes
-    ask = (pair, round, args.point)
-    plan = exporter.plan_export(*ask, preset, args.out, args.adapter, args.replace)
+    source = Path(args.source)
+    request = ExportRequest(
+        ExportPoint(pair, round, args.point, preset.schedule, preset, args.adapter),
+        args.out,
+        replace=args.replace,
+        run=source if (source / "preset.yaml").is_file() else None,
+        shard_bytes=int(args.shard * 1e9),
+    )
+    plan = exporter.plan_export(request)
     print(f"{format_bytes(plan.size)} to write ({plan.tensors} tensors, {plan.dtype}, {plan.template}'s chat template), "
           f"{format_bytes(plan.free)} free", flush=True)
-    run = Path(args.source) if (Path(args.source) / "preset.yaml").is_file() else None
-    steps = exporter.export(*ask, preset.schedule, preset, args.out, adapter=args.adapter, replace=args.replace, run=run,
-                          shard=int(args.shard * 1e9))
+    steps = exporter.export(request)
     done = terminal.progress(as_percent(steps), "export, %")
     print(f"{done.folder}: {done.files} files, {format_bytes(done.size)}, {done.seconds:.1f} s")
     print(f"reloaded, no layer's output differs from the live blend's by more than {done.error:.2g} of its norm; "

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,6 @@ from thinkswitch.export.destination import (
     validate_target,
 )
 from thinkswitch.export.layout import (
-    SHARD,
     adapter_entries,
     blocks,
     checkpoint_entries,
@@ -33,22 +32,18 @@ from thinkswitch.export.layout import (
     write_small_files,
 )
 from thinkswitch.export.model_card import as_mergekit, loading_snippet, measured_scores, model_card
-from thinkswitch.export.point import ExportPoint
+from thinkswitch.export.point import ExportRequest
 from thinkswitch.export.safetensors_writer import KEPT, tensor_bytes, write_tensors
 from thinkswitch.export.verify import (
     VerificationResult,
-    is_large,
     load_in_transformers,
     verify,
     verify_while_writing,
 )
-from thinkswitch.preset import Preset
-from thinkswitch.recipe import Recipe, Schedule, count_layers, layer_of
-from thinkswitch.rounds import Round
+from thinkswitch.recipe import Recipe, count_layers, layer_of
 from thinkswitch.text import format_bytes
 from thinkswitch.weights.device import find_device
 from thinkswitch.weights.live_blend import Blend
-from thinkswitch.weights.pair import Pair
 
 MARGIN = 1.02  # of free space, for what the disk itself needs
 
@@ -73,18 +68,20 @@ class Exported:
     code: str  # three lines of Python that load it
 
 
-def plan_export(pair: Pair, round: Round, t: float, preset: Preset, out: Path, adapter: bool = False, replace: bool = False) -> Plan:
+def plan_export(request: ExportRequest) -> Plan:
     """What an export will write. Everything that can be refused is refused here, before work.
 
     What killed exports left beside is removed first: it takes room.
     """
+    point, out = request.point, request.out
+    pair, round, t, preset, adapter = point.pair, point.round, point.t, point.preset, point.adapter
     if not 0 <= t <= 1:
         raise UserError(f"t must lie between 0 and 1, it is {t:g}")
-    point, out = ExportPoint(pair, round, t, Schedule(), preset, adapter), resolve_path(out)
+    out = resolve_path(out)
     if adapter and (t != 0 or not round.number):
         raise UserError(f"{point} is no LoRA update of the instruct checkpoint; only the instruct point (t = 0) of a round "
                         "above 0 is one: choose that, or export the whole checkpoint")
-    validate_target(pair, out, replace)
+    validate_target(pair, out, request.replace)
     find_device(preset)  # refuses a device that is not here
     remove_stale(out.parent)
     entries = adapter_entries(point) if adapter else checkpoint_entries(pair)
@@ -97,27 +94,31 @@ def plan_export(pair: Pair, round: Round, t: float, preset: Preset, out: Path, a
     return Plan(size, free, len(entries), "/".join(sorted({e.dtype for e in entries.values()})), point.template)
 
 
-def export(pair: Pair, round: Round, t: float, schedule: Schedule, preset: Preset, out: Path, blend: Blend | None = None,
-           adapter: bool = False, replace: bool = False, run: Path | None = None, cancelled: Callable[[], bool] = lambda: False,
-           recipe: Recipe | None = None, lane=nullcontext(), shard: int = SHARD) -> Generator[tuple[str, int, int], None, Exported]:
+def export(
+    request: ExportRequest,
+    blend: Blend | None = None,
+    recipe: Recipe | None = None,
+    turn: Callable[[], AbstractContextManager] = nullcontext,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Generator[tuple[str, int, int], None, Exported]:
     """Write, verify, name. Yields (stage, done, total): bytes of "write", steps of "verify".
 
-    `recipe` is the same point in the basis of `blend`, should that hold other adapters than the round. `lane` is entered
-    while the blend is at work only. A large checkpoint without a `blend` is compared while it is written. A failure or a
-    cancel (both a UserError) leaves nothing behind, and what `replace` would have replaced as it was. `run`: its folder,
-    for the scores on the card.
+    `recipe` is the same point in the basis of `blend`, should that hold other adapters than the round. `turn` is entered
+    for each part that the blend computes. A large checkpoint without a `blend` is compared while it is written. A failure
+    or a cancel (both a UserError) leaves nothing behind, and what `replace` would have replaced as it was.
     """
     began = time.monotonic()
-    plan_export(pair, round, t, preset, out, adapter, replace)
-    point, out = ExportPoint(pair, round, t, schedule, preset, adapter), resolve_path(out)
+    plan_export(request)
+    point, out, run = request.point, resolve_path(request.out), request.run
+    pair, round, adapter = point.pair, point.round, point.adapter
     measured = measured_scores(run, round)
-    entries = adapter_entries(point) if adapter else checkpoint_entries(pair, shard)
+    entries = adapter_entries(point) if adapter else checkpoint_entries(pair, request.shard_bytes)
     arrived, compared = {name: Future() for name in entries}, [Future() for _ in range(count_layers(pair.names))]
     ahead = max(1, KEPT // 2 * len(compared) // sum(map(tensor_bytes, entries.values())))  # layers
     with atomic_directory(out) as folder, ThreadPoolExecutor(1) as beside:
         try:
             write_small_files(folder, point)
-            early = beside.submit(verify_while_writing, folder, point, entries, arrived, compared) if is_large(point) and not (blend or adapter) else None
+            early = beside.submit(verify_while_writing, folder, point, entries, arrived, compared) if point.is_large and not (blend or adapter) else None
 
             def source(name: str) -> Iterator[torch.Tensor]:
                 if early and len(entries[name].shape) > 1 and (layer := layer_of(name) or 0) >= ahead:
@@ -125,7 +126,7 @@ def export(pair: Pair, round: Round, t: float, schedule: Schedule, preset: Prese
                 return blocks(point, name, entries[name])
 
             sums = yield from _stage("write", write_tensors(folder, entries, source, arrived), cancelled)
-            rest = waiting(folder, early) if early else verify(folder, point, entries, blend, recipe or point.recipe, lane)
+            rest = waiting(folder, early) if early else verify(folder, point, entries, blend, recipe or point.recipe, turn)
             found = yield from _stage("verify", rest, cancelled)
         finally:
             for tensor in arrived.values():
@@ -135,7 +136,7 @@ def export(pair: Pair, round: Round, t: float, schedule: Schedule, preset: Prese
             (folder / "mergekit.yml").write_text(recipe_of_mergekit, encoding="utf-8")
         write_recipe(folder, point, sums)
         fsync_tree(folder)
-        validate_target(pair, out, replace)  # minutes have passed: the name may be somebody's by now
+        validate_target(pair, out, request.replace)  # minutes have passed: the name may be somebody's by now
     sizes = [path.stat().st_size for path in out.iterdir()]
     return Exported(out, sum(sizes), len(sizes), found.error, found.same, time.monotonic() - began, loading_snippet(str(out)))
 

@@ -12,20 +12,19 @@ import torch
 from thinkswitch.errors import UserError
 from thinkswitch.export.destination import MADE_BY
 from thinkswitch.export.model_card import public_name
-from thinkswitch.export.point import ExportPoint
+from thinkswitch.export.point import SHARD_BYTES, ExportPoint
 from thinkswitch.export.safetensors_writer import file_order, tensor_bytes
 from thinkswitch.rounds import Round
 from thinkswitch.weights.checkpoint import DTYPES, TensorInfo
 from thinkswitch.weights.materialise import merge_blocks, rows_per_block
 from thinkswitch.weights.pair import Pair
 
-SHARD = 5_000_000_000  # bytes of a file
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
              "vocab.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json")
 TERMS = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
 
 
-def checkpoint_entries(pair: Pair, shard: int = SHARD) -> dict[str, TensorInfo]:
+def checkpoint_entries(pair: Pair, shard: int = SHARD_BYTES) -> dict[str, TensorInfo]:
     """Every tensor with the file it goes to, stored as the instruct checkpoint stores it; a tied head is none of its own."""
     entries, groups, room = {name: pair.instruct.entries[name] for name in pair.names}, [], 0
     if pair.config.tie_word_embeddings:

@@ -1,24 +1,28 @@
-"""What is exported: a point of a round."""
+"""What is exported: a point of a round, in a form, to a folder."""
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from thinkswitch.preset import Preset
 from thinkswitch.recipe import Recipe, Schedule
 from thinkswitch.rounds import Round
+from thinkswitch.weights.offload import LARGE_BYTES
 from thinkswitch.weights.pair import Pair
+
+SHARD_BYTES = 5_000_000_000  # the largest file of weights, as other libraries write them
 
 
 @dataclass(frozen=True)
 class ExportPoint:
-    """What is exported."""
+    """A point of a round: as a whole checkpoint, or as a LoRA adapter for the instruct checkpoint."""
 
     pair: Pair
     round: Round
-    t: float
+    t: float  # 0 instruct, 1 thinking
     schedule: Schedule
     preset: Preset
-    adapter: bool  # as updates of the instruct checkpoint alone
+    adapter: bool = False
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -26,11 +30,16 @@ class ExportPoint:
 
     @property
     def template(self) -> str:
-        return "instruct" if self.t == 0 else "thinking" if self.t == 1 else self.preset.template
+        """instruct | thinking: the checkpoint whose tokenizer and chat template are exported."""
+        if self.t == 0:
+            return "instruct"
+        if self.t == 1:
+            return "thinking"
+        return self.preset.template
 
     @property
     def ranks(self) -> list[int]:
-        """Of each round's update."""
+        """The rank of each round's update."""
         return [max(len(a) for a, _ in adapter.low_rank.values()) for adapter in self.round.adapters]
 
     @property
@@ -38,5 +47,21 @@ class ExportPoint:
         """What a recipe's coefficients multiply."""
         return ["instruct", "thinking", *(f"update {j}" for j in range(1, len(self.round.adapters) + 1))]
 
+    @property
+    def is_large(self) -> bool:
+        """Too large to be loaded for a comparison: its matrices stay on the disk instead."""
+        return 4 * self.pair.parameters > LARGE_BYTES
+
     def __str__(self) -> str:
         return f"round {self.round.number}, t = {self.t:g}"
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """A point and where it goes."""
+
+    point: ExportPoint
+    out: Path
+    replace: bool = False  # an earlier export of that name
+    run: Path | None = None  # the folder whose scores the model card shows
+    shard_bytes: int = SHARD_BYTES

@@ -23,7 +23,7 @@ from thinkswitch.weights.adapter import load_adapter
 from thinkswitch.weights.checkpoint import DTYPES, Checkpoint, TensorInfo, open_checkpoint
 from thinkswitch.weights.device import limit_threads
 from thinkswitch.weights.live_blend import Blend
-from thinkswitch.weights.offload import LARGE_BYTES, open_offloaded
+from thinkswitch.weights.offload import open_offloaded
 from thinkswitch.weights.pair import PROBE
 
 PROBES = ("What is 7 + 5 - 3 + 8?", "Is 51 a prime number? Answer yes or no.", PROBE)
@@ -58,13 +58,9 @@ class PendingCheckpoint(Checkpoint):
         return super().stream(name, step)
 
 
-def is_large(point: ExportPoint) -> bool:
-    return 4 * point.pair.parameters > LARGE_BYTES
-
-
 def verify(folder: Path, point: ExportPoint, entries: dict[str, TensorInfo], blend: Blend | None, recipe: Recipe,
-           lane) -> Generator[tuple[int, int], None, VerificationResult]:
-    """Load the folder as anybody would and compare it. Yields (step, 3). `lane` is entered while the blend works."""
+           turn) -> Generator[tuple[int, int], None, VerificationResult]:
+    """Load the folder as anybody would and compare it. Yields (step, 3). `turn` is entered for each part."""
     prompts, comparison, heard = probes(folder, point), Comparison(), []
     yield 0, 3
     plain = reload(folder, point)
@@ -74,12 +70,14 @@ def verify(folder: Path, point: ExportPoint, entries: dict[str, TensorInfo], ble
     yield 1, 3
     del plain
     gc.collect()  # before the blend is made; and Windows renames no folder with open files
-    blend = blend or (Blend(point.pair, point.round.adapters, stored=True) if is_large(point) else
+    blend = blend or (Blend(point.pair, point.round.adapters, stored=True) if point.is_large else
                       Blend(point.pair, point.round.adapters, **memory_plan.resolve_machine(point.pair, point.preset, memory_plan.LIVE)))
     yield 2, 3
-    with lane:
-        blend.place([recipe])
-        for call in heard:
+    with turn():
+        placement = blend.place([recipe])
+    for call in heard:
+        with turn():
+            blend.put(placement)  # others may have used the blend since the last part
             comparison.hear(blend, *call)
     yield 3, 3
     return comparison.judged(dtypes | {p.dtype for p in blend.parameters()})
@@ -119,20 +117,20 @@ def probes(folder: Path, point: ExportPoint) -> list[list[int]]:
     rows = [tokenizer.encode(text, add_special_tokens=False) for text in rendered]
     if rows != [source.prompt_ids(prompt) for prompt in PROBES]:
         raise UserError(f"the tokenizer files of {source.name} alone do not render prompts as that checkpoint does; nothing was kept")
-    return [rows[0][:LENGTH]] if is_large(point) else rows
+    return [rows[0][:LENGTH]] if point.is_large else rows
 
 
 def reload(folder: Path, point: ExportPoint):
     """The export in plain transformers on the CPU, in float32; a large one with its matrices on the disk."""
-    if point.adapter and is_large(point):
+    if point.adapter and point.is_large:
         updated = Blend(point.pair, [load_adapter(folder)], stored=True)
         updated.place([uniform_recipe(point.pair.names, (1.0, 0.0, 1.0))])
         return updated
-    model = load_in_transformers(point.pair.instruct.folder if point.adapter else folder, is_large(point))
+    model = load_in_transformers(point.pair.instruct.folder if point.adapter else folder, point.is_large)
     if point.adapter:
         from peft import PeftModel
         return PeftModel.from_pretrained(model, folder).eval().get_base_model()
-    return open_offloaded(open_checkpoint(str(folder))) if is_large(point) else model
+    return open_offloaded(open_checkpoint(str(folder))) if point.is_large else model
 
 
 def load_in_transformers(folder: Path, large: bool):

@@ -91,31 +91,30 @@ def target(studio: Studio, folder: str) -> Path:
     return EXPORTS / folder
 
 
-def asked(studio: Studio, round: str, t: float, uses: bool, format: str, folder: str, replace: bool, schedule: Schedule) -> dict:
-    """The keyword arguments that a plan and an export share."""
+def requested(studio: Studio, round: str, t: float, uses: bool, format: str, folder: str, replace: bool, schedule: Schedule):
+    """The ExportRequest that the form describes."""
     loaded = studio.ready()
-    return dict(pair=loaded.pair, round=studio.round(loaded, round)[0], t=float(t), preset=loaded.preset, out=target(studio, folder),
-                adapter=format == ADAPTER, replace=bool(replace) and not studio.demo)
+    from thinkswitch.export.point import ExportPoint, ExportRequest
+    point = ExportPoint(loaded.pair, studio.round(loaded, round)[0], float(t), schedule if uses else Schedule(), loaded.preset, format == ADAPTER)
+    return ExportRequest(point, target(studio, folder), replace=bool(replace) and not studio.demo, run=studio.run_of(round)[0])
 
 
 def plan_html(studio: Studio, *values) -> str:
     if studio.loaded is None or not values[4]:
         return ""
     from thinkswitch.export import export as exporter
-    plan = exporter.plan_export(**asked(studio, *values))
+    plan = exporter.plan_export(requested(studio, *values))
     return (f"{format_bytes(plan.size)} in {plan.tensors} tensors ({plan.dtype}), with the {plan.template} checkpoint's tokenizer and chat template; "
             f"{format_bytes(plan.free)} are free there.")
 
 
 def begin(studio: Studio, *values) -> None:
-    wanted, loaded = asked(studio, *values), studio.ready()
+    request, loaded = requested(studio, *values), studio.ready()
     from thinkswitch.export import export as exporter
-    exporter.plan_export(**wanted)
-    schedule = values[6] if values[2] else Schedule()
-    [recipe] = studio.points(loaded, values[0], [wanted["t"]], schedule)
-    run = studio.run_of(values[0])[0]
-    studio.task("export", lambda cancelled: exporter.export(**wanted, schedule=schedule, blend=loaded.blend, recipe=recipe, run=run,
-                                                          cancelled=cancelled, lane=studio.lane.turn()))
+    exporter.plan_export(request)
+    [recipe] = studio.points(loaded, values[0], [request.point.t], request.point.schedule)
+    studio.task("export", lambda cancelled: exporter.export(request, blend=loaded.blend, recipe=recipe, turn=studio.lane.turn,
+                                                          cancelled=cancelled))
 
 
 def refresh(studio: Studio, last) -> tuple:
