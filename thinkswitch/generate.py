@@ -1,28 +1,32 @@
 """One decode loop for everything. Rows in, Chunks out.
 
-Rows of one batch may differ in prompt, recipe, sampling, seed and limit. A finished row leaves the batch, so one long
-row does not make all of them pay; a cancel takes effect within one step; each row draws from its own random stream,
-so its text does not depend on who shares its batch (but for ties closer than rounding, about 1e-6; for the same bits
-the batch must be the same).
+Rows of one batch may differ in prompt, recipe, sampling, seed and length limit. A finished row leaves the
+batch, so short answers do not wait for long ones. Cancelling takes effect within one step.
+
+Each row draws from its own random stream, so its text does not depend on the rows that share its batch,
+unless two tokens tie to within rounding (about 1e-6): the same bits need the same batch.
 """
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from transformers import DynamicCache, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
+from thinkswitch.errors import UserError
 from thinkswitch.recipe import Recipe
 from thinkswitch.think_parser import ThinkParser
+from thinkswitch.weights.device import out_of_memory, release
 from thinkswitch.weights.live_blend import Blend
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """temperature 0 is greedy; top_k 0 and top_p 1 switch those filters off (in the order of transformers)."""
+    """Temperature 0 is greedy; top_k 0 and top_p 1 switch those filters off (order as in transformers)."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -32,187 +36,319 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Row:
-    ids: tuple[int, ...]  # the prompt, template applied
+    """One prompt, and how to answer it."""
+
+    ids: tuple[int, ...]  # the prompt, chat template applied
     sampling: Sampling = Sampling()
     seed: int = 0
-    prefilled: bool = False  # the template has opened the trace
-    recipe: Recipe | None = None  # where on a Blend; None on a plain model
+    prefilled: bool = False  # the chat template has opened the trace
+    recipe: Recipe | None = None  # the point of a Blend; None on a plain model
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """What a row has said so far. The last chunk of a row has `finish`: stop | length | cancel."""
+    """The text of a row so far. The last chunk of a row has `finish`: stop | length | cancel."""
 
     row: int
     trace: str
     answer: str
-    thinking: bool  # the newest text is trace
+    thinking: bool  # the newest text belongs to the trace
     tokens: int
     finish: str | None = None
-    state: str = "none"  # how the text is built: see trace.Stream
+    state: str = "none"  # whether and how the trace was closed: see ThinkParser
     text: str = ""  # raw, with tags; on the last chunk only
 
 
-@torch.inference_mode()  # as a decorator: each next() may come from another thread
-def generate(model, tokenizer: PreTrainedTokenizerBase, rows: list[Row], stops: set[int], batch: int = 64,
-             stream: bool = True, cancelled: Callable[[], bool] = lambda: False, every: float = 0.0) -> Iterator[Chunk]:
-    """Decode `rows`, at most `batch` at once, in groups of like length. `stream=False` yields last chunks only; `every` is
-    the least time in seconds between two chunks of a row that is not finished."""
-    for group in group_rows(rows, batch):
-        yield from _decode(model, tokenizer, rows, group, stops, stream, cancelled, every)
+@torch.inference_mode()  # a decorator enters it anew at each next(), which may come from another thread
+def generate(
+    model,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[Row],
+    stops: set[int],
+    batch: int = 64,
+    stream: bool = True,
+    cancelled: Callable[[], bool] = lambda: False,
+    every: float = 0.0,
+    done: Set[int] = frozenset(),
+    between_steps: Callable[[], None] = lambda: None,
+) -> Iterator[Chunk]:
+    """Decode `rows`, at most `batch` at once, in groups of similar length.
+
+    Every row that is not in `done` ends with exactly one last chunk. `stream=False` yields only these;
+    `every` is the least time in seconds between two unfinished chunks of a row.
+
+    `done`: rows that an earlier process has answered. They yield nothing; a group of only such rows is
+    skipped, any other is decoded whole, because the same bits need the same batch. The set is copied at the
+    first next(), so the caller may add to it while reading.
+
+    When memory runs out, this group and all groups after it are halved. Unfinished rows of the group start
+    again, so their chunks may become shorter. A single row that does not fit is a UserError.
+
+    `between_steps` is called before every step and may run another batch on the same model. `cancelled` is
+    asked right after it.
+    """
+    finished = set(done)
+    show_every = every if stream else None
+    groups = group_rows(rows, batch)
+    while groups:
+        group, *groups = groups
+        if finished.issuperset(group):
+            continue
+        texts = [IncrementalDetokenizer(tokenizer, rows[i], i) for i in group]
+        fits = True
+        try:
+            for chunk in decode(model, texts, stops, show_every, cancelled, between_steps):
+                if chunk.row not in finished:
+                    if chunk.finish:
+                        finished.add(chunk.row)
+                    yield chunk
+        except RuntimeError as error:  # torch.OutOfMemoryError is one, too
+            if not out_of_memory(error):
+                raise
+            fits = False
+        if not fits:  # outside of `except`: the error holds on to the tensors of the failed step
+            release()
+            groups = halve([group, *groups], rows)
 
 
 def group_rows(rows: list[Row], batch: int) -> list[list[int]]:
-    """Which rows share a batch. Long prompts come first: what does not fit is known at once."""
+    """Which rows share a batch. Long prompts come first, so that what does not fit shows at once."""
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].ids), i))
-    return [order[start:start + batch] for start in range(0, len(rows), batch)]
+    return [order[start : start + batch] for start in range(0, len(rows), batch)]
 
 
-def _decode(model, tokenizer, rows, live: list[int], stops, stream, cancelled, every) -> Iterator[Chunk]:
-    device = next(model.parameters()).device
-    writers = {i: IncrementalDetokenizer(tokenizer, rows[i], i) for i in live}
-    width = max(len(rows[i].ids) for i in live)
-    pad = tokenizer.pad_token_id or 0
-    ids = torch.tensor([[pad] * (width - len(rows[i].ids)) + list(rows[i].ids) for i in live], device=device)
-    mask = torch.tensor([[0] * (width - len(rows[i].ids)) + [1] * len(rows[i].ids) for i in live], device=device)
-    padded = bool((mask == 0).any())
-    position = (mask.cumsum(1) - 1).clamp(min=0)
-    placement = model.place([rows[i].recipe for i in live]) if isinstance(model, Blend) else None
-    cache = DynamicCache(config=model.config)
-    cache.layers = [PreallocatedCacheLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    sampler, told = Sampler([rows[i] for i in live], device), time.monotonic()
-    while live:
-        if cancelled():  # meanwhile it may have lent the model to another batch
-            for i in live:
-                yield writers[i].end("cancel")
+def halve(groups: list[list[int]], rows: list[Row]) -> list[list[int]]:
+    """The same rows in groups of half the size; UserError when the first group is a single row."""
+    if len(groups[0]) == 1:
+        limit = rows[groups[0][0]].sampling.max_new_tokens
+        raise UserError(
+            f"a single row of up to {limit:,} new tokens does not fit into memory; "
+            "lower think_tokens and instruct_tokens, or take four_bit=true"
+        )
+    halves = [half for group in groups for half in (group[: len(group) // 2], group[len(group) // 2 :])]
+    return [half for half in halves if half]
+
+
+def decode(
+    model,
+    texts: "list[IncrementalDetokenizer]",
+    stops: set[int],
+    every: float | None,
+    cancelled: Callable[[], bool],
+    between_steps: Callable[[], None],
+) -> Iterator[Chunk]:
+    """Decode one batch, a row for each of `texts`; `every` None yields last chunks only."""
+    batch = Batch(model, [text.row for text in texts], texts[0].tokenizer.pad_token_id or 0)
+    shown = time.monotonic()
+    while texts:
+        between_steps()
+        if cancelled():
+            for text in texts:
+                yield text.end("cancel")
             return
-        if placement is not None:
-            model.put(placement)
-        out = model(input_ids=ids, attention_mask=mask if padded else None, position_ids=position,
-                    past_key_values=cache, use_cache=True, logits_to_keep=1)
-        tokens = sampler(out.logits[:, -1].float())
-        keep, now = [], time.monotonic()
-        due = stream and now - told >= every
-        told = now if due else told
-        for place, (i, token) in enumerate(zip(live, tokens.tolist())):
-            writer = writers[i]
+        tokens = batch.step()
+        now = time.monotonic()
+        show = every is not None and now - shown >= every
+        if show:
+            shown = now
+        keep = []
+        for position, (text, token) in enumerate(zip(texts, tokens, strict=True)):
             if token in stops:
-                yield writer.end("stop")
-            elif writer.add(token) >= rows[i].sampling.max_new_tokens:
-                yield writer.end("length")
+                yield text.end("stop")
+            elif text.add(token) >= text.row.sampling.max_new_tokens:
+                yield text.end("length")
             else:
-                keep.append(place)
-                if due and writer.read():
-                    yield writer.chunk()
-        if len(keep) < len(live):
-            live = [live[place] for place in keep]
-            chosen = torch.tensor(keep, device=device, dtype=torch.long)
-            if not live:
-                return
-            cache.batch_select_indices(chosen)
-            sampler.select(chosen)
-            if placement is not None:
-                placement = placement[chosen]
-            mask, position, tokens = mask[chosen], position[chosen], tokens[chosen]
-        ids, position = tokens[:, None], position[:, -1:] + 1
-        mask = torch.cat([mask, mask.new_ones(len(live), 1)], 1)
+                keep.append(position)
+                if show and text.read():
+                    yield text.chunk()
+        if len(keep) < len(texts):
+            texts = [texts[position] for position in keep]
+            batch.filter(keep)
+
+
+class Batch:
+    """The tensors of rows that decode together, one entry a row in each; prompts are padded on the left.
+
+    The first `step` reads the prompts (prefill), every later one the newest token of each row.
+    """
+
+    def __init__(self, model, rows: list[Row], pad: int):
+        device = next(model.parameters()).device
+        width = max(len(row.ids) for row in rows)
+        missing = [width - len(row.ids) for row in rows]
+        ids = [[pad] * n + list(row.ids) for n, row in zip(missing, rows, strict=True)]
+        self.model = model
+        self.ids = torch.tensor(ids, device=device)
+        self.mask = torch.tensor([[0] * n + [1] * (width - n) for n in missing], device=device)
+        self.padded = any(missing)  # decided once: attention with a mask may round differently from without
+        self.positions = (self.mask.cumsum(1) - 1).clamp(min=0)
+        self.placement: torch.Tensor | None = None
+        if isinstance(model, Blend):  # there every row has a recipe
+            self.placement = model.place(cast(list[Recipe], [row.recipe for row in rows]))
+        self.sampler = Sampler(rows, device)
+        self.cache = DynamicCache(config=model.config)
+        for i, layer in enumerate(self.cache.layers):
+            if type(layer) is DynamicLayer:  # sliding windows keep their own
+                self.cache.layers[i] = PreallocatedCacheLayer()
+
+    def step(self) -> list[int]:
+        """One forward pass; the next token of every row."""
+        if self.placement is not None:
+            self.model.put(self.placement)  # another batch may have had the model since
+        out = self.model(
+            input_ids=self.ids,
+            attention_mask=self.mask if self.padded else None,
+            position_ids=self.positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        tokens = self.sampler(out.logits[:, -1].float())
+        self.ids = tokens[:, None]
+        self.positions = self.positions[:, -1:] + 1
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], 1)
+        return tokens.tolist()
+
+    def filter(self, keep: list[int]) -> None:
+        """Keep only the rows at these positions."""
+        if not keep:
+            return  # the batch is over
+        chosen = torch.tensor(keep, device=self.ids.device)
+        self.ids, self.mask, self.positions = self.ids[chosen], self.mask[chosen], self.positions[chosen]
+        if self.placement is not None:
+            self.placement = self.placement[chosen]
+        self.cache.batch_select_indices(chosen)
+        self.sampler.filter(chosen)
 
 
 class PreallocatedCacheLayer(DynamicLayer):
-    """Keys and values (rows, heads, length, size) in room made ahead; torch.cat copies the whole cache at every token."""
+    """Keys and values (rows, heads, length, size) at the beginning of buffers that grow by a quarter.
 
-    room: list[torch.Tensor] | None = None
+    Ours because DynamicLayer copies the whole cache at every token, and StaticLayer takes its final length at
+    the start. It relies on a private API of transformers (lazy_initialization, and what a model calls of a
+    layer): transformers is pinned, and a test compares with model.generate.
+    """
 
-    def update(self, keys: torch.Tensor, values: torch.Tensor, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+    keys: torch.Tensor  # views of the buffers
+    values: torch.Tensor
+    buffers: list[torch.Tensor]
+    capacity = 0
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.is_initialized:
-            self.lazy_initialization(keys, values)
-        old, new = self.get_seq_length(), self.get_seq_length() + keys.shape[-2]
-        if self.room is None or new > self.room[0].shape[-2]:
-            grown = [x.new_empty(*x.shape[:2], new + max(64, new // 4), x.shape[-1]) for x in (keys, values)]
-            for room, before in zip(grown, (self.keys, self.values) if old else ()):
-                room[:, :, :old] = before
-            self.room = grown
-        for room, x in zip(self.room, (keys, values)):
-            room[:, :, old:new] = x
-        self.keys, self.values = (room[:, :, :new] for room in self.room)
+            self.lazy_initialization(key_states, value_states)
+        old = self.get_seq_length()
+        new = old + key_states.shape[-2]
+        if new > self.capacity:
+            self.capacity = new + max(64, new // 4)
+            both = (key_states, value_states)
+            larger = [x.new_empty(*x.shape[:2], self.capacity, x.shape[-1]) for x in both]
+            if old:
+                larger[0][:, :, :old] = self.keys
+                larger[1][:, :, :old] = self.values
+            self.buffers = larger
+        keys, values = self.buffers
+        keys[:, :, old:new] = key_states
+        values[:, :, old:new] = value_states
+        self.keys, self.values = keys[:, :, :new], values[:, :, :new]
         return self.keys, self.values
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         used = self.get_seq_length()
-        self.room = [room[indices] for room in self.room]
-        self.keys, self.values = (room[:, :, :used] for room in self.room)
+        self.buffers = [buffer[indices] for buffer in self.buffers]
+        self.keys, self.values = (buffer[:, :, :used] for buffer in self.buffers)
 
 
 class IncrementalDetokenizer:
-    """One row's tokens as text: whole characters only, trace and answer apart."""
+    """The tokens of one row as text, trace and answer apart. A character waits for the last of its tokens.
 
-    def __init__(self, tokenizer, row: Row, index: int):
-        self.tokenizer, self.index = tokenizer, index
+    Ours because tokenizers.DecodeStream works token by token, while here many are read at once whenever
+    somebody looks, and because it never gives back half a character at the end of a text.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, row: Row, index: int):
+        self.tokenizer, self.row, self.index = tokenizer, row, index
         self.ids: list[int] = []
-        self.split = ThinkParser(row.prefilled)
+        self.parser = ThinkParser(row.prefilled)
         self.text = ""
-        self._done = self._shown = 0  # ids[:_done] are in text; ids[_shown:_done] are the context of the next piece
+        self._context = self._end = (
+            0  # ids[:_end] are in `text`; ids[_context:_end] are context of what follows
+        )
 
     def add(self, token: int) -> int:
+        """Append a token; returns how many there are."""
         self.ids.append(token)
         return len(self.ids)
 
     def read(self, last: bool = False) -> bool:
-        """Turn new tokens into text; a character cut in half waits. True when there was some."""
-        # special tokens are kept: skipping them would lose tags where a vocabulary calls them special
-        before = self.tokenizer.decode(self.ids[self._shown:self._done])
-        after = self.tokenizer.decode(self.ids[self._shown:])
+        """Turn new tokens into text, half a character only if it is the `last`. True when there was some."""
+        before = self._decode(self.ids[self._context : self._end])
+        after = self._decode(self.ids[self._context :])
         if not last and after.endswith("\ufffd"):
             return False
-        piece = after[len(before):]
-        self._shown, self._done = self._done, len(self.ids)
+        piece = after[len(before) :]
+        self._context, self._end = self._end, len(self.ids)
         self.text += piece
-        self.split.feed(piece)
+        self.parser.feed(piece)
         return bool(piece)
 
+    def _decode(self, ids: list[int]) -> str:
+        # special tokens are kept: skipping them would lose the tags where a vocabulary calls them special
+        return cast(str, self.tokenizer.decode(ids))
+
     def chunk(self, finish: str | None = None) -> Chunk:
-        split = self.split
-        return Chunk(self.index, split.trace, split.answer, split.thinking, len(self.ids), finish, split.state,
-                     self.text if finish else "")
+        p = self.parser
+        text = self.text if finish else ""
+        return Chunk(self.index, p.trace, p.answer, p.thinking, len(self.ids), finish, p.state, text)
 
     def end(self, finish: str) -> Chunk:
         self.read(last=True)
-        self.split.close()
+        self.parser.close()
         return self.chunk(finish)
 
 
 class Sampler:
-    """Next tokens of a batch, each row by its own settings and its own random stream."""
+    """Next tokens of a batch, each row by its own settings and its own random stream.
 
-    def __init__(self, rows: list[Row], device):
+    Ours because the logits processors of transformers have one setting and one random stream for all rows.
+    """
+
+    def __init__(self, rows: list[Row], device: torch.device | str):
         self.random = [random.Random(row.seed) for row in rows]
-        settings = [(r.sampling.temperature, r.sampling.top_p, r.sampling.top_k) for r in rows]
-        self.temperature, self.top_p, self.top_k = torch.tensor(settings, dtype=torch.float32, device=device)[:, :, None].unbind(1)
-        self._look()
+        settings = [(row.sampling.temperature, row.sampling.top_p, row.sampling.top_k) for row in rows]
+        columns = torch.tensor(settings, dtype=torch.float32, device=device)[:, :, None]
+        self.temperature, self.top_p, self.top_k = columns.unbind(1)  # (rows, 1) each
+        self._find_shortcuts()
 
-    def _look(self) -> None:
+    def _find_shortcuts(self) -> None:
+        """Once for each set of rows, because reading a tensor waits for the GPU."""
         self.all_greedy = bool((self.temperature == 0).all())
-        self.widest = int(self.top_k.max()) if bool((self.top_k > 0).all()) else 0
+        self.largest_k = (
+            int(self.top_k.max()) if bool((self.top_k > 0).all()) else 0
+        )  # 0: the whole vocabulary
 
-    def select(self, rows: torch.Tensor) -> None:
-        self.random = [self.random[i] for i in rows.tolist()]
-        self.temperature, self.top_p, self.top_k = self.temperature[rows], self.top_p[rows], self.top_k[rows]
-        self._look()
+    def filter(self, keep: torch.Tensor) -> None:
+        """Keep only the rows at these positions."""
+        self.random = [self.random[i] for i in keep.tolist()]
+        self.temperature, self.top_p, self.top_k = self.temperature[keep], self.top_p[keep], self.top_k[keep]
+        self._find_shortcuts()
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
-        """logits (rows, vocabulary) in float32 -> token ids (rows,)."""
+        """Logits (rows, vocabulary) in float32 -> token ids (rows,)."""
         best = logits.argmax(-1)
         if self.all_greedy:
             return best
         draw = torch.tensor([[r.random()] for r in self.random], dtype=torch.float32, device=logits.device)
         vocabulary = logits.shape[-1]
-        width = min(self.widest or vocabulary, vocabulary)
+        width = min(self.largest_k or vocabulary, vocabulary)
         scaled = logits / self.temperature.clamp(min=1e-6)
-        values, ids = scaled.topk(width, dim=-1)  # sorted
+        values, ids = scaled.topk(width, dim=-1)  # sorted, largest first
         rank = torch.arange(width, device=logits.device)
         values = values.masked_fill((self.top_k > 0) & (rank >= self.top_k), -torch.inf)
         p = values.softmax(-1)
         p = p.masked_fill(p.cumsum(-1) - p >= self.top_p, 0.0)  # the smallest set that reaches top_p
         edges = p.cumsum(-1)
-        place = (edges < draw * edges[:, -1:]).sum(-1, keepdim=True).clamp(max=width - 1)
-        return torch.where(self.temperature[:, 0] == 0, best, ids.gather(-1, place)[:, 0])
+        drawn = (edges < draw * edges[:, -1:]).sum(-1, keepdim=True).clamp(max=width - 1)
+        return torch.where(self.temperature[:, 0] == 0, best, ids.gather(-1, drawn)[:, 0])

@@ -15,13 +15,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
-
 from thinkswitch import evaluate, grading, problems, recipe, rounds, runs
 from thinkswitch.distil import make_example, soften, train_adapter
 from thinkswitch.errors import UserError
 from thinkswitch.evaluate import Score, seed_of
-from thinkswitch.generate import Chunk, Row, generate, group_rows
+from thinkswitch.generate import Chunk, Row, generate
 from thinkswitch.preset import Preset
 from thinkswitch.problems import Problem
 from thinkswitch.recipe import Recipe
@@ -31,7 +29,7 @@ from thinkswitch.think_parser import parse_response
 from thinkswitch.weights import memory_plan
 from thinkswitch.weights.adapter import load_adapter
 from thinkswitch.weights.checkpoint import Checkpoint
-from thinkswitch.weights.device import Machine, out_of_memory, release
+from thinkswitch.weights.device import Machine, release
 from thinkswitch.weights.materialise import materialise
 from thinkswitch.weights.pair import Pair, open_pair
 
@@ -163,40 +161,21 @@ def think(job: RunContext, before: Round) -> Stage:
     release()
 
 
-def decode_local(job: RunContext, model, checkpoint: Checkpoint, rows: list[Row], done: set[int]) -> Iterator[tuple[int | None, Chunk]]:
+def decode_local(
+    job: RunContext, model, checkpoint: Checkpoint, rows: list[Row], done: set[int]
+) -> Iterator[tuple[int | None, Chunk]]:
     """(index, last chunk) of every row that is not `done`, which grows with them; and now and then (None, chunk of one that is being
-    written): a trace of 16 000 tokens may take a quarter of an hour.
-
-    A group that a kill cut short is decoded again whole: only the same company gives the same bits. One that memory cuts
-    short is halved, and so are all after it; what had been finished stays.
-    """
-    waiting = group_rows(rows, job.preset.rows)
-    while waiting:
-        group, *waiting = waiting
-        if done.issuperset(group):
-            continue
-        fits, written = True, 0
-        try:
-            for chunk in generate(model, checkpoint.tokenizer, [rows[i] for i in group], checkpoint.stop_token_ids, len(group), True, job.stopped, PULSE_SECONDS):
-                if chunk.finish == "cancel":
-                    raise Stopped
-                if chunk.finish is None:
-                    if chunk.tokens > written:  # all rows of a step have as many
-                        written = chunk.tokens
-                        yield None, chunk
-                elif group[chunk.row] not in done:
-                    done.add(group[chunk.row])
-                    yield group[chunk.row], chunk
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
-                raise
-            if len(group) == 1:
-                raise UserError(f"a single row of up to {rows[group[0]].sampling.max_new_tokens:,} new tokens does not fit into memory; "
-                                "lower think_tokens and instruct_tokens, or take four_bit=true") from None
-            fits = False
-        if not fits:  # outside `except`: the error holds on to what was computed
-            release()
-            waiting = [half for g in [group, *waiting] for half in (g[: len(g) // 2], g[len(g) // 2:]) if half]
+    written): a trace of 16 000 tokens may take a quarter of an hour."""
+    written = 0
+    for chunk in generate(model, checkpoint.tokenizer, rows, checkpoint.stop_token_ids, job.preset.rows, True, job.stopped, PULSE_SECONDS, done):
+        if chunk.finish == "cancel":
+            raise Stopped
+        if chunk.finish:
+            done.add(chunk.row)
+            yield chunk.row, chunk
+        elif chunk.tokens != written:  # all rows of a step have as many
+            written = chunk.tokens
+            yield None, chunk
 
 
 def decode_remote(job: RunContext, checkpoint: Checkpoint, rows: list[Row], done: set[int]) -> Iterator[tuple[int, Chunk]]:

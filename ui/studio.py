@@ -207,12 +207,9 @@ class Studio:
                 yield ahead
                 time.sleep(0.1)
 
-            def lend_and_look() -> bool:
-                self.lane.pass_on()
-                return gone()
-
-            chunks = generate(loaded.blend, pair.instruct.tokenizer, rows, pair.instruct.stop_token_ids | pair.thinking.stop_token_ids, len(rows),
-                              cancelled=lend_and_look)
+            stop_ids = pair.instruct.stop_token_ids | pair.thinking.stop_token_ids
+            chunks = generate(loaded.blend, pair.instruct.tokenizer, rows, stop_ids, len(rows),
+                              cancelled=gone, between_steps=self.lane.pass_on)
             news: dict = {}
             sent_at: float | None = None  # never; a monotonic clock may start anywhere
             while (more := self._burst(chunks)) is not None:

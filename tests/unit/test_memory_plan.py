@@ -10,10 +10,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, DynamicCache, Qwen3Config
 
 from conftest import save_pair
-from thinkswitch import distil, loop
+from thinkswitch import distil
 from thinkswitch.distil import Example, Step, answer_loss, train_adapter
 from thinkswitch.errors import UserError
-from thinkswitch.generate import Chunk, Row, Sampling
 from thinkswitch.preset import Preset, load_preset
 from thinkswitch.recipe import INSTRUCT, uniform_recipe
 from thinkswitch.weights import memory_plan
@@ -173,53 +172,3 @@ def test_a_step_that_runs_out_of_memory_is_the_same_step_in_smaller_parts(pair, 
     monkeypatch.setattr(distil, "answer_loss", hopeless)
     with pytest.raises(UserError, match="an answer of 1?\\d tokens, prompt included, does not fit into memory to train on; lower max_length"):
         train(tmp_path / "c")
-
-
-# ---- out of memory at run time
-
-
-def rows_of(n: int) -> list[Row]:
-    return [Row((1, 2, 3), Sampling(max_new_tokens=4), seed=i) for i in range(n)]
-
-
-def job(rows: int):
-    return SimpleNamespace(preset=SimpleNamespace(rows=rows), stopped=lambda: False)
-
-
-def crowded(most: int, error: Exception, seen: list):
-    """A `generate` that finishes one row and then runs out of memory, where more than `most` rows share it."""
-    def generate(model, tokenizer, rows, stops, batch, stream, cancelled, every):
-        seen.append(len(rows))
-        for i, _ in enumerate(rows):
-            if i and len(rows) > most:
-                raise error
-            yield Chunk(i, "", "x", False, 1, "stop")
-    return generate
-
-
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("[enforce fail] not enough memory: you tried to allocate")])
-def test_out_of_memory_halves_the_rows_and_loses_nothing(monkeypatch, error):
-    seen, done = [], set()
-    monkeypatch.setattr(loop, "generate", crowded(3, error, seen))
-    checkpoint = SimpleNamespace(tokenizer=None, stop_token_ids=set())
-    got = [i for i, _ in loop.decode_local(job(8), None, checkpoint, rows_of(20), done)]
-    assert sorted(got) == list(range(20)) == sorted(done)  # each once
-    assert seen[0] == 8 and max(seen[1:]) <= 4 and seen.count(8) == 1  # what comes later is not tried as wide again
-
-
-def test_a_single_row_that_does_not_fit_is_said_in_words(monkeypatch):
-    def generate(*args):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-        yield
-    monkeypatch.setattr(loop, "generate", generate)
-    with pytest.raises(UserError, match="single row of up to 4 new tokens does not fit.*think_tokens"):
-        list(loop.decode_local(job(1), None, SimpleNamespace(tokenizer=None, stop_token_ids=set()), rows_of(1), set()))
-
-
-def test_other_errors_are_not_taken_for_memory(monkeypatch):
-    def generate(*args):
-        raise RuntimeError("shape mismatch")
-        yield
-    monkeypatch.setattr(loop, "generate", generate)
-    with pytest.raises(RuntimeError, match="shape mismatch"):
-        list(loop.decode_local(job(4), None, SimpleNamespace(tokenizer=None, stop_token_ids=set()), rows_of(4), set()))

@@ -22,7 +22,7 @@ from thinkswitch.weights.pair import Pair
 
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: 4 bits, an 8-bit scale for 64 of them, a 32-bit one for 256 of those
 OVERHEAD = dict(cuda=1.1e9, mps=0.6e9, cpu=0.6e9)  # context, kernels, allocator; on a CPU Python and torch
-CACHE_GROWTH = 1.25  # the cache grows by a quarter at a time (generate.RoomyLayer)
+CACHE_GROWTH = 1.25  # the cache grows by a quarter at a time (generate.PreallocatedCacheLayer)
 LOGIT_BYTES = 4 * 3  # bytes a word and row: float32, as it comes, scaled, sorted
 PROMPT_TOKENS = 512  # tokens of a prompt, which are not known beforehand
 COMPARE_ROWS = 3  # rows of Compare
