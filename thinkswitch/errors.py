@@ -1,4 +1,4 @@
-"""The error that is caused by a user's input; it is shown without a traceback. Everything else keeps its traceback."""
+"""The error caused by a user's input, shown without a traceback. Every other error keeps its traceback."""
 
 
 class UserError(Exception):

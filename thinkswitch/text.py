@@ -16,7 +16,7 @@ def format_bytes(size: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration in whole units, rounded down: '99 s', '1 min 40 s', '1 h 40 min'. Negative ones are '0 s'."""
+    """A duration in whole units, rounded down: '99 s', '1 min 40 s', '1 h 40 min'. At least '0 s'."""
     whole = max(0, int(seconds))
     if whole < 100:
         return f"{whole} s"
