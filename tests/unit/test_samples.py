@@ -1,0 +1,52 @@
+"""What the labelling checkpoint wrote, and which of it is trained on."""
+
+from collections import Counter
+
+from thinkswitch.loop import judge_samples, shuffled
+
+
+def sample(prompt: int, text: str, number: int = 0, finish: str = "stop", prefilled: bool = True) -> dict:
+    return {
+        "prompt_index": prompt,
+        "sample": number,
+        "kind": "integer",
+        "prompt": f"p{prompt}",
+        "text": text,
+        "prefilled": prefilled,
+        "tokens": 3,
+        "finish": finish,
+    }
+
+
+def why(text: str, thinks: bool = True, **changes) -> str | None:
+    [judged] = judge_samples([sample(0, text, **changes)], thinks=thinks)
+    assert judged["kept"] is (judged["why"] is None)
+    return judged["why"]
+
+
+def test_why_answers_are_dropped():
+    assert why("t</think>\\boxed{1}") is None
+    assert why("t") == "trace never closed"
+    assert why("t</think>") == "empty answer"
+    assert why("t</think>seven") == "no final answer"
+    assert why("t<tool_call>\\boxed{1}") == "wrong close tag"
+    assert why("t</think>a</think>\\boxed{1}") == "doubled tag"
+    assert why("t</think>\\boxed{1", finish="length") == "cut off"
+    assert why("\\boxed{1}", prefilled=False) == "no trace"
+    assert why("\\boxed{1}", thinks=False, prefilled=False) is None  # labels=self
+
+
+def test_the_majority_is_kept_once():
+    votes = [sample(0, f"t</think>\\boxed{{{a}}}", number) for number, a in enumerate([5, 7, 7, 5, 7])]
+    judged = judge_samples([*votes, sample(1, "t</think>\\boxed{3}")], thinks=True)
+    kept = [(s["prompt_index"], s["sample"], s["answer"]) for s in judged if s["kept"]]
+    assert kept == [(0, 1, "\\boxed{7}"), (1, 0, "\\boxed{3}")]
+    assert Counter(s["why"] for s in judged) == {"outvoted": 2, "agrees with one kept": 2, None: 2}
+
+
+def test_shuffled_stays_within_kinds_and_moves_every_answer():
+    kinds = ["a"] * 5 + ["b"] * 4
+    answers = [*"12345", *"wxyz"]
+    moved = shuffled(kinds, answers, seed=1)
+    assert sorted(moved[:5]) == sorted(answers[:5]) and sorted(moved[5:]) == sorted(answers[5:])
+    assert all(new != old for new, old in zip(moved, answers, strict=True))
