@@ -1,0 +1,1 @@
+"""With child processes: what only a real process shows."""

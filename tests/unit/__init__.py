@@ -1,0 +1,1 @@
+"""No child process, no browser."""
