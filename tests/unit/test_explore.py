@@ -1,17 +1,17 @@
 """The Explore tab: schedules, the grid of layers, the verdict."""
 
 import pytest
-from test_charts import measure
 
 from thinkswitch import recipe
 from thinkswitch.errors import UserError
 from thinkswitch.recipe import Schedule
 from ui.tabs import explore
 from ui.widgets import html
+from unit.test_charts import measure
 
 
 def test_explore_names_the_ablations_that_the_engine_has(studio):
-    assert tuple(recipe.ablations(4)) == explore.NAMES and explore.UNIFORM == explore.NAMES[0]
+    assert tuple(recipe.ablations(4)) == explore.NAMES and explore.NAMES[0] == explore.UNIFORM
     assert explore.ablations(studio) == recipe.ablations(studio.loaded.pair.config.num_hidden_layers)
 
 
