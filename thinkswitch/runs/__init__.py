@@ -12,28 +12,46 @@ from thinkswitch.runs.files import (
 )
 from thinkswitch.runs.folder import (
     ROOT,
-    STARTED,
     Event,
     create,
     measured,
     new_folder,
     open_run,
-    read_info,
+    request_stop,
     round_dir,
     rounds_done,
     runs_in,
+    state,
     stop_requested,
 )
 from thinkswitch.runs.power import gpu_watts
-from thinkswitch.runs.process import (
-    HEARTBEAT_SECONDS,
-    PACKAGES,
-    claim,
-    heartbeat,
-    request_stop,
-    running_pid,
-    start,
-    state,
-)
+from thinkswitch.runs.process import HEARTBEAT_SECONDS, claim, read_info, running_pid, start
 
-__all__ = ["Event", "Follower", "HEARTBEAT_SECONDS", "PACKAGES", "ROOT", "STARTED", "append", "atomic_folder", "claim", "create", "gpu_watts", "heartbeat", "last_line", "measured", "new_folder", "open_run", "read_info", "read_lines", "request_stop", "round_dir", "rounds_done", "running_pid", "runs_in", "start", "state", "stop_requested", "to_line", "truncate_partial_line", "write_atomic"]
+__all__ = [
+    "HEARTBEAT_SECONDS",
+    "ROOT",
+    "Event",
+    "Follower",
+    "append",
+    "atomic_folder",
+    "claim",
+    "create",
+    "gpu_watts",
+    "last_line",
+    "measured",
+    "new_folder",
+    "open_run",
+    "read_info",
+    "read_lines",
+    "request_stop",
+    "round_dir",
+    "rounds_done",
+    "running_pid",
+    "runs_in",
+    "start",
+    "state",
+    "stop_requested",
+    "to_line",
+    "truncate_partial_line",
+    "write_atomic",
+]

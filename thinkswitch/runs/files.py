@@ -1,115 +1,194 @@
-"""Files that grow by whole lines, and files that are whole or absent."""
+"""Files that grow by whole lines of JSON, and files and folders that are whole or absent."""
 
 import json
 import os
+import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+import psutil
 
 from thinkswitch.errors import UserError
 
-
-class Follower:
-    """Reads a file of lines as it grows: `lines` holds all so far, and only what is new is read. Safe between threads."""
-
-    def __init__(self, path: Path):
-        self.path, self.lines = path, []
-        self._at, self._identity, self._lock = 0, None, threading.Lock()
-
-    def read(self) -> list[dict]:
-        with self._lock:
-            try:
-                status = self.path.stat()
-            except FileNotFoundError:
-                return []
-            if status.st_size < self._at or self._identity not in (None, status.st_ino):  # replaced: from its beginning
-                self.lines, self._at = [], 0
-            self._identity = status.st_ino
-            if status.st_size > self._at:
-                with open(self.path, "rb") as file:
-                    file.seek(self._at)
-                    new = file.read()
-                whole = new[: new.rfind(b"\n") + 1]
-                before, self.lines, self._at = (self.lines, self._at), [], 0  # what is damaged is read anew, it may be mended in place
-                parsed = [_parsed(line, self.path, n) for n, line in enumerate(whole.decode("utf-8", "replace").split("\n")[:-1], len(before[0]) + 1)]
-                self.lines, self._at = [*before[0], *parsed], before[1] + len(whole)
-            return self.lines
+TEMPORARY = re.compile(r"\.tmp-(?P<pid>\d+)-")  # how the name of a file that is being written begins
+REPLACE_WAITS = (0.01, 0.02, 0.05, 0.1, 0.2)  # seconds between tries to replace a file that somebody reads
+TAIL_BYTES = 4096  # more than one event
 
 
-def append(path: Path, *rows: dict) -> None:
-    """Whole lines or nothing: what a full disk cut short is taken back."""
-    text = "".join(map(to_line, rows))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(text)
-    except OSError:
-        truncate_partial_line(path)
-        raise
+# ---- files that grow
 
 
 def to_line(row: dict) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
-def read_lines(path: Path) -> Iterator[dict]:
-    """Every whole line; a last one that is still being written is left out."""
-    if path.is_file():
-        with open(path, encoding="utf-8", newline="\n") as file:
-            for number, line in enumerate(file, 1):
-                if line.endswith("\n"):
-                    yield _parsed(line, path, number)
-
-
-def last_line(path: Path, most: int = 1 << 16) -> dict | None:
-    """The last whole line, read from the end: pages ask for it every second."""
-    if not path.is_file():
-        return None
-    with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - most))
-        lines = file.read().split(b"\n")[:-1]
-    return _parsed(lines[-1].decode(), path, 0) if lines else None
-
-
-def _parsed(line: str, path: Path, number: int) -> dict:
+def append(path: Path, *rows: dict) -> None:
+    """Append rows as whole lines or not at all: what a full disk cut short is removed again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        row = json.loads(line)
-        if not isinstance(row, dict):
-            raise ValueError
-        return row
-    except ValueError:
-        raise UserError(f"{path} {f'line {number}' if number else 'last line'} is damaged: {line[:60]!r}; take that line out") from None
+        with open(path, "a", encoding="utf-8", newline="\n") as file:
+            file.write("".join(to_line(row) for row in rows))
+    except OSError:
+        truncate_partial_line(path)
+        raise
 
 
 def truncate_partial_line(path: Path) -> None:
     """Cut off a last line that a kill or a full disk left half written."""
-    if path.is_file():
-        with open(path, "rb+") as file:
+    if not path.is_file():
+        return
+    with open(path, "rb+") as file:
+        content = file.read()
+        end = content.rfind(b"\n") + 1
+        if end < len(content):
+            file.truncate(end)
+
+
+def read_lines(path: Path) -> Iterator[dict]:
+    """Every whole line; a last one that is still being written is left out.
+
+    Raises UserError at a line that is not a JSON object in UTF-8.
+    """
+    if not path.is_file():
+        return
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.endswith(b"\n"):
+                yield _parse(line, path, f"line {number}")
+
+
+def last_line(path: Path) -> dict | None:
+    """The last whole line, or None. Read from the end of the file: the page asks every second."""
+    try:
+        with open(path, "rb") as file:
+            lines = _last_lines(file)
+    except FileNotFoundError:
+        return None
+    return _parse(lines[-1], path, "last line") if lines else None
+
+
+def _last_lines(file: BinaryIO) -> list[bytes]:
+    """The last few whole lines; the first of them may have lost its beginning, unless it is the only one."""
+    size = file.seek(0, os.SEEK_END)
+    wanted = TAIL_BYTES
+    while True:
+        start = max(0, size - wanted)
+        file.seek(start)
+        lines = file.read(size - start).split(b"\n")[:-1]
+        if start == 0 or len(lines) > 1:
+            return lines
+        wanted *= 2
+
+
+def _parse(line: bytes, path: Path, where: str) -> dict:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except ValueError:  # not JSON, or not UTF-8
+        row = None
+    if not isinstance(row, dict):
+        shown = line[:60].decode("utf-8", "replace")
+        raise UserError(f"{path} {where} is damaged: {shown!r}; take that line out")
+    return row
+
+
+class Follower:
+    """Reads a file of lines as it grows; `read` parses only what is new. Safe between threads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines: list[dict] = []  # all lines so far; a new list whenever it grows
+        self._offset = 0  # bytes of `lines`
+        self._inode: int | None = None
+        self._lock = threading.Lock()
+
+    def read(self) -> list[dict]:
+        """All whole lines so far. Raises UserError at a damaged line, as `read_lines` does."""
+        with self._lock:
+            try:
+                status = self.path.stat()
+            except FileNotFoundError:
+                return []
+            replaced = self._inode not in (None, status.st_ino) or status.st_size < self._offset
+            if replaced:
+                self._restart()
+            self._inode = status.st_ino
+            if status.st_size > self._offset:
+                self._read_more()
+            return self.lines
+
+    def _restart(self) -> None:
+        self.lines = []
+        self._offset = 0
+
+    def _read_more(self) -> None:
+        with open(self.path, "rb") as file:
+            file.seek(self._offset)
             content = file.read()
-            file.truncate(content.rfind(b"\n") + 1)
+        whole_lines = content.split(b"\n")[:-1]
+        first_number = len(self.lines) + 1
+        try:
+            parsed = [
+                _parse(line, self.path, f"line {number}")
+                for number, line in enumerate(whole_lines, first_number)
+            ]
+        except UserError:
+            self._restart()  # the file may be repaired in place
+            raise
+        self.lines = [*self.lines, *parsed]
+        self._offset += content.rfind(b"\n") + 1
+
+
+# ---- files and folders that are whole or absent
 
 
 def write_atomic(path: Path, text: str) -> None:
+    """Write a text file under a temporary name, then rename it: readers see the old text or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    writer = f"{os.getpid()}-{threading.get_ident()}"
+    temporary = path.with_name(f".tmp-{writer}-{path.name}")
     try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        _replace(temporary, path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+
+
+def _replace(source: Path, target: Path) -> None:
+    """`os.replace`, tried again for a moment: Windows refuses it while somebody has the target open."""
+    for wait in REPLACE_WAITS:
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            time.sleep(wait)
+    os.replace(source, target)
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Remove what interrupted `write_atomic` calls left below a folder; a living process keeps its files."""
+    for path in folder.rglob(".tmp-*"):
+        name = TEMPORARY.match(path.name)
+        if name is None or not path.is_file():
+            continue
+        pid = int(name["pid"])
+        if pid == os.getpid() or not psutil.pid_exists(pid):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, that takes its name when it is full."""
-    beside = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)  # from a killed try
-    beside.mkdir(parents=True)
+    """A temporary folder to fill; it replaces `path` when the block ends without an error."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
+    temporary.mkdir(parents=True)
     try:
-        yield beside
+        yield temporary
         shutil.rmtree(path, ignore_errors=True)
-        os.replace(beside, path)
+        os.replace(temporary, path)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,25 +1,35 @@
-"""The run directory is the protocol: one process writes it, everybody else only reads. Torch-free.
+"""The run folder is the protocol: one process writes it, everybody else only reads. Torch-free.
 
-    preset.yaml  run.json  events.jsonl  stop  log.txt (what the process printed, where the page started it)
-    rounds/R/{samples.jsonl, adapter/, recipe.json, scores.jsonl}
+    preset.yaml    the settings
+    run.json       the process and what it has taken (see process.py); .lock is held while it runs
+    events.jsonl   progress, one event a line
+    stop           its presence asks for a stop
+    log.txt        the output of a process that the page started
+    rounds/R/      samples.jsonl, adapter/, recipe.json, scores.jsonl
 
-Files that grow are appended a line at a time and flushed; all others are written beside and renamed. So a kill at
-any moment loses at most the line being written, and what is there is whole.
+Files that grow are appended by whole lines and flushed; all others are written under a temporary name and
+renamed. So a kill at any moment loses at most the line that is being written.
 """
 
-import json
 import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset, load_preset, to_yaml
-from thinkswitch.runs.files import write_atomic
+from thinkswitch.runs.files import TEMPORARY, last_line, write_atomic
+from thinkswitch.runs.process import running_pid
 
 ROOT = Path("runs")  # where runs go that name no folder
-STARTED = ("run.json", "log.txt", "stop")  # what may wait for the process that `start` starts
+WRITTEN_BEFORE = (
+    "run.json",
+    "log.txt",
+    "stop",
+)  # what a new run's folder may hold: its own process was started there
+ENDED = ("done", "stopped", "error")  # phases of a run's last event
 
 
 @dataclass(frozen=True)
@@ -34,35 +44,70 @@ class Event:
     time: float = field(default_factory=time.time)
 
     def to_dict(self) -> dict:
-        return dict(time=round(self.time, 3), round=self.round, phase=self.phase, step=self.step, total=self.total, **self.data)
+        return {
+            "time": round(self.time, 3),
+            "round": self.round,
+            "phase": self.phase,
+            "step": self.step,
+            "total": self.total,
+            **self.data,
+        }
+
+
+# ---- one run
 
 
 def create(preset: Preset, folder: Path) -> None:
-    """A new run folder; refuses one that already holds anything."""
-    def stranger(p: Path) -> bool:
-        return p.name not in STARTED and not p.name.startswith(".preset.yaml.")
-
-    if folder.exists() and (not folder.is_dir() or any(map(stranger, folder.iterdir()))):
-        raise UserError(f"{folder} is in use: it already holds " + ("a run; resume it, or name another folder"
-                        if (folder / "preset.yaml").exists() else "other files; name another folder"))
-    folder.mkdir(parents=True, exist_ok=True)
+    """Make a new run folder. Refuses one that already holds anything."""
+    if folder.exists():
+        if (folder / "preset.yaml").exists():
+            raise UserError(f"{folder} is in use: it already holds a run; resume it, or name another folder")
+        if not folder.is_dir() or any(not _may_be_there(path) for path in folder.iterdir()):
+            raise UserError(f"{folder} is in use: it already holds other files; name another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        message = f"{folder} cannot be used: a part of its path is a file, not a folder; name another folder"
+        raise UserError(message) from None
     write_atomic(folder / "preset.yaml", to_yaml(preset))
 
 
+def _may_be_there(path: Path) -> bool:
+    return path.name in WRITTEN_BEFORE or TEMPORARY.match(path.name) is not None
+
+
 def open_run(folder: Path) -> Preset:
-    """The preset of an existing run."""
-    if not (folder / "preset.yaml").is_file():
+    """The preset of an existing run. Raises UserError if the folder is not a run."""
+    path = folder / "preset.yaml"
+    if not path.is_file():
         raise UserError(f"{folder} is no run: it has no preset.yaml")
-    return load_preset(folder / "preset.yaml")
+    return load_preset(path)
 
 
-def read_info(folder: Path) -> dict:
-    """run.json; empty where there is none, or where a foreign hand has damaged it (it is made anew at the next claim)."""
-    try:
-        info = json.loads((folder / "run.json").read_text())
-        return info if all(isinstance(info[key], (int, float)) for key in ("pid", "started", "heartbeat")) else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+def state(folder: Path) -> str:
+    """running | done | stopped | error | interrupted | new | refused.
+
+    interrupted: killed, or the machine went down. refused: its process did not begin; log.txt says why.
+    Raises UserError if the last event is damaged.
+    """
+    if running_pid(folder):
+        return "running"
+    if not (folder / "preset.yaml").is_file():
+        return "refused"
+    last = last_line(folder / "events.jsonl")
+    if last is None:
+        return "new"
+    phase = last.get("phase")
+    return phase if phase in ENDED else "interrupted"
+
+
+def request_stop(folder: Path) -> None:
+    """Ask the process that runs this folder to stop; it does so at its next step."""
+    owner = running_pid(folder)
+    if not owner:
+        open_run(folder)  # raises if it is no run at all
+        raise UserError(f"{folder} is not running")
+    write_atomic(folder / "stop", f"{owner}\n")
 
 
 def stop_requested(folder: Path) -> bool:
@@ -70,31 +115,49 @@ def stop_requested(folder: Path) -> bool:
 
 
 def measured(events: Iterable[dict]) -> list[dict]:
-    """The events that end a measurement; the others tell running figures."""
-    return [e for e in events if e["phase"] == "measure" and e["step"] == e["total"]]
+    """The events that end a measurement; the others hold intermediate figures."""
+    return [event for event in events if event["phase"] == "measure" and event["step"] == event["total"]]
 
 
-def round_dir(folder: Path, round: int) -> Path:
-    return folder / "rounds" / str(round)
+# ---- its rounds
+
+
+def round_dir(folder: Path, number: int) -> Path:
+    return folder / "rounds" / str(number)
 
 
 def rounds_done(folder: Path) -> int:
     """The last round whose checkpoints exist; 0 is the pair itself."""
-    return max((int(p.parent.name) for p in folder.glob("rounds/*/recipe.json") if p.parent.name.isdecimal()), default=0)
+    names = [path.parent.name for path in folder.glob("rounds/*/recipe.json")]
+    return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+# ---- all runs
 
 
 def runs_in(root: Path) -> list[Path]:
-    """Every run below a folder, newest first: by its preset.yaml, which is written once."""
-    found = [p for p in root.iterdir() if (p / "run.json").is_file() or (p / "preset.yaml").is_file()] if root.is_dir() else []
-    return sorted(found, key=lambda p: (_began(p), p.name), reverse=True)
+    """Every run in a folder, newest first."""
+    if not root.is_dir():
+        return []
+    found = [path for path in root.iterdir() if _is_run(path)]
+    return sorted(found, key=_age_key, reverse=True)
 
 
-def _began(folder: Path) -> float:
+def _is_run(folder: Path) -> bool:
+    return (folder / "preset.yaml").is_file() or (folder / "run.json").is_file()
+
+
+def _age_key(folder: Path) -> tuple[float, str]:
+    """By the age of preset.yaml, which is written once; a run that was refused has none."""
     path = folder / "preset.yaml"
-    return (path if path.is_file() else folder).stat().st_mtime
+    return (path if path.is_file() else folder).stat().st_mtime, folder.name
 
 
 def new_folder(root: Path, name: str) -> Path:
-    """A folder for a new run: its preset's name and the time."""
-    first = root / f"{re.sub(r'[^0-9A-Za-z_-]+', '-', name).strip('-') or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return next(f for f in (first, *(first.with_name(f"{first.name}-{n}") for n in range(2, 1000))) if not f.exists())
+    """An unused path for a new run: its preset's name and the time. Nothing is created."""
+    plain = re.sub(r"[^0-9A-Za-z_-]+", "-", name).strip("-") or "run"
+    first = root / f"{plain}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if not first.exists():
+        return first
+    numbered = (first.with_name(f"{first.name}-{number}") for number in count(2))
+    return next(path for path in numbered if not path.exists())

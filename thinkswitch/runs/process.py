@@ -1,141 +1,286 @@
-"""The process that writes a run: its lock, its heartbeat, how it is started and stopped."""
+"""The process that writes a run: its lock, its record in run.json, how it is started.
+
+The lock on `.lock` says whether a run is running: the system releases it however its owner ends. A pid alone
+does not: it may have been given to another process, and every container has its own.
+"""
 
 import json
+import logging
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import filelock
 import psutil
 
 from thinkswitch.errors import UserError
-from thinkswitch.preset import PRESETS
-from thinkswitch.runs.files import last_line, truncate_partial_line, write_atomic
-from thinkswitch.runs.folder import open_run, read_info
+from thinkswitch.runs.files import remove_temporary_files, truncate_partial_line, write_atomic
 from thinkswitch.runs.power import gpu_watts
 
-PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors")
+PACKAGES = ("thinkswitch", "torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors")
 HEARTBEAT_SECONDS = 5.0
+LOCK_SECONDS = 0.5  # longer than anybody who only asks holds the lock
+
+logger = logging.getLogger(__name__)
+
+
+# ---- is it running?
+
+
+def read_info(folder: Path) -> dict:
+    """run.json: pid, started, heartbeat (Unix times), seconds, joules, command, versions, ended.
+
+    Empty if it is missing or damaged; the next process that claims the run writes it anew.
+    """
+    try:
+        info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        valid = all(isinstance(info[key], (int, float)) for key in ("pid", "started", "heartbeat"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return info if valid else {}
+
+
+def running_pid(folder: Path) -> int | None:
+    """The pid of the process that runs this folder, or None. Changes nothing."""
+    info = read_info(folder)
+    if not info or "ended" in info:
+        return None
+    if "versions" not in info:  # written by `start`: its process has not claimed the run yet
+        return info["pid"] if _is_starting(info) else None
+    return info["pid"] if _is_locked(folder) else None
+
+
+def _is_starting(info: dict) -> bool:
+    """Whether the process that `start` has started is still importing torch or opening its pair.
+
+    A process asks this about itself, too; it is then not in its own way. (Its parent may stand for it: the
+    python.exe of a virtual environment on Windows only launches the real one.)
+    """
+    if info["pid"] in (os.getpid(), os.getppid()):
+        return False
+    try:
+        process = psutil.Process(info["pid"])
+        same_process = abs(process.create_time() - info["started"]) < 2  # else its pid has been given away
+        return same_process and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+_asking = threading.Lock()  # two threads that ask at once would take each other for the owner
+
+
+def _is_locked(folder: Path) -> bool:
+    """Whether the run's lock is held. The page asks every second for every run: it takes microseconds."""
+    with _asking:
+        try:
+            descriptor = _open_existing(folder / ".lock")
+        except OSError:
+            return False  # no such file: nobody has claimed the run
+        try:
+            if not filelock.lock_descriptor(descriptor, blocking=False):
+                return True
+            filelock.unlock_descriptor(descriptor)
+            return False
+        except OSError:
+            return False  # this file system has no locks, so nobody could claim a run here
+        finally:
+            os.close(descriptor)
+
+
+def _open_existing(path: Path) -> int:
+    """A descriptor of a file, writable if possible: NFS locks no others."""
+    try:
+        return os.open(path, os.O_RDWR)
+    except OSError:
+        return os.open(path, os.O_RDONLY)
+
+
+# ---- the owner
 
 
 @contextmanager
 def claim(folder: Path) -> Iterator[None]:
-    """Be the one process that writes this run; refuses while another lives."""
+    """Be the one process that writes this run. Raises UserError while another one does."""
     owner = running_pid(folder)
     if owner:
         raise UserError(f"{folder} is in use by process {owner}; stop it first: thinkswitch stop {folder}")
     with _locked(folder):
-        yield from _owned(folder)
-
-
-def _owned(folder: Path) -> Iterator[None]:
-    if not _meant_for_me(folder):
-        (folder / "stop").unlink(missing_ok=True)
-    for left in folder.rglob(".*.[0-9]*"):  # what a kill left of `write`
-        left.unlink()
-    for path in [folder / "events.jsonl", *folder.glob("rounds/*/*.jsonl")]:
-        truncate_partial_line(path)
-    before, me = read_info(folder), psutil.Process()
-    info = dict(pid=me.pid, started=me.create_time(), versions={p: version(p) for p in PACKAGES}, heartbeat=time.time(),
-                seconds=before.get("seconds", 0.0), joules=before.get("joules", 0.0), command=before.get("command"))
-    write_atomic(folder / "run.json", json.dumps(info))
-    try:
-        yield
-    finally:
-        heartbeat(folder, every=0)
-        (folder / "stop").unlink(missing_ok=True)
-        write_atomic(folder / "run.json", json.dumps({**read_info(folder), "ended": time.time()}))
-
-
-def _meant_for_me(folder: Path) -> bool:
-    """Whether the stop file asks for this process (or the launcher that a Windows venv puts before it)."""
-    try:
-        return (folder / "stop").read_text().strip() in (str(os.getpid()), str(os.getppid()))
-    except OSError:
-        return False
+        if not _stop_is_for_me(folder):
+            (folder / "stop").unlink(missing_ok=True)
+        remove_temporary_files(folder)
+        for path in (folder / "events.jsonl", *folder.glob("rounds/*/*.jsonl")):
+            truncate_partial_line(path)
+        heartbeat = Heartbeat(folder, _new_info(read_info(folder)), time.monotonic, gpu_watts)
+        heartbeat.start()
+        try:
+            yield
+        finally:
+            heartbeat.end()
+            (folder / "stop").unlink(missing_ok=True)
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Two that start in the same moment: the system lets one have the lock, and takes it back however that one ends."""
-    with open(folder / ".lock", "w") as file:
-        try:
-            if os.name == "nt":
-                import msvcrt
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{folder} is in use by another process that has just started") from None
-        yield
-
-
-def running_pid(folder: Path) -> int | None:
-    """The pid of the process that runs this folder. A pid alone may have been given to another since: its start counts."""
-    info = read_info(folder)
-    if not info or "ended" in info or info["pid"] in (os.getpid(), os.getppid()):  # a Windows venv's launcher is our parent
-        return None
+    lock = filelock.FileLock(
+        folder / ".lock",
+        timeout=LOCK_SECONDS,
+        poll_interval=0.01,
+        thread_local=False,  # the loop is a generator, which another thread may close
+        fallback_to_soft=False,  # a lock that a kill leaves behind is none
+    )
     try:
-        process = psutil.Process(info["pid"])
-        same = abs(process.create_time() - info["started"]) < 2 and process.status() != psutil.STATUS_ZOMBIE
-        return process.pid if same else None
-    except psutil.NoSuchProcess:
-        return None
+        lock.acquire()
+    except filelock.Timeout:
+        raise UserError(f"{folder} is in use by another process; wait until it has ended") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def heartbeat(folder: Path, every: float = HEARTBEAT_SECONDS) -> None:
-    """Renew the heartbeat, when it is due, and add up what the run has taken so far: seconds, and joules of a GPU that tells."""
-    info, now = read_info(folder), time.time()
-    if info and now - info["heartbeat"] >= every:
-        passed = max(0.0, now - info["heartbeat"])
-        drawn = gpu_watts() if every else None
-        write_atomic(folder / "run.json", json.dumps({**info, "heartbeat": now, "seconds": info.get("seconds", 0.0) + passed,
-                                               "joules": info.get("joules", 0.0) + passed * (drawn or 0.0)}))
+def _stop_is_for_me(folder: Path) -> bool:
+    """Whether the stop file names this process, or the launcher that Windows puts before it."""
+    try:
+        asked = (folder / "stop").read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return False
+    return asked in (str(os.getpid()), str(os.getppid()))
 
 
-def request_stop(folder: Path) -> None:
-    owner = running_pid(folder)
-    if not owner:
-        open_run(folder)
-        raise UserError(f"{folder} is not running")
-    write_atomic(folder / "stop", f"{owner}\n")
+def _new_info(before: dict) -> dict:
+    """run.json of a process that begins; seconds, joules and the first command carry over from `before`."""
+    me = psutil.Process()
+    return {
+        "pid": me.pid,
+        "started": me.create_time(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "heartbeat": time.time(),
+        "seconds": before.get("seconds", 0.0),
+        "joules": before.get("joules", 0.0),
+        "command": before.get("command"),
+    }
 
 
-def state(folder: Path) -> str:
-    """running | done | stopped | error | interrupted (killed, or the machine went down) | new | refused (never began: log.txt says why)."""
-    if running_pid(folder):
-        return "running"
-    if not (folder / "preset.yaml").is_file():
-        return "refused"
-    last = last_line(folder / "events.jsonl")
-    return "new" if last is None else last["phase"] if last["phase"] in ("done", "stopped", "error") else "interrupted"
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None  # bitsandbytes, say, is optional
+
+
+class Heartbeat:
+    """Keeps run.json current: when the process last worked, its seconds of work and its joules so far.
+
+    It works in a thread, since nvidia-smi may take seconds. Durations are monotonic: a laptop that sleeps
+    does not work.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        info: dict,
+        clock: Callable[[], float],
+        read_watts: Callable[[], float | None],
+    ) -> None:
+        self.folder = folder
+        self.info = info
+        self._clock = clock
+        self._read_watts = read_watts
+        self._watts: float | None = None  # as last read
+        self._counted_until = clock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Write run.json, which must succeed, then keep it current."""
+        write_atomic(self.folder / "run.json", json.dumps(self.info))
+        self._thread.start()
+
+    def end(self) -> None:
+        """Count the last interval, which is shorter, at the power that was last read; record the end."""
+        self._ended.set()
+        self._thread.join()
+        self.info["ended"] = time.time()
+        self._count()
+
+    def beat(self) -> None:
+        """Count the interval that ends now, at the power drawn now."""
+        self._watts = self._read_watts()
+        self._count()
+
+    def _run(self) -> None:
+        self._watts = self._read_watts()
+        while not self._ended.wait(HEARTBEAT_SECONDS):
+            self.beat()
+
+    def _count(self) -> None:
+        now = self._clock()
+        passed = now - self._counted_until
+        self._counted_until = now
+        self.info["heartbeat"] = time.time()
+        self.info["seconds"] += passed
+        self.info["joules"] += passed * (self._watts or 0.0)
+        try:
+            write_atomic(self.folder / "run.json", json.dumps(self.info))
+        except OSError as error:  # a full disk ends the run where results are written, not here
+            logger.warning("run.json could not be renewed: %s", error)
+
+
+# ---- starting one
 
 
 def start(arguments: list[str], folder: Path) -> int:
-    """`python -m thinkswitch ARGUMENTS` on its own: it outlives us. What it prints goes to log.txt; returns its pid.
+    """Start `python -m thinkswitch ARGUMENTS` as a process that outlives this one; returns its pid.
 
-    run.json names the process at once, so everybody sees the run before torch has been imported.
+    Its output is appended to log.txt. run.json names it at once, so that everybody sees the run while torch
+    is being imported.
     """
-    if running_pid(folder):
-        raise UserError(f"{folder} is in use by process {running_pid(folder)}")
+    owner = running_pid(folder)
+    if owner:
+        raise UserError(f"{folder} is in use by process {owner}")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "stop").unlink(missing_ok=True)
-    threads = str(max(1, (os.cpu_count() or 2) - 1))  # one core is left for the page
-    env = {"OMP_NUM_THREADS": threads, "COLUMNS": "160", **os.environ, "PYTHONUNBUFFERED": "1",
-           "PYTHONPATH": os.pathsep.join(filter(None, [str(PRESETS.parent), os.environ.get("PYTHONPATH")]))}
-    apart = dict(creationflags=subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.DETACHED_PROCESS) if os.name == "nt" else dict(start_new_session=True)
     with open(folder / "log.txt", "a", encoding="utf-8") as log:
-        child = subprocess.Popen([sys.executable, "-m", "thinkswitch", *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, **apart)
-    threading.Thread(target=child.wait, daemon=True).start()  # reaped when it ends
-    process = psutil.Process(child.pid)
-    if "pid" not in (info := read_info(folder)) or info["pid"] != child.pid:
-        totals = {k: info[k] for k in ("seconds", "joules") if k in info}
+        child = subprocess.Popen(
+            [sys.executable, "-m", "thinkswitch", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=_child_environment(),
+            **_detached(),
+        )
+    started = psutil.Process(child.pid).create_time()  # before a thread reaps a child that ends at once
+    threading.Thread(target=child.wait, daemon=True).start()
+    info = read_info(folder)
+    if info.get("pid") != child.pid:  # else it has been quicker and has claimed the run
+        kept = {key: info[key] for key in ("seconds", "joules") if key in info}
         command = info.get("command") or ["python", "-m", "thinkswitch", *arguments]
-        write_atomic(folder / "run.json", json.dumps(dict(pid=child.pid, started=process.create_time(), heartbeat=time.time(), command=command, **totals)))
+        record = {"pid": child.pid, "started": started, "heartbeat": time.time(), "command": command, **kept}
+        write_atomic(folder / "run.json", json.dumps(record))
     return child.pid
+
+
+def _child_environment() -> dict[str, str]:
+    threads = max(1, usable_cpus() - 1)  # one is left for the page
+    defaults = {"OMP_NUM_THREADS": str(threads), "COLUMNS": "160"}
+    return {**defaults, **os.environ, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
+
+
+def _detached() -> dict:
+    """Arguments of Popen for a child that neither a closed terminal nor Ctrl-C ends."""
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.DETACHED_PROCESS}
+    return {"start_new_session": True}
+
+
+def usable_cpus() -> int:
+    """How many CPUs this process may run on: fewer than there are under taskset or a batch scheduler."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,138 @@
+"""The run folder: what is in it, in what state it is, and where new ones go."""
+
+import os
+import time
+
+import pytest
+
+from thinkswitch import runs
+from thinkswitch.errors import UserError
+from thinkswitch.preset import Preset
+
+
+def test_create_refuses_what_is_there(tmp_path):
+    runs.create(Preset(), tmp_path / "run")
+    with pytest.raises(UserError, match="already holds a run; resume it"):
+        runs.create(Preset(), tmp_path / "run")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    with pytest.raises(UserError, match="already holds other files"):
+        runs.create(Preset(), tmp_path / "other")
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.tex"]
+
+
+def test_create_refuses_a_path_through_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="already holds other files"):
+        runs.create(Preset(), tmp_path / "file")
+    with pytest.raises(UserError, match="a part of its path is a file"):
+        runs.create(Preset(), tmp_path / "file" / "run")
+
+
+def test_create_takes_a_folder_in_which_its_process_was_started(tmp_path):
+    for name in ("run.json", "log.txt", "stop"):
+        (tmp_path / name).touch()
+    runs.create(Preset(), tmp_path)
+    assert runs.open_run(tmp_path) == Preset()
+
+
+def test_states(tmp_path):
+    assert runs.state(tmp_path) == "refused"
+    runs.create(Preset(), tmp_path)
+    assert runs.state(tmp_path) == "new"
+    runs.append(tmp_path / "events.jsonl", runs.Event(1, "think", 2, 8).to_dict())
+    assert runs.state(tmp_path) == "interrupted"
+    for phase in ("stopped", "error", "done"):
+        runs.append(tmp_path / "events.jsonl", runs.Event(1, phase).to_dict())
+        assert runs.state(tmp_path) == phase
+    with runs.claim(tmp_path):
+        assert runs.state(tmp_path) == "running"
+    assert runs.state(tmp_path) == "done"
+
+
+@pytest.mark.parametrize("line", [b'{"phase": "d\xffone"}\n', b"nonsense\n"])
+def test_the_state_of_a_run_whose_last_event_is_damaged(tmp_path, line):
+    """One byte that is not UTF-8 in one run's events took down the page: it lists the states of all runs."""
+    from ui.studio import state_of
+
+    runs.create(Preset(), tmp_path)
+    (tmp_path / "events.jsonl").write_bytes(line)
+    with pytest.raises(UserError, match="last line is damaged"):
+        runs.state(tmp_path)
+    assert state_of(tmp_path) == "damaged"
+
+
+def test_an_event_without_a_phase_is_an_interruption(tmp_path):
+    runs.create(Preset(), tmp_path)
+    runs.append(tmp_path / "events.jsonl", {"round": 1})
+    assert runs.state(tmp_path) == "interrupted"
+
+
+def test_a_question_changes_nothing(tmp_path):
+    """A folder that somebody only looks at may be another's, or a read-only disk's."""
+    runs.create(Preset(), tmp_path / "new")
+    runs.create(Preset(), tmp_path / "old")
+    with runs.claim(tmp_path / "old"):
+        pass
+    runs.write_atomic(tmp_path / "killed" / "run.json", (tmp_path / "old" / "run.json").read_text("utf-8"))
+
+    def listing():
+        return {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+    before = listing()
+    for folder in runs.runs_in(tmp_path):
+        runs.state(folder)
+        runs.running_pid(folder)
+        runs.rounds_done(folder)
+        with pytest.raises(UserError):
+            runs.request_stop(folder)
+    assert listing() == before
+
+
+def test_only_a_running_run_can_be_asked_to_stop(tmp_path):
+    with pytest.raises(UserError, match="is no run"):
+        runs.request_stop(tmp_path)
+    runs.create(Preset(), tmp_path)
+    with pytest.raises(UserError, match="is not running"):
+        runs.request_stop(tmp_path)
+    assert not runs.stop_requested(tmp_path)
+    with runs.claim(tmp_path):
+        runs.request_stop(tmp_path)
+        assert runs.stop_requested(tmp_path)
+
+
+def test_rounds_done_counts_recipes_and_nothing_else(tmp_path):
+    assert runs.rounds_done(tmp_path) == 0
+    for name in ("0", "1", "2", "copy of 7"):
+        runs.write_atomic(tmp_path / "rounds" / name / "recipe.json", "{}")
+    runs.round_dir(tmp_path, 3).mkdir()  # still at work
+    assert runs.rounds_done(tmp_path) == 2
+
+
+def test_runs_in_lists_runs_only_and_the_newest_first(tmp_path):
+    assert runs.runs_in(tmp_path / "nothing") == []
+    made = (("b", "preset.yaml"), ("a", "run.json"), ("c", "preset.yaml"), ("notes", "thesis.tex"))
+    for moment, (name, file) in enumerate(made):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).touch()
+        for path in (tmp_path / name / file, tmp_path / name):
+            os.utime(path, (moment, moment))
+    (tmp_path / "run.json").touch()
+    assert [path.name for path in runs.runs_in(tmp_path)] == ["c", "a", "b"]
+
+
+def test_two_runs_that_start_in_the_same_second_have_two_folders(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "strftime", lambda form: "20261123-120000")
+    made = []
+    for _ in range(3):
+        folder = runs.new_folder(tmp_path, "tiny")
+        folder.mkdir()
+        made.append(folder.name)
+    assert made == ["tiny-20261123-120000", "tiny-20261123-120000-2", "tiny-20261123-120000-3"]
+    assert runs.new_folder(tmp_path, "") == tmp_path / "run-20261123-120000"
+
+
+@pytest.mark.parametrize("name", ["mine/second try", "../../up"])
+def test_a_new_folder_lies_in_the_root_whatever_the_preset_is_called(tmp_path, name):
+    """A slash in a preset's name made folders; the page looks one level deep and never showed that run."""
+    assert runs.new_folder(tmp_path, name).resolve().parent == tmp_path.resolve()
