@@ -100,7 +100,6 @@ def _recorded(job: RunContext) -> Iterator[runs.Event]:
 
     def record(event: runs.Event) -> runs.Event:
         runs.append(job.folder / "events.jsonl", event.to_dict())
-        runs.heartbeat(job.folder)
         return event
 
     with runs.claim(job.folder):
