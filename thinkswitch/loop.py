@@ -178,19 +178,13 @@ def decode_local(
 
 
 def decode_remote(job: RunContext, checkpoint: Checkpoint, rows: list[Row], done: set[int]) -> Iterator[tuple[int, Chunk]]:
-    """As `decode`, by a server. It serves what it was started with: for later rounds, their exported thinking checkpoint."""
-    def body(row: Row) -> dict:
-        s = row.sampling
-        return dict(prompt=checkpoint.tokenizer.decode(row.ids), max_tokens=s.max_new_tokens, temperature=s.temperature, top_p=s.top_p,
-                    seed=row.seed % 2**31, **(dict(top_k=s.top_k) if s.top_k else {}))
-
-    bodies = {i: body(row) for i, row in enumerate(rows) if i not in done}
-    for i, reply in teacher.complete_many(job.preset.teacher, job.preset.teacher_model, bodies, job.preset.rows, job.stopped):
-        if reply is None:
+    """As `decode_local`, by a server."""
+    url, model = job.preset.teacher, job.preset.teacher_model
+    for chunk in teacher.ask_teacher(url, model, checkpoint, rows, job.preset.rows, job.stopped, done):
+        if chunk.finish == "cancel":
             raise Stopped
-        done.add(i)
-        tokens = len(checkpoint.tokenizer.encode(reply.text, add_special_tokens=False)) if reply.tokens is None else reply.tokens
-        yield i, Chunk(i, "", "", False, tokens, reply.finish, text=reply.text)
+        done.add(chunk.row)
+        yield chunk.row, chunk
 
 
 class ProgressMeter:

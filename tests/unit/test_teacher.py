@@ -1,159 +1,327 @@
-"""The think step by an OpenAI-compatible server: a small real one, on this machine, that answers by the embedded pair's own rules or badly."""
+"""The think step by an OpenAI-compatible server: a small real one, on this machine."""
 
-import json
+import socket
 import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
-from conftest import TINY
-from thinkswitch import loop, runs
+from conftest import TINY, byte_tokenizer
+from fake_teacher import FakeTeacher, completion
+from thinkswitch import evaluate, loop, runs
 from thinkswitch.errors import UserError
+from thinkswitch.generate import Row, Sampling
 from thinkswitch.preset import load_preset, make_preset
 from thinkswitch.remote import teacher
+from thinkswitch.remote.teacher import ask_teacher
+from thinkswitch.weights.checkpoint import open_checkpoint
 
 
-class Server(ThreadingHTTPServer):
-    """`behave(n, body) -> (status, reply)` for the n-th completion; keeps what it was sent."""
-
-    daemon_threads = True
-
-    def __init__(self, behave):
-        self.behave, self.bodies, self.at_once, self.most, self.lock = behave, [], 0, 0, threading.Lock()
-        super().__init__(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+@pytest.fixture(scope="module")
+def thinking():
+    return open_checkpoint(str(TINY / "thinking"))
 
 
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.say(200, dict(data=[dict(id="thinker")]) if self.path == "/v1/models" else dict())
-
-    def do_POST(self):
-        server = self.server
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with server.lock:
-            server.bodies.append(body)
-            n = len(server.bodies)
-            server.at_once += 1
-            server.most = max(server.most, server.at_once)
-        try:
-            self.say(*server.behave(n, body))
-        finally:
-            with server.lock:
-                server.at_once -= 1
-
-    def say(self, status, reply):
-        data = json.dumps(reply).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *args):
-        pass
-
-
-def thought(n, body):
-    """A trace and an answer; half of them say how many tokens they are."""
-    usage = dict(usage=dict(completion_tokens=7)) if n % 2 else {}
-    said = "yes" if "Does" in body["prompt"] else len(body["prompt"]) % 10
-    return 200, dict(choices=[dict(text=f"so many\n</think>\n\n\\boxed{{{said}}}", finish_reason="stop")], **usage)
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch):
+    monkeypatch.setattr(teacher, "RETRY_SECONDS", 0.01)
 
 
 @pytest.fixture
 def serve():
     servers = []
 
-    def start(behave=thought):
-        servers.append(Server(behave))
+    def start(behave) -> FakeTeacher:
+        servers.append(FakeTeacher(behave))
         return servers[-1]
 
     yield start
     for server in servers:
-        server.shutdown()
-        server.server_close()
+        server.close()
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    monkeypatch.setattr(teacher, "WAIT", 0.01)
+@pytest.fixture
+def dead_port():
+    """A port of this machine where nobody listens, kept for the length of the test."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
-def small(server, **more):
-    return make_preset(dict(rounds=1, prompts=12, held_out=4, rows=4, epochs=1, batch=4, teacher=server.url, **more), base=load_preset("tiny"))
+def think(number, body):
+    """A trace and an answer; half of the answers say how many tokens they are."""
+    answer = len(body["prompt"]) % 10
+    return completion(f"so many\n</think>\n\n\\boxed{{{answer}}}", tokens=7 if number % 2 else None)
+
+
+def think_of(tokenizer):
+    """As `think`, but answers the yes/no problems of the embedded pair in kind."""
+
+    def behave(number, body):
+        if "Does" in tokenizer.decode(body["prompt"]):
+            return completion("so many\n</think>\n\n\\boxed{yes}")
+        return think(number, body)
+
+    return behave
+
+
+def rows_of(thinking, count, **sampling) -> list[Row]:
+    settings = Sampling(**{"temperature": 0.6, "max_new_tokens": 64, **sampling})
+    return [evaluate.row(thinking, f"What is {i} + 1?", settings, seed=i) for i in range(count)]
+
+
+def ask(server, thinking, rows, at_once=4, stopped=lambda: False, model="", **options):
+    return list(ask_teacher(server.url, model, thinking, rows, at_once, stopped, **options))
+
+
+def small(server, **changes):
+    settings = dict(rounds=1, prompts=12, held_out=4, rows=4, epochs=1, batch=4, teacher=server.url)
+    return make_preset({**settings, **changes}, base=load_preset("tiny"))
 
 
 def samples(folder):
-    return list(runs.read_lines(folder / "rounds/1/samples.jsonl"))
+    return list(runs.read_lines(runs.round_dir(folder, 1) / "samples.jsonl"))
 
 
-def test_a_round_by_a_server(serve, tmp_path):
-    """The same sample files as ever; prompts rendered by the thinking checkpoint's template, its sampling, four at once."""
-    server = serve()
+# ---- a round
+
+
+def test_a_round_by_a_server(serve, thinking, tmp_path):
+    """The same sample files as ever; prompts under the thinking template, with its sampling."""
+    server = serve(think_of(thinking.tokenizer))
     events = list(loop.run(small(server), tmp_path / "run"))
     assert events[-1].phase == "done"
     lines = samples(tmp_path / "run")
-    assert len(lines) == 12 == len(server.bodies) and all(line["kept"] and line["trace"] == "so many" and line["prefilled"] for line in lines)
+    assert len(lines) == 12 == len(server.bodies)
+    assert all(line["kept"] and line["trace"] == "so many" and line["prefilled"] for line in lines)
     body = server.bodies[0]
-    assert body["model"] == "thinker" and body["prompt"].endswith("<|im_start|>assistant\n<think>\n") and body["max_tokens"] == 128
-    assert (body["temperature"], body["top_p"], body["top_k"]) == (0.6, 0.95, 20) and len({b["seed"] for b in server.bodies}) == 12
-    assert 1 < server.most <= 4 and {line["tokens"] for line in lines} > {7}  # counted here where the server did not say
+    assert thinking.tokenizer.decode(body["prompt"]).endswith("<|im_start|>assistant\n<think>\n")
+    assert (body["model"], body["max_tokens"]) == ("thinker", 128)
+    assert (body["temperature"], body["top_p"], body["top_k"]) == (0.6, 0.95, 20)
+    assert len({b["seed"] for b in server.bodies}) == 12
+    assert {line["tokens"] for line in lines} > {7}  # counted here where the server does not say
 
 
-def test_a_busy_server_is_asked_again(serve, tmp_path):
-    server = serve(lambda n, body: (503, {}) if n in (1, 4) else (200, {"choices": []}) if n in (2, 6) else thought(n, body))
-    assert list(loop.run(small(server), tmp_path / "run"))[-1].phase == "done"
-    assert len(samples(tmp_path / "run")) == 12 and len(server.bodies) == 16
-
-
-def test_a_refusal_is_told_at_once_and_what_was_answered_is_kept(serve, tmp_path):
-    server = serve(lambda n, body: thought(n, body) if n <= 5 else (400, dict(error="context too long")))
-    with pytest.raises(UserError, match="refuses: 400 .*context too long"):
+def test_a_refusal_is_reported_at_once_and_what_was_answered_is_kept(serve, thinking, tmp_path):
+    good = think_of(thinking.tokenizer)
+    refusal = (400, dict(error="context too long"))
+    server = serve(lambda n, body: good(n, body) if n <= 5 else refusal)
+    with pytest.raises(UserError, match=r"refuses: 400 .*context too long"):
         list(loop.run(small(server), tmp_path / "run"))
     assert 1 <= len(samples(tmp_path / "run")) <= 5 and runs.state(tmp_path / "run") == "error"
-    server.behave = thought
+    server.behave = good
     list(loop.resume(tmp_path / "run"))
-    lines = samples(tmp_path / "run")
-    assert sorted(line["prompt_index"] for line in lines) == list(range(12))  # each once
+    assert sorted(line["prompt_index"] for line in samples(tmp_path / "run")) == list(range(12))  # each once
 
 
-def test_a_server_that_stays_away(serve, tmp_path):
-    server = serve(lambda n, body: (503, dict()))
-    with pytest.raises(UserError, match="did not answer in 5 tries .*then resume"):
-        list(loop.run(small(server), tmp_path / "run"))
+def test_the_control_that_labels_itself_asks_nobody(serve, tmp_path):
+    server = serve(think)
+    list(loop.run(small(server, labels="self"), tmp_path / "run"))
+    assert server.bodies == [] and len(samples(tmp_path / "run")) == 12
 
 
-def test_stop_does_not_wait_for_slow_answers(serve, tmp_path):
-    def slow(n, body):
-        if n > 4:
-            time.sleep(5)
-        return thought(n, body)
-
-    server, folder = serve(slow), tmp_path / "run"
-    began, stopped = None, None
-    for event in loop.run(small(server), folder):
-        if event.phase == "think" and began is None or (began is None and len(samples(folder)) >= 4):
-            (folder / "stop").touch()
-            began = time.monotonic()
-        stopped = event.phase
-    assert stopped == "stopped" and time.monotonic() - began < 4 and len(samples(folder)) >= 1
+# ---- answers
 
 
-@pytest.mark.parametrize("url,says", [("http://127.0.0.1:9/v1", "no OpenAI-compatible server answers at"), ("http://127.0.0.1:9", "ends in /v1")])
-def test_no_server(url, says, tmp_path):
-    preset = make_preset(dict(rounds=1, prompts=8, held_out=4, teacher=url), base=load_preset("tiny"))
+def test_a_chunk_is_what_decoding_here_would_yield(serve, thinking):
+    texts = {0: ("6\n</think>\n\nfive", "stop"), 1: ("so many", "length")}
+
+    def behave(number, body):
+        return completion(*texts[body["seed"]], tokens=9)
+
+    chunks = {c.row: c for c in ask(serve(behave), thinking, rows_of(thinking, 2))}
+    assert (chunks[0].trace, chunks[0].answer, chunks[0].state, chunks[0].finish) == (
+        "6",
+        "five",
+        "closed",
+        "stop",
+    )
+    assert (chunks[1].trace, chunks[1].answer, chunks[1].thinking) == ("so many", "", True)
+    assert (chunks[1].finish, chunks[1].tokens, chunks[1].text) == ("length", 9, "so many")
+
+
+def test_the_token_that_ends_a_turn_is_no_part_of_the_text(serve, thinking):
+    """Servers that are asked to keep special tokens may include the last one; generate never does."""
+    end = thinking.tokenizer.decode([thinking.turn_end])
+    assert end
+    [chunk] = ask(serve(lambda n, body: completion(f"a</think>b{end}")), thinking, rows_of(thinking, 1))
+    assert (chunk.text, chunk.answer) == ("a</think>b", "b")
+
+
+def test_as_many_requests_are_open_as_allowed(serve, thinking):
+    everybody = threading.Barrier(4)
+
+    def behave(number, body):
+        everybody.wait(60)  # passes when four requests are open at once
+        return think(number, body)
+
+    server = serve(behave)
+    assert len(ask(server, thinking, rows_of(thinking, 12), at_once=4)) == 12
+    assert server.most_at_once == 4
+
+
+def test_answered_rows_are_not_asked_again(serve, thinking):
+    server = serve(think)
+    chunks = ask(server, thinking, rows_of(thinking, 5), done={0, 3})
+    assert sorted(c.row for c in chunks) == [1, 2, 4] and len(server.bodies) == 3
+    assert ask(server, thinking, rows_of(thinking, 2), done={0, 1}) == [] and len(server.bodies) == 3
+
+
+def test_a_named_model_is_asked_for(serve, thinking):
+    server = serve(think)
+    ask(server, thinking, rows_of(thinking, 1), model="another")
+    assert server.bodies[0]["model"] == "another"
+
+
+def test_the_key_comes_from_the_environment(serve, thinking, monkeypatch):
+    server = serve(think)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    ask(server, thinking, rows_of(thinking, 1))
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    ask(server, thinking, rows_of(thinking, 1))
+    assert [headers.get("Authorization") for headers in server.headers] == [None, "Bearer secret"]
+
+
+# ---- prompts as ids, or as text
+
+
+def test_prompts_are_token_ids_and_special_tokens_are_kept(serve, thinking):
+    """vLLM put a second BOS before text, and left `</think>` out of answers where it is a special token."""
+    server = serve(think)
+    rows = rows_of(thinking, 3)
+    ask(server, thinking, rows)
+    assert sorted(tuple(body["prompt"]) for body in server.bodies) == sorted(row.ids for row in rows)
+    assert all(body["skip_special_tokens"] is False for body in server.bodies)
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_server_that_takes_no_ids_gets_text_from_then_on(serve, thinking, status):
+    def behave(number, body):
+        if not isinstance(body["prompt"], str) or "skip_special_tokens" in body:
+            return status, dict(error="'prompt' must be a string")
+        return think(number, body)
+
+    server = serve(behave)
+    rows = rows_of(thinking, 4)
+    assert len(ask(server, thinking, rows, at_once=1)) == 4
+    prompts = [body["prompt"] for body in server.bodies]
+    assert prompts[0] == list(rows[0].ids)
+    assert prompts[1:] == [thinking.tokenizer.decode(row.ids) for row in rows]
+
+
+def test_who_took_ids_once_is_not_asked_in_text_after_a_refusal(serve, thinking):
+    """Otherwise a prompt that is too long would be sent twice."""
+    server = serve(lambda n, body: think(n, body) if n == 1 else (400, dict(error="context too long")))
+    with pytest.raises(UserError, match="context too long"):
+        ask(server, thinking, rows_of(thinking, 3), at_once=1)
+    assert [type(body["prompt"]) for body in server.bodies] == [list, list]
+
+
+def test_text_has_no_bos_where_the_server_will_add_one():
+    tokenizer = byte_tokenizer()
+    text = "<|im_start|>user\nhi"
+    ids = tuple(tokenizer.encode(text, add_special_tokens=False))
+    assert teacher.prompt_text(tokenizer, ids) == text
+    bos = tokenizer.eos_token
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, tokenizer.eos_token_id)]
+    )
+    for prompt in (ids, (tokenizer.eos_token_id, *ids)):
+        assert tokenizer.encode(teacher.prompt_text(tokenizer, prompt)) == [tokenizer.eos_token_id, *ids]
+
+
+# ---- servers that are busy, away, slow or behind a proxy
+
+
+def test_a_busy_server_is_asked_again(serve, thinking):
+    def behave(number, body):
+        if number in (1, 4):
+            return 503, {}
+        if number in (2, 6):
+            return 200, {"choices": []}
+        return think(number, body)
+
+    server = serve(behave)
+    assert len(ask(server, thinking, rows_of(thinking, 12))) == 12
+    assert len(server.bodies) == 16
+
+
+def test_a_server_that_stays_away(serve, thinking):
+    server = serve(lambda n, body: (503, {}))
+    with pytest.raises(UserError, match=r"did not answer in 5 tries \(503 .*then resume"):
+        ask(server, thinking, rows_of(thinking, 1))
+    assert len(server.bodies) == 5
+
+
+def test_no_try_follows_a_stop(serve, thinking):
+    """After a stop the pause between two tries was skipped, but not the tries: five requests in 54 ms."""
+    asked = []
+    server = serve(lambda n, body: (asked.append(1), (503, {}))[1])
+    [chunk] = ask(server, thinking, rows_of(thinking, 1), stopped=lambda: bool(asked))
+    assert chunk.finish == "cancel" and len(asked) == 1
+
+
+def test_a_stop_does_not_wait_for_slow_answers(serve, thinking):
+    """Rows that the server still works on end as cancelled; what it has answered is kept."""
+    server = serve(lambda n, body: think(n, body) if n <= 2 else server.never_answer())
+    chunks = ask(server, thinking, rows_of(thinking, 6), 2, stopped=lambda: len(server.bodies) == 4)
+    assert sorted(c.row for c in chunks) == list(range(6))
+    assert [c.finish for c in chunks] == ["stop"] * 2 + ["cancel"] * 4
+
+
+def test_a_reader_that_leaves_drops_the_open_requests(serve, thinking):
+    server = serve(lambda n, body: think(n, body) if n == 1 else server.never_answer())
+    chunks = ask_teacher(server.url, "", thinking, rows_of(thinking, 4), 2, lambda: False)
+    assert next(chunks).finish == "stop"
+    chunks.close()  # returns, although a request is open
+
+
+def test_a_stop_is_seen_while_the_server_does_not_even_list_its_models(serve, thinking, monkeypatch):
+    server = serve(think)
+    monkeypatch.setattr("fake_teacher.Handler.do_GET", lambda handler: server.closing.wait())
+    looks = iter([False, False, True, True])
+    [chunk] = ask(server, thinking, rows_of(thinking, 1), stopped=lambda: next(looks))
+    assert chunk.finish == "cancel" and server.bodies == []
+
+
+def test_a_proxy_is_not_asked_for_a_server_of_this_machine(serve, thinking, dead_port, monkeypatch):
+    """With HTTP_PROXY set, 127.0.0.1 went to the proxy, and the message blamed the address."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{dead_port}")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    assert len(ask(serve(think), thinking, rows_of(thinking, 2))) == 2
+
+
+@pytest.mark.parametrize(
+    "host, ours",
+    [
+        ("localhost", True),
+        ("127.0.0.1", True),
+        ("127.1.2.3", True),
+        ("::1", True),
+        ("0.0.0.0", True),
+        ("192.168.1.5", False),
+        ("gpu.example.org", False),
+    ],
+)
+def test_loopback_hosts(host, ours):
+    assert teacher.is_loopback(host) is ours
+
+
+@pytest.mark.parametrize(
+    "url, says",
+    [
+        ("http://127.0.0.1:{}/v1", "no OpenAI-compatible server answers at"),
+        ("http://127.0.0.1:{}", r"ends in /v1"),
+        ("http://127.0.0.1:seven/v1", r"teacher must be an address .*'http://127\.0\.0\.1:seven/v1'"),
+    ],
+)
+def test_no_server(thinking, dead_port, url, says):
     with pytest.raises(UserError, match=says):
-        list(loop.run(preset, tmp_path / "run"))
+        list(ask_teacher(url.format(dead_port), "", thinking, rows_of(thinking, 1), 1, lambda: False))
 
 
 def test_an_address_that_is_none_is_refused_before_work():
     with pytest.raises(UserError, match="teacher must be an address"):
         make_preset(dict(teacher="file:///etc/passwd"), base=load_preset("tiny"))
-
-
-def test_the_control_that_labels_itself_asks_nobody(serve, tmp_path):
-    server = serve()
-    list(loop.run(small(server, labels="self"), tmp_path / "run"))
-    assert server.bodies == [] and len(samples(tmp_path / "run")) == 12 and TINY.is_dir()

@@ -11,7 +11,9 @@ PATIENCE = timedelta(days=30)  # the others wait while the first one thinks
 
 
 def world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", 1)) if "MASTER_ADDR" in os.environ else 1  # others use the name, too
+    return (
+        int(os.environ.get("WORLD_SIZE", 1)) if "MASTER_ADDR" in os.environ else 1
+    )  # others use the name, too
 
 
 def rank() -> int:
@@ -24,6 +26,7 @@ def process_group():
     """torch.distributed, with the processes connected (NCCL or gloo) and each on its own GPU."""
     import torch
     from accelerate import PartialState
+
     PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     return torch.distributed
 

@@ -1,84 +1,224 @@
-"""A teacher on another machine: any OpenAI-compatible server (vLLM, llama.cpp, LM Studio) that serves the thinking checkpoint.
+"""A thinking checkpoint behind an OpenAI-compatible server (vLLM, llama.cpp, LM Studio), asked over HTTP.
 
-Prompts go to /completions as our own chat template renders them, so a sample is the same text as if it had been decoded here. As
-many requests at once as the preset has rows; what fails is tried again; what is answered is written at once. Torch-free.
+Prompts go to /completions with our own chat template applied, so a sample has the text that it would have if
+it were decoded here. As many requests are open at once as the preset has rows; what fails is tried again. The
+server answers with what it was started with: for later rounds, their exported thinking checkpoint.
+
+No thread is started, so nothing outlives a stop, a refusal or Ctrl-C: open requests are closed at once.
 """
 
-import json
+import asyncio
+import ipaddress
+import logging
 import os
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+import ssl
+from collections import deque
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
+
+import httpx
 
 from thinkswitch.errors import UserError
+from thinkswitch.generate import Chunk, Row
+from thinkswitch.think_parser import parse_response
+from thinkswitch.weights.checkpoint import Checkpoint
 
 TRIES = 5
-WAIT = 1.0  # seconds before the second try; doubled before each further one
-PATIENCE = 3600  # seconds for one answer: a long trace on a slow server
-BUSY = (408, 425, 429, 500, 502, 503, 504)
+RETRY_SECONDS = 1.0  # before the second try; doubled before each further one
+CONNECT_SECONDS = 10.0
+MODELS_SECONDS = 20.0
+ANSWER_SECONDS = 3600.0  # nothing arrives before an answer is whole: a long trace on a slow server
+STOP_SECONDS = 0.2  # how often a stop is looked for
+RETRIED = (408, 425, 429, 500, 502, 503, 504)  # busy or starting, not a refusal
+MALFORMED = (400, 422)  # what servers answer to a type of prompt that they do not take
+
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Reply:
-    text: str
-    tokens: int | None
-    finish: str  # stop | length
+def ask_teacher(
+    url: str,
+    model: str,
+    checkpoint: Checkpoint,
+    rows: list[Row],
+    at_once: int,
+    stopped: Callable[[], bool],
+    done: Container[int] = frozenset(),
+) -> Iterator[Chunk]:
+    """Yield the last Chunk of every row that is not in `done`, as answers arrive; `done` is read once, first.
 
-
-def complete_many(url: str, model: str, bodies: dict[int, dict], at_once: int, stopped: Callable[[], bool]) -> Iterator[tuple[int, Reply | None]]:
-    """(index, reply) as they come in; (index, None) once when `stopped`, and then nothing more."""
-    model = model or default_model(url)
-    pool, waiting, open_ = ThreadPoolExecutor(at_once), list(bodies.items()), {}
-    try:
-        while waiting or open_:
-            while waiting and len(open_) < at_once:
-                index, body = waiting.pop(0)
-                open_[pool.submit(complete, url, dict(model=model, **body), stopped)] = index
-            done, _ = wait(open_, timeout=0.2, return_when=FIRST_COMPLETED)
-            if stopped():
-                yield next(iter(open_.values()), -1), None
-                return
-            for future in done:
-                yield open_.pop(future), future.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def complete(url: str, body: dict, stopped: Callable[[], bool]) -> Reply:
-    """One completion; tried again while the server is busy or away."""
-    for n in range(TRIES):
+    `model` is the name of `checkpoint` on the server, empty for the first one that it serves. Once `stopped`,
+    the rows without an answer end with finish "cancel". UserError when the server refuses or does not answer.
+    """
+    unanswered = [i for i in range(len(rows)) if i not in done]
+    waiting = deque(unanswered)
+    tasks: set[asyncio.Task[Chunk | None]] = set()
+    with asyncio.Runner() as runner:
+        server = Server(url, model, checkpoint, stopped)
         try:
-            said = post_json(f"{url.rstrip('/')}/completions", body)
-            choice = said["choices"][0]
-            return Reply(choice["text"], (said.get("usage") or {}).get("completion_tokens"), "length" if choice.get("finish_reason") == "length" else "stop")
-        except urllib.error.HTTPError as error:
-            reason = f"{error.code} {error.reason}: {error.read(300).decode('utf-8', 'replace').strip()}"
-            if error.code not in BUSY:
-                raise UserError(f"the teacher at {url} refuses: {reason}") from None
-        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:  # away, cut off, or no such answer
-            reason = f"{type(error).__name__}: {error}"
-        if n + 1 < TRIES and not stopped():
-            time.sleep(WAIT * 2**n)
-    raise UserError(f"the teacher at {url} did not answer in {TRIES} tries ({reason}); start it again, then resume: what is answered is kept")
+            while unanswered and not stopped():
+                while waiting and len(tasks) < at_once:
+                    index = waiting.popleft()
+                    tasks.add(runner.get_loop().create_task(server.answer(index, rows[index])))
+                finished = runner.run(first_finished(tasks))
+                tasks -= finished
+                for task in finished:
+                    chunk = task.result()
+                    if chunk is not None:
+                        unanswered.remove(chunk.row)
+                        yield chunk
+        finally:
+            runner.run(server.close(tasks))
+    for index in unanswered:
+        yield Chunk(index, "", "", rows[index].prefilled, 0, "cancel")
 
 
-def default_model(url: str) -> str:
-    """The model a server serves first."""
+async def first_finished(tasks: Iterable[asyncio.Task]) -> set[asyncio.Task]:
+    """The tasks that have finished, none when it is time to look for a stop."""
+    finished, _ = await asyncio.wait(tasks, timeout=STOP_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    return finished
+
+
+class Server:
+    """One server: its connections, the model that it serves, and how it takes a prompt."""
+
+    def __init__(self, url: str, model: str, checkpoint: Checkpoint, stopped: Callable[[], bool]):
+        self.url, self.model, self.checkpoint, self.stopped = url.rstrip("/"), model, checkpoint, stopped
+        self.takes_ids: bool | None = None  # None: not known yet
+        self.asking_for_model = asyncio.Lock()
+        self.client = open_client(url)
+
+    async def answer(self, index: int, row: Row) -> Chunk | None:
+        """The last Chunk of a row; None when a stop came while the server was busy."""
+        reason = ""
+        for attempt in range(TRIES):
+            if attempt:
+                await asyncio.sleep(RETRY_SECONDS * 2 ** (attempt - 1))
+                if self.stopped():
+                    return None
+            try:
+                await self.find_model()
+                response = await self.post(row)
+                if response.is_success:
+                    return self.last_chunk(index, row, response.json())
+                reason = f"{response.status_code} {response.reason_phrase}: {response.text[:300].strip()}"
+            except httpx.RequestError as error:  # away, or the connection broke
+                reason = describe(error)
+            except (ValueError, LookupError, TypeError, AttributeError) as error:  # an answer of another form
+                reason = describe(error)
+            else:
+                if response.status_code not in RETRIED:
+                    raise UserError(f"the teacher at {self.url} refuses: {reason}")
+        raise UserError(
+            f"the teacher at {self.url} did not answer in {TRIES} tries ({reason}); "
+            "start it again, then resume: what is answered is kept"
+        )
+
+    async def find_model(self) -> None:
+        """Where no name was given, take the first model that the server lists; asked once for all rows."""
+        async with self.asking_for_model:
+            if self.model:
+                return
+            try:
+                response = await self.client.get(f"{self.url}/models", timeout=MODELS_SECONDS)
+                self.model = response.raise_for_status().json()["data"][0]["id"]
+            except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
+                raise UserError(
+                    f"no OpenAI-compatible server answers at {self.url} ({describe(error)}); "
+                    "its address ends in /v1, such as http://127.0.0.1:8000/v1"
+                ) from None
+
+    async def post(self, row: Row) -> httpx.Response:
+        """Send token ids: text would be tokenised again, with a second BOS where the tokenizer adds one.
+
+        vLLM and llama.cpp take ids, LM Studio does not: who refuses the first ones gets text from then on.
+        """
+        if self.takes_ids is not False:
+            response = await self.send(row, as_ids=True)
+            if response.is_success:
+                self.takes_ids = True
+            if self.takes_ids or response.status_code not in MALFORMED:
+                return response
+        response = await self.send(row, as_ids=False)
+        if response.is_success and self.takes_ids is None:
+            self.takes_ids = False
+            logger.info("%s takes no token ids, so prompts go as text", self.url)
+        return response
+
+    async def send(self, row: Row, as_ids: bool) -> httpx.Response:
+        sampling = row.sampling
+        body = dict(
+            model=self.model,
+            max_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=row.seed % 2**31,
+        )
+        if sampling.top_k:
+            body["top_k"] = sampling.top_k
+        if as_ids:
+            # vLLM would leave special tokens out of its answers, and so the tags of some vocabularies
+            body |= dict(prompt=list(row.ids), skip_special_tokens=False)
+        else:
+            body["prompt"] = prompt_text(self.checkpoint.tokenizer, row.ids)
+        return await self.client.post(f"{self.url}/completions", json=body)
+
+    def last_chunk(self, index: int, row: Row, reply: dict) -> Chunk:
+        """What `generate` would yield for this answer. Counts the tokens where the server does not."""
+        tokenizer = self.checkpoint.tokenizer
+        choice = reply["choices"][0]
+        finish = "length" if choice.get("finish_reason") == "length" else "stop"
+        text = choice["text"]
+        for stop in self.checkpoint.stop_token_ids:  # some servers include it
+            text = text.removesuffix(tokenizer.decode([stop]))
+        tokens = (reply.get("usage") or {}).get("completion_tokens")
+        if tokens is None:
+            tokens = len(tokenizer.encode(text, add_special_tokens=False))
+        parts = parse_response(text, row.prefilled)
+        return Chunk(index, parts.trace, parts.answer, parts.thinking, tokens, finish, parts.state, text)
+
+    async def close(self, tasks: Collection[asyncio.Task]) -> None:
+        """Drop the open requests; their server sees the connections close."""
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.client.aclose()
+
+
+def open_client(url: str) -> httpx.AsyncClient:
+    """Connections to the server. A key comes from the environment only, never from a file of the run."""
     try:
-        return post_json(f"{url.rstrip('/')}/models", None, timeout=20)["data"][0]["id"]
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise UserError(f"no OpenAI-compatible server answers at {url} ({error}); its address ends in /v1, such as http://127.0.0.1:8000/v1") from None
+        host = httpx.URL(url).host
+    except httpx.InvalidURL as error:
+        raise UserError(
+            f"teacher must be an address such as http://127.0.0.1:8000/v1, it is {url!r} ({error})"
+        ) from None
+    key = os.environ.get("OPENAI_API_KEY")
+    return httpx.AsyncClient(
+        headers={"Authorization": f"Bearer {key}"} if key else {},
+        timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
+        limits=httpx.Limits(max_connections=None),  # `at_once` is the limit
+        trust_env=not is_loopback(host),  # a proxy cannot reach a server of this machine
+        verify=ssl.create_default_context(),  # those of this system, a company's own included
+    )
 
 
-def post_json(url: str, body: dict | None, timeout: float = PATIENCE) -> dict:
-    if not url.startswith(("http://", "https://")):
-        raise ValueError("not an http address")
-    headers = {"Content-Type": "application/json"}
-    if key := os.environ.get("OPENAI_API_KEY"):
-        headers["Authorization"] = f"Bearer {key}"
-    request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request, timeout=timeout) as answer:
-        return json.load(answer)
+def is_loopback(host: str) -> bool:
+    """Whether a host name means this machine."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
+
+
+def prompt_text(tokenizer, ids: tuple[int, ...]) -> str:
+    """A prompt as text. Its BOS is left out where the tokenizer, and so the server, adds one to a text."""
+    added = tokenizer.encode("")
+    if added and ids[:1] == (added[0],):
+        ids = ids[1:]
+    return tokenizer.decode(ids)
+
+
+def describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
