@@ -1,68 +1,94 @@
-"""Final answers: what a response commits to, and whether that is right. Torch-free."""
+"""Final answers: what a response commits to, and whether that is right. Torch-free.
+
+Every function takes the text of a response without its trace, and the kind of the problem.
+"""
 
 import functools
-import json
+import logging
 import re
-import subprocess
-import sys
+
+from thinkswitch.math_worker import MathWorker
 
 KINDS = ("integer", "choice", "math", "text")
 CHOICES = ("yes", "no", "maybe")
+MATH_SECONDS = 10.0  # a comparison that takes longer (9^{9^{9^9}}) counts as different
 
-
-def boxed(text: str) -> str | None:
-    """What stands in the last complete `\\boxed{...}`, braces nested as deep as they come."""
-    for start in reversed([m.end() for m in re.finditer(r"\\(?:boxed|fbox)\s*\{", text)]):
-        depth = 1
-        for i in range(start, len(text)):
-            depth += (text[i] == "{") - (text[i] == "}")
-            if depth == 0:
-                return text[start:i].strip()
-    return None
-
-
-def final_answer(text: str, kind: str) -> str | None:
-    """The canonical final answer of a response whose trace is stripped; None when it commits to none.
-
-    A box is required, or a lucky number in an unfinished text would count; only `choice` also takes a plain
-    'yes', 'The answer is no.' or 'Maybe, because ...'.
-    """
-    if kind == "text":
-        return " ".join(text.split()) or None
-    inside = boxed(text)
-    if inside is not None:
-        return canonical(inside, kind)
-    return stated_choice(text) if kind == "choice" else None
+logger = logging.getLogger(__name__)
+_math_worker = MathWorker()  # starts no process before the first question
 
 
 def grade(text: str, answer: str, kind: str) -> bool:
-    """Whether a response whose trace is stripped gives this answer."""
-    said = final_answer(text, kind)
-    if said is None:
+    """Whether the response gives this answer."""
+    found = final_answer(text, kind)
+    if found is None:
         return False
-    right = canonical(answer, kind)
-    return said == right or (kind == "math" and same_maths(answer, said))
+    if found == canonical(answer, kind):
+        return True
+    return kind == "math" and equal_maths(answer, found)
+
+
+def final_answer(text: str, kind: str) -> str | None:
+    """The final answer of a response in canonical form; None when it commits to none.
+
+    A box is required, or a lucky number in an unfinished text would count. Only `choice` also takes a plain
+    'yes', 'The answer is no.' or 'Maybe, because ...'.
+    """
+    if kind == "text":
+        return canonical(text, kind)
+    content = boxed(text)
+    if content is not None:
+        return canonical(content, kind)
+    return stated_choice(text) if kind == "choice" else None
+
+
+def boxed(text: str) -> str | None:
+    r"""The content of the last complete `\boxed{...}`, which may hold braces; None when there is none."""
+    box_starts = {box.end() for box in re.finditer(r"\\(?:boxed|fbox)\s*\{", text)}
+    open_braces: list[int] = []  # where the content of each starts
+    last = None
+    for brace in re.finditer(r"[{}]", text):
+        if brace[0] == "{":
+            open_braces.append(brace.end())
+        elif open_braces:
+            start = open_braces.pop()
+            if start in box_starts and (last is None or start > last[0]):
+                last = (start, brace.start())
+    return text[slice(*last)].strip() if last else None
 
 
 def canonical(text: str, kind: str) -> str | None:
+    """An answer without what makes no difference (spacing, units, case of a choice); None when it is none."""
     if kind == "choice":
-        word = re.sub(r"\\[a-z]+\s*\{|[^a-z]", "", text.casefold())
-        return word if word in CHOICES else None
+        return _canonical_choice(text)
     if kind == "integer":
-        text = text.rsplit("=", 1)[-1].replace("\u2212", "-")  # m + n = 601
-        text = re.sub(r"\\(?:text|mathrm|textbf|mathbf)\s*\{\s*([-+]?\d[\d,]*)\s*\}", r"\1", text)
-        text = re.sub(r"(?<=\d)(?:\{,\}|,|\\,)(?=\d{3}(?:\D|$))", "", text)
-        text = re.sub(r"\^\s*\{?\\circ\}?|\\[!;: ]|\\?[$%]", "", text)  # degrees, spacing, signs
-        text = re.sub(r"(?:\\,|\s)*(?:\\(?:text|mathrm)\s*\{[^{}]*\}|[a-zA-Z]+\.?)\s*$", "", text).strip()  # a unit at the end
-        found = re.fullmatch(r"\{?([-+]?\d{1,400})(?:\.0*)?\}?", text)
-        return str(int(found[1])) if found else None
+        return _canonical_integer(text)
     return " ".join(text.split()) or None
 
 
+def _canonical_choice(text: str) -> str | None:
+    word = re.sub(r"\\[a-z]+\s*\{|[^a-z]", "", text.casefold())  # \text{Yes} is yes
+    return word if word in CHOICES else None
+
+
+def _canonical_integer(text: str) -> str | None:
+    text = text.rsplit("=", 1)[-1]  # m + n = 601
+    text = text.replace("\u2212", "-")  # the minus sign
+    text = re.sub(r"\\(?:text|mathrm|textbf|mathbf)\s*\{\s*([-+]?\d[\d,]*)\s*\}", r"\1", text)  # \text{60}
+    text = re.sub(r"(?<=\d)(?:\{,\}|,|\\,)(?=\d{3}(?:\D|$))", "", text)  # 1,000 and 1{,}000
+    text = re.sub(r"\^\s*\{?\\circ\}?|\\[!;: ]|\\?[$%]", "", text)  # degrees, spacing, signs
+    text = re.sub(r"(?:\\,|\s)*(?:\\(?:text|mathrm)\s*\{[^{}]*\}|[a-zA-Z]+\.?)\s*$", "", text)  # a unit
+    number = re.fullmatch(
+        r"\{?([-+]?\d{1,400})(?:\.0*)?\}?", text.strip()
+    )  # int() refuses 4300 digits and more
+    return str(int(number[1])) if number else None
+
+
 def stated_choice(text: str) -> str | None:
+    """The choice that a text without a box states: in its last 'the answer is ...', or as its first word."""
     plain = re.sub(r"[*_`\"'#>]", "", text).strip().casefold()
     choice = "(" + "|".join(CHOICES) + r")(?=\s*(?:[.,;:!\n]|$))"  # not "no-brainer", not "yes or no"
-    claims = re.findall(r"\b(?:answer|conclusion|decision)\b(?:[^.\n]{0,40}?\b(?:is|be)\b|\s*:)\s*:?\s*" + choice, plain)
+    announced = r"\b(?:answer|conclusion|decision)\b(?:[^.\n]{0,40}?\b(?:is|be)\b|\s*:)\s*:?\s*"
+    claims = re.findall(announced + choice, plain)
     if claims:
         return claims[-1]
     opening = re.match(choice, plain)
@@ -70,16 +96,9 @@ def stated_choice(text: str) -> str | None:
 
 
 @functools.lru_cache(maxsize=4096)
-def same_maths(right: str, said: str) -> bool:
-    """math-verify in a process of its own: it times itself out by SIGALRM, which no worker thread may use."""
-    code = ("import json,sys; from math_verify import parse, verify; a, b = json.load(sys.stdin); "
-            "print(verify(parse('$' + a.strip('$') + '$', parsing_timeout=None), "
-            "parse('$' + b.strip('$') + '$', parsing_timeout=None), timeout_seconds=None))")
-    try:
-        done = subprocess.run([sys.executable, "-c", code], input=json.dumps([right, said]), text=True,
-                              capture_output=True, timeout=10)
-    except subprocess.TimeoutExpired:  # 9^{9^{9^9}}
-        return False
-    if done.returncode:
-        raise RuntimeError(f"math-verify failed on {right!r} and {said!r}: {done.stderr.strip()}")
-    return done.stdout.strip() == "True"
+def equal_maths(right: str, found: str) -> bool:
+    """Whether two expressions are equal, by math-verify; False when that takes longer than MATH_SECONDS."""
+    equal = _math_worker.equal(right, found, MATH_SECONDS)
+    if equal is None:
+        logger.info("gave up comparing %r with %r after %g s", right, found, MATH_SECONDS)
+    return equal is True
