@@ -413,7 +413,7 @@ def test_the_sets_of_shipped_presets_load_and_stay(hub, online, offline, sets, n
     for source, part in ((shipped.train_set, train), (shipped.held_out_set, held)):
         repository, _, split = source.partition(":")
         owner, rest, *config = repository.split("/")
-        rows = [problems._problem(row, "", shipped.prompt_template, shipped.answer_column, shipped.kind) for row in SETS[f"{owner}/{rest}", *config, split]]
+        rows = [problems.make_problem(row, "", shipped.prompt_template, shipped.answer_column, shipped.kind) for row in SETS[f"{owner}/{rest}", *config, split]]
         assert {tuple(p) for p in part} <= {(row.prompt, row.answer) for row in rows}
     with hub.watched() as seen:
         again = offline.send(code=DRAW.format(name))

@@ -1,5 +1,6 @@
-"""Problems and grades."""
+"""Problems: read from files and the Hub, drawn by seed, never both trained on and scored."""
 
+import json
 import sys
 import types
 
@@ -7,104 +8,50 @@ import pytest
 
 from thinkswitch import problems
 from thinkswitch.errors import UserError
-from thinkswitch.grading import boxed, final_answer, grade
 from thinkswitch.preset import Preset
 from thinkswitch.problems import Problem
 
-GRADES = [  # kind, right answer, response, is it right
-    ("integer", "25", r"\boxed{25}", True),
-    ("integer", "25", r"\boxed{025}", True),
-    ("integer", "204", r"so it is \boxed{204.0}", True),
-    ("integer", "1000", r"\boxed{1,000}", True),
-    ("integer", "1000", r"\boxed{1{,}000}", True),
-    ("integer", "60", r"\boxed{\text{60}}", True),
-    ("integer", "113", r"\boxed{113^\circ}", True),
-    ("integer", "113", r"\boxed{113^{\circ}}", True),
-    ("integer", "33", r"\boxed{33\text{ units}}", True),
-    ("integer", "601", r"\boxed{m+n=601}", True),
-    ("integer", "-4", r"\boxed{-4}", True),
-    ("integer", "7", r"\boxed{5} no, \boxed{7}", True),
-    ("integer", "5", r"\boxed{5} no, \boxed{7}", False),
-    ("integer", "5", r"\boxed{5} or \boxed{7", True),  # the last complete box
-    ("integer", "540", "the answer is 540", False),  # no box: a text cut short could be right by luck
-    ("integer", "540", r"\boxed{540", False),
-    ("integer", "2", r"\boxed{\frac{4}{2}}", False),
-    ("integer", "1", r"\boxed{}", False),
-    ("integer", "12", r"\boxed{1,2}", False),
-    ("integer", "34", r"\boxed{3 \text{ and } 4}", False),  # two answers are none
-    ("integer", "12", r"\boxed{1 2}", False),
-    ("integer", "12", r"\boxed{\$12}", True),
-    ("integer", "12", r"\boxed{12\%}", True),
-    ("integer", "12", r"\boxed{{12}}", True),
-    ("integer", "12", r"\boxed{12 cm}", True),
-    ("integer", "-5", "\\boxed{\u22125}", True),
-    ("integer", "1000", r"\boxed{1\,000}", True),
-    ("integer", "3", "\\boxed{" + "3" * 5000 + "}", False),  # int() refuses so many digits; a run died of it, and of it again at each resume
-    ("choice", "yes", r"\boxed{yes}", True),
-    ("choice", "yes", r"\boxed{\text {yes}}", True),
-    ("choice", "yes", "Yes. In conclusion no adverse effect was seen.", True),
-    ("choice", "maybe", "Maybe. We cannot answer no or yes.", True),
-    ("choice", "yes", "The answer to the question is yes.", True),
-    ("choice", "no", "The correct answer would be no", True),
-    ("choice", "no", "The answer is no-brainer", False),
-    ("choice", "yes", "The answer is yes or no, depending", False),
-    ("choice", "yes", r"\boxed{\text{Yes}}", True),
-    ("choice", "no", "No.", True),
-    ("choice", "maybe", "**Maybe**, since the sample is small.", True),
-    ("choice", "no", "There is no effect on yes-sayers. The answer is no.", True),
-    ("choice", "yes", "There is no effect. Final answer: **yes**", True),
-    ("choice", "no", "There is no effect", False),  # commits to nothing
-    ("choice", "no", "Nobody knows", False),
-    ("choice", "no", r"\boxed{yes} The answer is no", False),  # a box wins
-    ("math", r"\frac{1}{2}", r"\boxed{\frac{1}{2}}", True),
-    ("math", r"\frac{1}{2}", r"\boxed{0.5}", True),
-    ("math", "2^{10}", r"\boxed{1024}", True),
-    ("math", "3", r"\boxed{4}", False),
-    ("text", "Paris", " Paris\n", True),
-    ("text", "Paris", "paris is it", False),
-]
 
-
-@pytest.mark.parametrize("kind, right, response, verdict", GRADES)
-def test_grade(kind, right, response, verdict):
-    assert grade(response, right, kind) is verdict
-
-
-@pytest.mark.parametrize("text, inside", [
-    (r"\boxed{\frac{1}{\sqrt{2}}}", r"\frac{1}{\sqrt{2}}"), (r"\boxed {x}", "x"), (r"\fbox{3}", "3"), (r"\boxed{a{b}", None), ("none", None)])
-def test_boxed(text, inside):
-    assert boxed(text) == inside
-
-
-def test_maths_that_never_ends_is_wrong_not_endless():
-    assert final_answer(r"\boxed{9^{9^{9^9}}}", "math")
-    assert grade(r"\boxed{9^{9^{9^9}}}", "3", "math") is False
-
-
-def write(path, *lines):
-    path.write_text("\n".join(lines) + "\n")
+def write(path, *rows: dict | str) -> str:
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return str(path)
 
 
-@pytest.mark.parametrize("lines, says", [
-    (['{"prompt": "a"}', "", '{"prompt": '], "line 3 is not JSON"),
-    (['{"prompt": "a"}', "[1]"], "line 2 is a list"),
-    (['{"question": "a"}'], "line 1: the prompt template"),
-    (['{"prompt": " "}'], "line 1: the prompt is empty"),
-    (['{"prompt": "a", "answer": "perhaps", "kind": "choice"}'], "line 1: the answer 'perhaps'"),
-    (['{"prompt": "a", "answer": "1.5", "kind": "integer"}'], "line 1: the answer '1.5'"),
-    (['{"prompt": "a", "kind": "essay"}'], "line 1: unknown kind"),
-    (['{"prompt": null}'], "line 1: the prompt template"),
-    (['{"prompt": "x \\ud800"}'], "line 1: the prompt template"),
-    (['{"prompt": "a", "answer": %s}' % ("1" * 5000)], "line 1 is not JSON"),
-    ([""], "holds no problems"),
-])
-def test_malformed_jsonl_is_refused_with_its_line(tmp_path, lines, says):
-    with pytest.raises(UserError, match=says):
-        problems.load(write(tmp_path / "p.jsonl", *lines))
+def preset_of(folder, train, held, **settings) -> Preset:
+    """A preset of these training prompts and these held-out ones; every answer is 1."""
+    return Preset(
+        train_set=write(folder / "t.jsonl", *(dict(prompt=p) for p in train)),
+        held_out_set=write(folder / "h.jsonl", *(dict(prompt=p, answer="1") for p in held)),
+        **settings,
+    )
 
 
-def test_missing_and_binary_files(tmp_path):
+# ---- reading
+
+
+MALFORMED = {
+    '{"prompt": "a"}\n\n{"prompt": ': "line 3 is not JSON",
+    '{"prompt": "a"}\n[1]': "line 2 is a list",
+    '{"question": "a"}': "line 1: the prompt template '{prompt}' asks for 'prompt', the row has question",
+    '{"prompt": " "}': "line 1: the prompt is empty",
+    '{"prompt": "a", "answer": "perhaps", "kind": "choice"}': "'perhaps' is not yes, no or maybe",
+    '{"prompt": "a", "answer": "1.5", "kind": "integer"}': "line 1: the answer '1.5' is not an integer",
+    '{"prompt": "a", "kind": "essay"}': "line 1: unknown kind 'essay'; known are integer",
+    '{"prompt": null}': "line 1: the prompt template",
+    '{"prompt": "x \\ud800"}': "line 1: the prompt template",
+    '{"prompt": "a", "answer": ' + "1" * 5000 + "}": "line 1 is not JSON",  # int() refuses so many digits
+    "": "holds no problems",
+}
+
+
+@pytest.mark.parametrize("text, message", MALFORMED.items(), ids=MALFORMED.values())
+def test_malformed_jsonl_is_refused_with_its_line(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        problems.load(write(tmp_path / "p.jsonl", text))
+
+
+def test_missing_and_binary_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         problems.load(str(tmp_path / "none.jsonl"))
     (tmp_path / "b.jsonl").write_bytes(b"\xff\xfe\x00")
@@ -112,48 +59,21 @@ def test_missing_and_binary_files(tmp_path):
         problems.load(str(tmp_path / "b.jsonl"))
 
 
-def preset_of(tmp_path, train, held, **knobs) -> Preset:
-    return Preset(train_set=write(tmp_path / "t.jsonl", *('{"prompt": "%s"}' % p for p in train)),
-                  held_out_set=write(tmp_path / "h.jsonl", *('{"prompt": "%s", "answer": "1"}' % p for p in held)), **knobs)
+def test_a_line_separator_inside_a_text_does_not_end_the_line(tmp_path):
+    source = write(tmp_path / "p.jsonl", '{"prompt": "a\u2028b\x0cc"}'.replace("\x0c", " "))
+    assert [p.prompt for p in problems.load(source)] == ["a\u2028b c"]
 
 
-def test_overlap_is_refused_whatever_the_spacing(tmp_path):
-    with pytest.raises(UserError, match="1 held-out problems are also training prompts"):
-        problems.train_and_held_out(preset_of(tmp_path, ["a", "What  is 1?"], ["what is 1?"], prompts=2, held_out=1))
+def test_a_row_s_own_kind_goes_before_the_preset_s(tmp_path):
+    rows = [dict(prompt="a", answer=3, kind="integer"), dict(prompt="b", answer=" x ")]
+    assert problems.load(write(tmp_path / "p.jsonl", *rows), kind="math") == [
+        Problem("a", "3", "integer"),
+        Problem("b", "x", "math"),
+    ]
 
 
-def test_a_null_answer_is_no_answer(tmp_path):
-    held = write(tmp_path / "h.jsonl", '{"prompt": "a", "answer": null}')
-    with pytest.raises(UserError, match="1 held-out problems .* have no 'answer'"):
-        problems.train_and_held_out(Preset(train_set=write(tmp_path / "t.jsonl", '{"prompt": "b"}'), held_out_set=held, prompts=1, held_out=1))
-
-
-def test_too_few_are_refused(tmp_path):
-    with pytest.raises(UserError, match="6 training prompts are needed .2 prompts x 3 rounds, fresh"):
-        problems.train_and_held_out(preset_of(tmp_path, "abcde", "xyz", prompts=2, held_out=3, fresh=True))
-    with pytest.raises(UserError, match="held_out asks for 4"):
-        problems.train_and_held_out(preset_of(tmp_path, "abcde", "xyz", prompts=2, held_out=4))
-
-
-def test_fresh_rounds_share_no_prompt_and_stale_ones_share_all(tmp_path):
-    preset = preset_of(tmp_path, "abcdef", "xyz", prompts=2, held_out=3, fresh=True)
-    train, held = problems.train_and_held_out(preset)
-    rounds = [{p.prompt for p in problems.round_prompts(train, preset, r)} for r in (1, 2, 3)]
-    assert set().union(*rounds) == set("abcdef") and all(len(r) == 2 for r in rounds)
-    assert (train, held) == problems.train_and_held_out(preset)  # seeded
-    stale = preset_of(tmp_path, "abcdef", "xyz", prompts=2, held_out=3)
-    train, _ = problems.train_and_held_out(stale)
-    assert problems.round_prompts(train, stale, 1) == problems.round_prompts(train, stale, 3)
-
-
-def test_one_set_for_both_is_split(tmp_path):
-    both = write(tmp_path / "b.jsonl", *('{"prompt": "%d", "answer": "1"}' % i for i in range(10)))
-    train, held = problems.train_and_held_out(Preset(train_set=both, held_out_set=both, prompts=6, held_out=4))
-    assert len({p.prompt for p in train + held}) == 10
-
-
-def test_hub_sets_by_id_config_and_split(monkeypatch):
-    """PubMedQA's schema: the context is a dict holding a list of paragraphs."""
+def test_hub_sets_are_named_by_id_configuration_and_split(monkeypatch):
+    """PubMedQA's schema: the context is a dict that holds a list of paragraphs."""
     asked = []
 
     def load_dataset(*names, split):
@@ -161,17 +81,138 @@ def test_hub_sets_by_id_config_and_split(monkeypatch):
         return [{"question": "Q?", "context": {"contexts": ["One.", "Two."]}, "final_decision": "maybe"}]
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
-    [problem] = problems.load("qiaojin/PubMedQA/pqa_labeled:train", "{context[contexts]}\n{question}", "final_decision", "choice")
+    template = "{context[contexts]}\n{question}"
+    [problem] = problems.load("qiaojin/PubMedQA/pqa_labeled:train", template, "final_decision", "choice")
     assert problem == Problem("One.\nTwo.\nQ?", "maybe", "choice")
     assert asked == [("qiaojin/PubMedQA", "pqa_labeled", "train")]
 
 
-def test_hub_troubles_are_one_sentence(monkeypatch):
+class DatasetNotFoundError(FileNotFoundError):
+    """Known by its name, since `datasets` takes seconds to import."""
+
+
+def generation_failed(cause: str) -> Exception:
+    error = RuntimeError("An error occurred while generating the dataset")
+    error.__cause__ = OSError(cause)
+    return error
+
+
+HUB_ERRORS = {  # what `datasets` raises -> our sentence, whole; HF_HUB_OFFLINE is set in tests
+    ConnectionError("no route\nto host"): (
+        "the data set a/b:test could not be loaded: it is not in the cache, and the Hub cannot be reached "
+        "(HF_HUB_OFFLINE is set); unset it"
+    ),
+    DatasetNotFoundError("Dataset 'a/b' doesn't exist"): (
+        "the Hub has no data set a/b, or none for you; "
+        "check the spelling, or `hf auth login` if it is private"
+    ),
+    ValueError("Unknown split \"test\". Should be one of ['train']."): (
+        "the data set a/b:test could not be loaded: Unknown split \"test\". Should be one of ['train']; "
+        "write owner/name:split or owner/name/config:split"
+    ),
+    ValueError("Config name is missing. Available: ['x']\nExample of usage: `load_dataset(...)`"): (
+        "the data set a/b:test could not be loaded: Config name is missing. Available: ['x']; "
+        "write owner/name:split or owner/name/config:split"
+    ),
+    generation_failed("No space left on device"): (
+        "the data set a/b:test could not be loaded: An error occurred while generating the dataset "
+        "(No space left on device)"
+    ),
+    RuntimeError(): "the data set a/b:test could not be loaded: RuntimeError",
+}
+
+
+@pytest.mark.parametrize("error", HUB_ERRORS, ids=lambda e: str(e)[:20])
+def test_hub_errors_become_one_sentence(monkeypatch, error):
     def load_dataset(*names, split):
-        raise ConnectionError("no route\nto host")
+        raise error
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
-    with pytest.raises(UserError, match="a/b:test could not be loaded: it is not in the cache, and the Hub cannot be reached .*$"):
+    with pytest.raises(UserError) as refused:
         problems.load("a/b:test")
-    with pytest.raises(UserError, match="neither an existing JSONL file nor a Hub data set"):
-        problems.load("a/b")
+    assert str(refused.value) == HUB_ERRORS[error]
+
+
+def test_a_gated_set_says_where_to_ask():
+    message = problems.dataset_error_message(
+        "a/b:test", DatasetNotFoundError("Dataset 'a/b' is a gated dataset")
+    )
+    assert message.startswith("the data set a/b is gated: ask for access at https://")
+    assert message.endswith("/datasets/a/b, then `hf auth login`")
+
+
+def test_without_a_connection_the_cause_is_named(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    message = problems.dataset_error_message("a/b:test", ConnectionError("no route\nto host"))
+    assert message.endswith("the Hub cannot be reached (no route to host); check the name and the network")
+
+
+@pytest.mark.parametrize("source", ["a/b", "a:train", "a/b/c/d:train", "a//b:train", ":train", "a/b:"])
+def test_what_is_neither_a_file_nor_a_hub_set_is_refused(source):
+    with pytest.raises(
+        UserError, match="neither an existing JSONL file nor a Hub data set; write owner/name:split"
+    ):
+        problems.load(source)
+
+
+# ---- choosing
+
+
+def test_an_overlap_is_refused_whatever_the_spacing(tmp_path):
+    preset = preset_of(tmp_path, ["a", "What  is 1?"], ["what is 1?"], prompts=2, held_out=1)
+    with pytest.raises(UserError, match="1 held-out problems are also training prompts"):
+        problems.train_and_held_out(preset)
+
+
+def test_a_null_answer_is_no_answer(tmp_path):
+    held = write(tmp_path / "h.jsonl", dict(prompt="a", answer=None))
+    train = write(tmp_path / "t.jsonl", dict(prompt="b"))
+    with pytest.raises(UserError, match=r"1 held-out problems .* have no 'answer'"):
+        problems.train_and_held_out(Preset(train_set=train, held_out_set=held, prompts=1, held_out=1))
+
+
+def test_too_few_problems_are_refused(tmp_path):
+    with pytest.raises(
+        UserError, match=r"6 training prompts are needed \(2 prompts x 3 rounds, fresh\), .* has 5"
+    ):
+        problems.train_and_held_out(preset_of(tmp_path, "abcde", "xyz", prompts=2, held_out=3, fresh=True))
+    with pytest.raises(UserError, match=r"6 training prompts are needed, .* has 5; lower prompts$"):
+        problems.train_and_held_out(preset_of(tmp_path, "abcde", "xyz", prompts=6, held_out=3))
+    with pytest.raises(UserError, match="held_out asks for 4"):
+        problems.train_and_held_out(preset_of(tmp_path, "abcde", "xyz", prompts=2, held_out=4))
+
+
+def test_a_prompt_that_occurs_twice_counts_once(tmp_path):
+    preset = preset_of(tmp_path, ["a", "A ", "b"], ["x", " X"], prompts=3, held_out=1)
+    assert len(problems.held_out(preset)) == 1
+    with pytest.raises(UserError, match="has 2; lower prompts"):
+        problems.train_and_held_out(preset)
+
+
+def test_fresh_rounds_share_no_prompt_and_others_share_all(tmp_path):
+    fresh = preset_of(tmp_path, "abcdef", "xyz", prompts=2, held_out=3, fresh=True)
+    train, held = problems.train_and_held_out(fresh)
+    rounds = [{p.prompt for p in problems.round_prompts(train, fresh, number)} for number in (1, 2, 3)]
+    assert set().union(*rounds) == set("abcdef")
+    assert all(len(prompts) == 2 for prompts in rounds)
+    assert (train, held) == problems.train_and_held_out(fresh)  # seeded
+    repeated = preset_of(tmp_path, "abcdef", "xyz", prompts=2, held_out=3)
+    train, _ = problems.train_and_held_out(repeated)
+    assert problems.round_prompts(train, repeated, 1) == problems.round_prompts(train, repeated, 3)
+
+
+def test_a_draw_does_not_change_between_versions(tmp_path):
+    """Resumed runs and their scores rely on it."""
+    train, held = problems.train_and_held_out(
+        preset_of(tmp_path, "abcdefgh", "stuvwxyz", prompts=4, held_out=4)
+    )
+    assert "".join(p.prompt for p in train) == "gadc"
+    assert "".join(p.prompt for p in held) == "utzv"
+
+
+def test_one_set_for_both_is_divided(tmp_path):
+    both = write(tmp_path / "b.jsonl", *(dict(prompt=str(i), answer="1") for i in range(10)))
+    preset = Preset(train_set=both, held_out_set=both, prompts=6, held_out=4)
+    train, held = problems.train_and_held_out(preset)
+    assert len({p.prompt for p in train + held}) == 10
+    assert held == problems.held_out(preset)
