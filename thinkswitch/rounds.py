@@ -1,13 +1,17 @@
-"""A round: two checkpoints as recipes, and what it takes to reach any point between them."""
+"""A round: its two checkpoints as recipes, and its files.
+
+rounds/R/{samples.jsonl, adapter/, recipe.json, scores.jsonl}    round 0: recipe.json and scores.jsonl only
+"""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from thinkswitch import runs
 from thinkswitch.errors import UserError
+from thinkswitch.evaluate import Score, compare_scores, summarise
 from thinkswitch.recipe import (
     INSTRUCT,
     THINKING,
@@ -22,50 +26,94 @@ from thinkswitch.weights.adapter import Adapter, load_adapter
 from thinkswitch.weights.gram import base_gram, extend_gram
 from thinkswitch.weights.pair import Pair
 
+DAMAGE = (FileNotFoundError, SafetensorError, ValueError, KeyError, TypeError, AttributeError)
+
 
 @dataclass(frozen=True)
 class Round:
-    """The two checkpoints after a round, and what it takes to reach any point between them."""
+    """The two checkpoints after a round, and all it takes to reach any point between them."""
 
     number: int
-    adapters: list[Adapter]
+    adapters: list[Adapter]  # of rounds 1 to `number`
     instruct: Recipe
     thinking: Recipe
     gram: Gram
 
     def point(self, t: float, schedule: Schedule = Schedule()) -> Recipe:
-        """From instruct (0) to thinking (1)."""
+        """From instruct (t = 0) to thinking (t = 1)."""
         return interpolate(self.gram, self.instruct, self.thinking, t, schedule)
 
 
 def start(pair: Pair) -> Round:
     """Round 0: the pair as it came."""
-    return Round(0, [], uniform_recipe(pair.names, INSTRUCT), uniform_recipe(pair.names, THINKING), base_gram(pair))
+    instruct = uniform_recipe(pair.names, INSTRUCT)
+    thinking = uniform_recipe(pair.names, THINKING)
+    return Round(0, [], instruct, thinking, base_gram(pair))
 
 
 def rebuild(pair: Pair, before: Round, adapter: Adapter, t: float, anchor: str, schedule: Schedule) -> Round:
-    """The next round: instruct has learnt `adapter`, thinking = SLERP(new instruct, anchor; t)."""
+    """The next round: instruct gains `adapter`, and thinking = SLERP(new instruct, anchor; t)."""
     adapters = [*before.adapters, adapter]
     gram = extend_gram(before.gram, pair, adapters)
     instruct = instruct_point(pair.names, len(adapters))
     end = before.thinking if anchor == "previous" else uniform_recipe(pair.names, THINKING)
-    return Round(before.number + 1, adapters, instruct, interpolate(gram, instruct, end, t, schedule), gram)
+    thinking = interpolate(gram, instruct, end, t, schedule)
+    return Round(before.number + 1, adapters, instruct, thinking, gram)
 
 
-def write(folder: Path, round: Round) -> None:
-    data = dict(round=round.number, instruct=round.instruct, thinking=round.thinking, gram=round.gram)
-    runs.write_atomic(runs.round_dir(folder, round.number) / "recipe.json", json.dumps(data))
+# ---- files
+
+
+def is_written(folder: Path, number: int) -> bool:
+    return (runs.round_dir(folder, number) / "recipe.json").is_file()
+
+
+def write(folder: Path, state: Round) -> None:
+    """recipe.json of a round. Its adapter is there already."""
+    data = {"round": state.number, "instruct": state.instruct, "thinking": state.thinking, "gram": state.gram}
+    runs.write_atomic(runs.round_dir(folder, state.number) / "recipe.json", json.dumps(data))
 
 
 def read(folder: Path, number: int) -> Round:
-    """A round of a run, from its recipe and the adapters up to it."""
+    """A round of a run, from its recipe and all adapters up to it."""
     path = runs.round_dir(folder, number) / "recipe.json"
     if not path.is_file():
-        raise UserError(f"{folder} has no round {number}; the last one finished is {runs.rounds_done(folder)}")
+        raise UserError(
+            f"{folder} has no round {number}; the last finished one is {runs.rounds_done(folder)}"
+        )
     try:
-        data = json.loads(path.read_text())
-        points = {k: {n: tuple(c) for n, c in data[k].items()} for k in ("instruct", "thinking")}
+        data = json.loads(path.read_text(encoding="utf-8"))
+        instruct = {name: tuple(c) for name, c in data["instruct"].items()}
+        thinking = {name: tuple(c) for name, c in data["thinking"].items()}
         adapters = [load_adapter(runs.round_dir(folder, r) / "adapter") for r in range(1, number + 1)]
-        return Round(number, adapters, **points, gram=data["gram"])
-    except (FileNotFoundError, SafetensorError, ValueError, KeyError) as error:
-        raise UserError(f"round {number} of {folder} is damaged ({type(error).__name__}: {error}); use an earlier round, or run again") from None
+        return Round(number, adapters, instruct, thinking, data["gram"])
+    except DAMAGE as error:
+        raise UserError(
+            f"round {number} of {folder} is damaged ({type(error).__name__}: {error}); "
+            "use an earlier round, or run again"
+        ) from None
+
+
+def append_score(folder: Path, number: int, role: str, score: Score) -> None:
+    """One line of scores.jsonl: how `role` (instruct | thinking) answered one held-out problem."""
+    runs.append(runs.round_dir(folder, number) / "scores.jsonl", {"checkpoint": role, **asdict(score)})
+
+
+def read_scores(folder: Path, number: int, role: str) -> dict[int, Score]:
+    """The scores of one checkpoint, by question."""
+    scores = {}
+    for line in runs.read_lines(runs.round_dir(folder, number) / "scores.jsonl"):
+        if line.pop("checkpoint") == role:
+            scores[line["question"]] = Score(**line)
+    return scores
+
+
+def score_figures(role: str, scores: dict[int, Score], at_start: dict[int, Score]) -> dict:
+    """What an event says of the questions answered so far, compared with the same questions in round 0."""
+    figures: dict = {"checkpoint": role}
+    if scores:
+        figures |= asdict(summarise(list(scores.values())))
+    if scores and at_start:
+        same_questions = [at_start[q] for q in scores]
+        figures["since_start"] = asdict(compare_scores(same_questions, list(scores.values())))
+    return figures

@@ -1,0 +1,25 @@
+"""What the other processes of `accelerate launch` do: their share of each distillation."""
+
+from contextlib import suppress
+
+from thinkswitch import rounds, runs
+from thinkswitch.errors import UserError
+from thinkswitch.loop import distil
+from thinkswitch.remote import distributed
+from thinkswitch.run_context import RunContext
+from thinkswitch.weights.memory_plan import LOOP, resolve_machine
+from thinkswitch.weights.pair import open_pair
+
+
+def worker_main() -> None:
+    """Train along whenever rank 0 distils; ends when rank 0 broadcasts None."""
+    while task := distributed.broadcast():
+        folder, number = task
+        preset = runs.open_run(folder)
+        pair = open_pair(preset.instruct, preset.thinking)
+        context = RunContext(preset, folder, pair, [], [], resolve_machine(pair, preset, LOOP))
+        samples = runs.read_lines(runs.round_dir(folder, number) / "samples.jsonl")
+        kept = [sample for sample in samples if sample["kept"]]
+        with suppress(UserError):  # rank 0 raises the same error and reports it
+            for _ in distil(context, rounds.read(folder, number - 1), kept):
+                pass

@@ -1,0 +1,147 @@
+"""What the stages of a run share: its preset, pair, problems and machine, and the events already recorded."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from thinkswitch import runs
+from thinkswitch.distil import check_targets
+from thinkswitch.errors import UserError
+from thinkswitch.generate import Chunk, Row, generate
+from thinkswitch.preset import Preset
+from thinkswitch.problems import Problem, train_and_held_out
+from thinkswitch.recipe import Recipe
+from thinkswitch.remote.teacher import ask_teacher
+from thinkswitch.rounds import Round
+from thinkswitch.runs import Event
+from thinkswitch.weights.checkpoint import Checkpoint
+from thinkswitch.weights.device import Machine, release
+from thinkswitch.weights.materialise import materialise
+from thinkswitch.weights.memory_plan import LOOP, resolve_machine
+from thinkswitch.weights.pair import Pair, open_pair
+
+ROLES = ("instruct", "thinking")
+EVENT_SECONDS = 0.25  # shortest time between two events of one stage
+PULSE_SECONDS = 5.0  # a long answer reports its length this often
+
+
+class Stopped(Exception):
+    """A stop was requested."""
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """All that a stage needs, checked before work starts."""
+
+    preset: Preset
+    folder: Path
+    pair: Pair
+    train: list[Problem]
+    held_out: list[Problem]
+    machine: Machine
+
+    def checkpoint(self, role: str) -> Checkpoint:
+        """The base checkpoint of a role (instruct | thinking): its tokenizer and chat template."""
+        return getattr(self.pair, role)
+
+    def model(self, state: Round, point: Recipe):
+        return materialise(self.pair, state.adapters, point, **self.machine)
+
+    def stop_requested(self) -> bool:
+        return runs.stop_requested(self.folder)
+
+    def record(self, event: Event) -> Event:
+        runs.append(self.folder / "events.jsonl", event.to_dict())
+        return event
+
+    def is_recorded(self, number: int, phase: str, checkpoint: str | None = None) -> bool:
+        """Whether an earlier process has recorded the end of a stage."""
+        for event in runs.read_lines(self.folder / "events.jsonl"):
+            same = (
+                event["round"] == number and event["phase"] == phase and event.get("checkpoint") == checkpoint
+            )
+            if same and event["step"] == event["total"]:
+                return True
+        return False
+
+    def answers(self, state: Round, role: str, rows: list[Row], done: set[int]) -> Iterator[Chunk]:
+        """One checkpoint of a round answers the rows not in `done`: last chunks, and pulses of long ones."""
+        checkpoint = self.checkpoint(role)
+        model = self.model(state, getattr(state, role))
+        try:
+            chunks = generate(
+                model,
+                checkpoint.tokenizer,
+                rows,
+                checkpoint.stop_token_ids,
+                batch=self.preset.rows,
+                cancelled=self.stop_requested,
+                every=PULSE_SECONDS,
+                done=done,
+            )
+            yield from _until_stopped(chunks)
+        finally:
+            del model
+            release()
+
+    def teacher_answers(self, rows: list[Row], done: set[int]) -> Iterator[Chunk]:
+        """As `answers`, by the server that the preset names. It thinks with whatever checkpoint it serves."""
+        preset = self.preset
+        chunks = ask_teacher(
+            preset.teacher,
+            preset.teacher_model,
+            self.pair.thinking,
+            rows,
+            preset.rows,
+            self.stop_requested,
+            done,
+        )
+        yield from _until_stopped(chunks)
+
+
+def _until_stopped(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    for chunk in chunks:
+        if chunk.finish == "cancel":
+            raise Stopped
+        yield chunk
+
+
+def prepare(preset: Preset, folder: Path) -> RunContext:
+    """Open all that a run needs. What can be refused is refused here."""
+    owner = runs.running_pid(folder)
+    if owner:
+        raise UserError(f"{folder} is in use by process {owner}; stop it first: thinkswitch stop {folder}")
+    train, held_out = train_and_held_out(preset)
+    pair = open_pair(preset.instruct, preset.thinking)  # last, as it may download gigabytes
+    check_targets(preset, pair)
+    return RunContext(preset, folder, pair, train, held_out, resolve_machine(pair, preset, LOOP))
+
+
+class ProgressMeter:
+    """How fast a stage decodes, and when its next event is due."""
+
+    def __init__(self) -> None:
+        self.tokens = 0  # of finished answers
+        self.writing: int | None = None  # tokens so far of an answer that is not finished
+        self.began = time.monotonic()
+        self.reported = self.began
+
+    def read(self, chunk: Chunk) -> None:
+        if chunk.finish:
+            self.tokens += chunk.tokens
+        self.writing = None if chunk.finish else chunk.tokens
+
+    def due(self) -> bool:
+        """True at most once per EVENT_SECONDS."""
+        now = time.monotonic()
+        if now - self.reported < EVENT_SECONDS:
+            return False
+        self.reported = now
+        return True
+
+    @property
+    def figures(self) -> dict:
+        seconds = max(1e-9, time.monotonic() - self.began)
+        figures = {"tokens_per_s": round(self.tokens / seconds)}
+        return figures if self.writing is None else {**figures, "writing": self.writing}

@@ -1,0 +1,145 @@
+"""Samples: what the labelling checkpoint wrote to a prompt, and whether its answer is trained on.
+
+A sample is a line of samples.jsonl, written in two steps. `think` records
+    prompt_index, sample, kind, prompt, text, prefilled, tokens, finish
+and `strip` adds
+    trace, answer, said (the final answer), why (it is dropped; null: it is kept), kept
+"""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+from thinkswitch.distil import Example, make_example, soften
+from thinkswitch.errors import UserError
+from thinkswitch.generate import Chunk
+from thinkswitch.grading import final_answer
+from thinkswitch.problems import Problem
+from thinkswitch.rounds import Round
+from thinkswitch.run_context import RunContext
+from thinkswitch.think_parser import ThinkParser, parse_response
+from thinkswitch.weights.checkpoint import Checkpoint
+from thinkswitch.weights.device import release
+
+SAME_ANSWER = 8  # if this many kept answers are all alike, the task teaches nothing
+
+
+def new_sample(problem: Problem, prompt_index: int, sample: int, prefilled: bool, chunk: Chunk) -> dict:
+    """A line of samples.jsonl as `think` writes it. `prefilled`: the chat template opened the trace."""
+    return {
+        "prompt_index": prompt_index,
+        "sample": sample,
+        "kind": problem.kind,
+        "prompt": problem.prompt,
+        "text": chunk.text,
+        "prefilled": prefilled,
+        "tokens": chunk.tokens,
+        "finish": chunk.finish,
+    }
+
+
+def judge_samples(samples: list[dict], thinks: bool, fits: Callable[[str, str], bool]) -> list[dict]:
+    """Each sample with its trace, its answer, and whether it is kept or why not.
+
+    `thinks`: a trace is required. `fits(prompt, answer)`: short enough to train on. Of several samples for a
+    prompt, the first usable one that gives the majority's answer is kept.
+    """
+    judged = []
+    for sample in samples:
+        parsed = parse_response(sample["text"], sample["prefilled"])
+        said = final_answer(parsed.answer, sample["kind"])
+        why = _rejection(sample["finish"], parsed, said, thinks)
+        if why is None and not fits(sample["prompt"], parsed.answer):
+            why = "longer than max_length"
+        judged.append({**sample, "trace": parsed.trace, "answer": parsed.answer, "said": said, "why": why})
+    _vote(judged)
+    return [{**sample, "kept": sample["why"] is None} for sample in judged]
+
+
+def _rejection(finish: str, parsed: ThinkParser, said: str | None, thinks: bool) -> str | None:
+    """Why a sample cannot be trained on, or None."""
+    if finish == "length":
+        return "cut off"
+    if parsed.state == "open":
+        return "trace never closed"
+    if parsed.state in ("wrong close", "doubled"):
+        return f"{parsed.state} tag"
+    if thinks and parsed.state == "none":
+        return "no trace"
+    if not parsed.answer:
+        return "empty answer"
+    if said is None:
+        return "no final answer"
+    return None
+
+
+def _vote(judged: list[dict]) -> None:
+    """Keep one usable sample per prompt; the others get their reason."""
+    ballots = defaultdict(list)
+    for sample in judged:
+        if sample["why"] is None:
+            ballots[sample["prompt_index"]].append(sample)
+    for ballot in ballots.values():
+        counts = Counter(sample["said"] for sample in ballot)
+        winner = counts.most_common(1)[0][
+            0
+        ]  # among equals the one given first, as Counter keeps insertion order
+        kept = next(sample for sample in ballot if sample["said"] == winner)
+        for sample in ballot:
+            if sample is not kept:
+                sample["why"] = "agrees with one kept" if sample["said"] == winner else "outvoted"
+
+
+def refuse_useless(number: int, samples: list[dict], path: Path) -> None:
+    """End the run when its answers cannot teach anything."""
+    kept = [sample for sample in samples if sample["kept"]]
+    if not kept:
+        dropped = Counter(sample["why"] for sample in samples)
+        reasons = ", ".join(f"{count} {why}" for why, count in dropped.most_common())
+        advice = "; raise think_tokens" if dropped["cut off"] else ""
+        raise UserError(
+            f"round {number}: none of {len(samples)} answers could be kept ({reasons}); see {path}{advice}"
+        )
+    if len(kept) >= SAME_ANSWER and len({sample["answer"] for sample in kept}) == 1:
+        raise UserError(
+            f"round {number}: all {len(kept)} kept answers are the same, {kept[0]['answer'][:60]!r}; the "
+            "labelling checkpoint does not answer these prompts, so nothing would be learnt"
+        )
+
+
+def training_examples(context: RunContext, before: Round, kept: list[dict], seed: int) -> list[Example]:
+    """What the loss sees of the kept samples; with `soft`, the teacher's distribution, not its words."""
+    preset = context.preset
+    answers = [sample["answer"] for sample in kept]
+    if preset.labels == "shuffled":
+        answers = shuffle_answers([sample["kind"] for sample in kept], answers, seed)
+    examples = []
+    for sample, answer in zip(kept, answers, strict=True):
+        examples.append(make_example(context.pair.instruct, sample["prompt"], answer))
+    if not preset.soft:
+        return examples
+    contexts = [_teacher_context(context.pair.thinking, sample) for sample in kept]
+    teacher = context.model(before, before.thinking)
+    softened = soften(teacher, examples, contexts, preset.soft_top_k)
+    del teacher
+    release()
+    return softened
+
+
+def _teacher_context(thinking: Checkpoint, sample: dict) -> tuple[int, ...]:
+    """Token ids that stood before the answer when the teacher wrote it: prompt and trace."""
+    before_answer = sample["text"][: sample["text"].rindex(sample["answer"])]
+    written = thinking.tokenizer.encode(before_answer, add_special_tokens=False)
+    return (*thinking.prompt_ids(sample["prompt"]), *written)
+
+
+def shuffle_answers(kinds: list[str], answers: list[str], seed: int) -> list[str]:
+    """A control: each answer moves to another prompt of the same kind."""
+    shuffled = list(answers)
+    for kind in sorted(set(kinds)):
+        places = [i for i, k in enumerate(kinds) if k == kind]
+        random.Random(f"{seed} {kind}").shuffle(places)
+        for place, source in zip(places, places[1:] + places[:1], strict=True):  # one cycle, so none stays
+            shuffled[place] = answers[source]
+    return shuffled
