@@ -24,8 +24,10 @@ from torch.utils.checkpoint import checkpoint
 from thinkswitch import runs
 from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset
+from thinkswitch.recipe import module_kind
 from thinkswitch.remote import distributed
 from thinkswitch.weights.checkpoint import Checkpoint
+from thinkswitch.weights.pair import Pair
 from thinkswitch.weights.device import out_of_memory, release
 from thinkswitch.weights.memory_plan import LOGIT_CHUNK, checkpointed
 
@@ -46,6 +48,22 @@ def make_example(instruct: Checkpoint, prompt: str, answer: str) -> Example:
     """What the loss sees of a sample: the prompt under the instruct checkpoint's template (masked), and the answer."""
     ids = instruct.tokenizer.encode(answer, add_special_tokens=False)
     return Example(tuple(instruct.prompt_ids(prompt)), (*ids, instruct.turn_end))
+
+
+def check_targets(preset: Preset, pair: Pair) -> None:
+    """Refuse unknown `lora_targets`: peft would silently train other modules, or none."""
+    known = set()
+    for name, entry in pair.instruct.entries.items():
+        if len(entry.shape) == 2 and module_kind(name) in ("attention", "mlp"):
+            known.add(name.split(".")[-2])
+    if preset.lora_targets == "all-linear":
+        return
+    for target in preset.lora_targets.split(","):
+        if target not in known:
+            raise UserError(
+                f"lora_targets names {target!r}, which is no linear layer here; "
+                f"write all-linear, or some of {','.join(sorted(known))}"
+            )
 
 
 @dataclass(frozen=True)

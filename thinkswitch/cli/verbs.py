@@ -23,10 +23,10 @@ def do_resume(args) -> int:
 
 
 def run_worker() -> int:
-    from thinkswitch import loop
+    from thinkswitch.remote.worker import worker_main
     from thinkswitch.weights.device import silence_libraries
     silence_libraries()
-    loop.worker_main()
+    worker_main()
     return 0
 
 
