@@ -13,7 +13,7 @@ import pytest
 from peft import PeftConfig
 
 from conftest import TINY
-from thinkswitch import loop, rounds, runs
+from thinkswitch import loop, rounds, run_context, runs
 from thinkswitch.cli import terminal
 from thinkswitch.errors import UserError
 from thinkswitch.preset import load_preset, make_preset
@@ -258,7 +258,8 @@ def test_damaged_rounds_are_named(whole, tmp_path):
 
 def test_long_answers_show_that_they_are_being_written(whole, small, tmp_path, monkeypatch):
     """One trace of 16,000 tokens takes a quarter of an hour, in which the run looked dead."""
-    monkeypatch.setattr(loop, "PULSE_SECONDS", 0.0)
+    monkeypatch.setattr(run_context, "PULSE_SECONDS", 0.0)
+    monkeypatch.setattr(run_context, "EVENT_SECONDS", 0.0)
     events = finish(small(), tmp_path / "run")
     pulses = [e for e in events if "writing" in e.data]
     assert {e.phase for e in pulses} == {"think", "measure"}

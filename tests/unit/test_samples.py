@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from thinkswitch.loop import judge_samples, shuffled
+from thinkswitch.samples import judge_samples, shuffle_answers
 
 
 def sample(prompt: int, text: str, number: int = 0, finish: str = "stop", prefilled: bool = True) -> dict:
@@ -18,8 +18,12 @@ def sample(prompt: int, text: str, number: int = 0, finish: str = "stop", prefil
     }
 
 
+def fits(prompt: str, answer: str) -> bool:
+    return len(answer) < 20
+
+
 def why(text: str, thinks: bool = True, **changes) -> str | None:
-    [judged] = judge_samples([sample(0, text, **changes)], thinks=thinks)
+    [judged] = judge_samples([sample(0, text, **changes)], thinks=thinks, fits=fits)
     assert judged["kept"] is (judged["why"] is None)
     return judged["why"]
 
@@ -38,15 +42,25 @@ def test_why_answers_are_dropped():
 
 def test_the_majority_is_kept_once():
     votes = [sample(0, f"t</think>\\boxed{{{a}}}", number) for number, a in enumerate([5, 7, 7, 5, 7])]
-    judged = judge_samples([*votes, sample(1, "t</think>\\boxed{3}")], thinks=True)
+    judged = judge_samples([*votes, sample(1, "t</think>\\boxed{3}")], thinks=True, fits=fits)
     kept = [(s["prompt_index"], s["sample"], s["answer"]) for s in judged if s["kept"]]
     assert kept == [(0, 1, "\\boxed{7}"), (1, 0, "\\boxed{3}")]
     assert Counter(s["why"] for s in judged) == {"outvoted": 2, "agrees with one kept": 2, None: 2}
 
 
+def test_an_answer_too_long_to_train_on_leaves_its_vote_to_a_shorter_one():
+    """The vote came first: a prompt was lost when its first answer was too long, despite an equal short one."""
+    long, short = (
+        sample(0, "t</think>so very, very long \\boxed{7}"),
+        sample(0, "t</think>\\boxed{7}", number=1),
+    )
+    judged = judge_samples([long, short], thinks=True, fits=fits)
+    assert [s["why"] for s in judged] == ["longer than max_length", None]
+
+
 def test_shuffled_stays_within_kinds_and_moves_every_answer():
     kinds = ["a"] * 5 + ["b"] * 4
     answers = [*"12345", *"wxyz"]
-    moved = shuffled(kinds, answers, seed=1)
+    moved = shuffle_answers(kinds, answers, seed=1)
     assert sorted(moved[:5]) == sorted(answers[:5]) and sorted(moved[5:]) == sorted(answers[5:])
     assert all(new != old for new, old in zip(moved, answers, strict=True))
