@@ -1,0 +1,65 @@
+"""Models, Explore and Export."""
+
+import re
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from browser.driver import answered, drag, fill, open_tab, until
+from conftest import TINY
+
+
+def test_models_says_what_differs_and_what_the_pair_is(tiny, visit):
+    page = visit(tiny.url)
+    open_tab(page, "Models")
+    page.click("#models-check")
+    report = until(page, "models-report", "835,840")
+    assert "compatible" in report and "qwen3, 4 layers, hidden 128" in report and "free" in report
+    fill(page, "models-thinking", "nowhere/at/all")
+    page.click("#models-check")
+    until(page, "models-report", "neither an existing folder nor a Hub id")
+    page.click("#models-load")  # a load that fails says so and keeps the pair it had
+    until(page, "models-status", "neither an existing folder")
+    fill(page, "models-thinking", TINY / "thinking")
+    page.click("#models-load")
+    until(page, "models-status", "tiny is ready")
+
+
+def test_a_sweep_marks_the_flip_from_its_data(tiny, visit):
+    page = visit(tiny.url)
+    open_tab(page, "Explore")
+    until(page, "explore-verdict", "SLERP and LERP")
+    fill(page, "explore-problems", 20)
+    page.click("#explore-sweep-start")
+    verdict = until(page, "explore-status", r"20 problems.*at t = 0\.\d+ \(think rate")
+    flip = float(re.search(r"at t = (0\.\d+) \(think rate", verdict)[1])
+    assert 0.3 < flip < 0.7
+    shapes = "document.querySelector('#explore-accuracy .js-plotly-plot')._fullLayout.shapes"
+    page.wait_for_function(f"flip => {shapes}.some(shape => Math.abs(shape.x0 - flip) < 0.01)", arg=flip)
+    layers = "() => document.querySelector('#explore-angles .js-plotly-plot')._fullData[0].z.length"
+    assert page.evaluate(layers) == 4
+
+
+def test_an_export_loads_in_plain_transformers(tiny, visit):
+    page = visit(tiny.url)
+    answered(page)
+    drag(page, 1.0)
+    open_tab(page, "Export")
+    until(page, "export-plan", "MB in 46 tensors")
+    fill(page, "export-folder", "exports/mine")
+    page.click("#export-start")
+    said = until(page, "export-status", "Exported.*by more than")
+    assert float(re.search(r"by more than ([\d.e+-]+)", said)[1]) < 0.03
+    out = tiny.folder / "exports" / "mine"
+    model, info = AutoModelForCausalLM.from_pretrained(
+        out, output_loading_info=True, local_files_only=True, dtype=torch.float32
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    tokenizer = AutoTokenizer.from_pretrained(out, local_files_only=True)
+    question = [{"role": "user", "content": "What is 2 + 3 + 4?"}]
+    ids = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt")[
+        "input_ids"
+    ]
+    assert "\\boxed{9}" in tokenizer.decode(model.generate(ids, max_new_tokens=60, do_sample=False)[0])
+    page.click("#export-start")  # never over what exists
+    until(page, "export-status", "exists|already")

@@ -1,0 +1,52 @@
+"""Who may speak to the server, and what a public demo shows."""
+
+import urllib.request
+
+from browser.driver import answered, fill, open_tab, unfold, until
+from conftest import ROOT, TINY
+
+
+def test_foreign_hosts_and_files_are_refused(tiny):
+    assert tiny.status_of("/") == 200 and tiny.status_of("/config", "localhost:7860") == 200
+    assert tiny.status_of("/", "evil.example") == 400  # DNS rebinding
+    assert tiny.status_of("/config", "evil.example:7860") == 400
+    for path in ("/etc/passwd", ROOT / "README.md", TINY / "instruct/config.json"):
+        assert tiny.status_of(f"/gradio_api/file={path}") == 403
+    assert tiny.status_of("/monitoring") == 403
+
+
+def test_with_a_password_nothing_answers_without_it(serve):
+    server = serve("--host", "0.0.0.0", "--auth", "me:secret")
+    assert server.status_of("/config") == 401
+    assert server.status_of(f"/gradio_api/file={ROOT}/README.md") == 401
+    assert server.status_of("/", "evil.example") == 400
+
+
+def test_a_demo_shows_no_paths_and_exports_into_one_folder(serve, visit):
+    server = serve("--demo")
+    page = visit(server.url)
+    answered(page)
+    open_tab(page, "Models")
+    assert not page.locator("#models-instruct").is_visible()
+    page.click("#models-check")
+    until(page, "models-report", "compatible")
+    open_tab(page, "Loop")
+    unfold(page, "loop-knobs")
+    page.wait_for_selector("#knob-seed")
+    assert page.locator("#knob-train_set, #knob-instruct").count() == 0
+    assert not page.locator("#loop-log-box").is_visible()
+    open_tab(page, "Export")
+    for name in ("../out", "/tmp/out", "a/b", ".."):
+        fill(page, "export-folder", name)
+        page.click("#export-start")
+        until(page, "export-status", "is no plain name")
+    fill(page, "export-folder", "mine")
+    page.click("#export-start")
+    until(page, "export-status", "Exported")
+    assert (server.folder / "exports/mine/model.safetensors").is_file()
+    sent = [page.content()]
+    for path in ("", "config"):  # what the browser is sent, shown or not
+        with urllib.request.urlopen(server.url + path) as answer:
+            sent.append(answer.read().decode())
+    for secret in (str(server.folder), str(ROOT), "site-packages"):
+        assert not any(secret in page for page in sent), secret
