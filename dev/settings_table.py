@@ -8,8 +8,8 @@ from thinkswitch.preset import Preset
 TARGET = Path(__file__).parents[1] / "docs" / "settings.md"
 INTRO = """# Settings
 
-Written by `python dev/settings_table.py` from `thinkswitch/preset.py`. A preset file holds what differs from these
-defaults; `--set key=value` changes one for a run; the page shows them on the Loop tab.
+Written by `python dev/settings_table.py` from `thinkswitch/preset.py`. A preset file holds what differs from
+these defaults; `--set key=value` changes one for a run; the page shows them on the Loop tab.
 """
 
 
