@@ -8,6 +8,8 @@
         thinking = slerp(instruct, anchor, t)            # per tensor
         measure(instruct, thinking)                      # held-out problems
 
-Read in this order: loop (the method), recipe (a checkpoint is a few scalars per tensor), blend (the live model),
-generate, distil, evaluate; then preset, tasks, trace, pair, materialise, runs, export.
+Read loop.py (the method), recipe.py (a checkpoint is a few scalars per tensor) and weights/live_blend.py (the live
+model) in this order; docs/architecture.md has the whole picture.
 """
+
+__version__ = "0.9.0"
