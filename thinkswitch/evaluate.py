@@ -1,6 +1,7 @@
-"""Scores: accuracy with its uncertainty, think rate, tokens; and whether two checkpoints really differ."""
+"""Scores: accuracy with its uncertainty, think rate and tokens, of a checkpoint or over the spectrum."""
 
 import hashlib
+import itertools
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, replace
 
@@ -18,95 +19,149 @@ from thinkswitch.weights.checkpoint import Checkpoint
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.pair import Pair
 
+# ---- scores
+
 
 @dataclass(frozen=True)
 class Score:
-    """One response to one question. `thought`: the response closes a trace (as arXiv 2510.10977 counts it)."""
+    """One response to one question. The fields are the keys of scores.jsonl."""
 
-    question: int
+    question: int  # index among the held-out problems
     correct: bool
-    thought: bool
+    thought: bool  # the response closes a trace (as arXiv 2510.10977 counts it)
     tokens: int
-    said: str | None
-    finish: str
+    said: str | None  # the final answer; None where the response commits to none
+    finish: str  # stop | length
 
 
 @dataclass(frozen=True)
 class Summary:
+    """Scores of one checkpoint or point. Rates and accuracy are shares, 0..1."""
+
     n: int
     correct: int
     accuracy: float
-    low: float  # Wilson 95 %
+    low: float  # of the 95 % interval (Wilson)
     high: float
     think_rate: float
     mean_tokens: float
 
 
+@dataclass(frozen=True)
+class McNemar:
+    """A paired comparison of two checkpoints on the same questions."""
+
+    gained: int  # wrong before, right after
+    lost: int  # right before, wrong after
+    p: float  # exact, two-sided
+
+
 def score(problem: Problem, question: int, chunk: Chunk) -> Score:
-    return Score(question, grade(chunk.answer, problem.answer, problem.kind), chunk.state in ("closed", "doubled"), chunk.tokens,
-                 final_answer(chunk.answer, problem.kind), chunk.finish)
+    """The score of a row's last chunk."""
+    assert chunk.finish is not None
+    return Score(
+        question=question,
+        correct=grade(chunk.answer, problem.answer, problem.kind),
+        thought=chunk.state in ("closed", "doubled"),
+        tokens=chunk.tokens,
+        said=final_answer(chunk.answer, problem.kind),
+        finish=chunk.finish,
+    )
 
 
 def summarise(scores: list[Score]) -> Summary:
-    n, correct = len(scores), sum(s.correct for s in scores)
+    """The summary of one score or more."""
+    n = len(scores)
+    correct = sum(s.correct for s in scores)
     low, high = wilson(correct, n)
-    return Summary(n, correct, correct / n, low, high, sum(s.thought for s in scores) / n, sum(s.tokens for s in scores) / n)
-
-
-@dataclass(frozen=True)
-class McNemar:
-    gained: int  # wrong before, right after
-    lost: int
-    p: float  # exact two-sided McNemar
+    return Summary(
+        n=n,
+        correct=correct,
+        accuracy=correct / n,
+        low=low,
+        high=high,
+        think_rate=sum(s.thought for s in scores) / n,
+        mean_tokens=sum(s.tokens for s in scores) / n,
+    )
 
 
 def compare_scores(before: list[Score], after: list[Score]) -> McNemar:
-    """The same questions twice."""
-    was = {s.question: s.correct for s in before}
-    if was.keys() != {s.question for s in after}:
+    """What changed between two scorings of the same questions, in any order. ValueError if they differ."""
+    was_correct = {s.question: s.correct for s in before}
+    if was_correct.keys() != {s.question for s in after}:
         raise ValueError("a paired comparison needs the same questions on both sides")
-    gained = sum(s.correct and not was[s.question] for s in after)
-    lost = sum(was[s.question] and not s.correct for s in after)
+    gained = sum(s.correct and not was_correct[s.question] for s in after)
+    lost = sum(was_correct[s.question] and not s.correct for s in after)
     return McNemar(gained, lost, mcnemar(gained, lost))
 
 
+# ---- questions
+
+
 def seed_of(*parts) -> int:
-    """A seed that depends on what it is for, and on nothing else."""
-    return int.from_bytes(hashlib.blake2b(" ".join(map(str, parts)).encode(), digest_size=7).digest(), "big")
+    """A seed that depends on its purpose alone: equal for equal `parts` in every process and version."""
+    digest = hashlib.blake2b(" ".join(map(str, parts)).encode(), digest_size=7).digest()
+    return int.from_bytes(digest, "big")
 
 
 def sampling(preset: Preset, role: str, greedy: bool = False) -> Sampling:
-    """The sampling of `role` (instruct | thinking) that the preset states."""
+    """How the preset samples from a checkpoint; `role` is instruct | thinking."""
     if role == "instruct":
-        chosen = Sampling(preset.instruct_temperature, preset.instruct_top_p, preset.instruct_top_k, preset.instruct_tokens)
+        chosen = Sampling(
+            preset.instruct_temperature, preset.instruct_top_p, preset.instruct_top_k, preset.instruct_tokens
+        )
     else:
-        chosen = Sampling(preset.think_temperature, preset.think_top_p, preset.think_top_k, preset.think_tokens)
+        chosen = Sampling(
+            preset.think_temperature, preset.think_top_p, preset.think_top_k, preset.think_tokens
+        )
     return Sampling(max_new_tokens=chosen.max_new_tokens) if greedy else chosen
 
 
 def with_token_limit(settings: Sampling, tokens: int | None) -> Sampling:
+    """The same sampling with another limit of new tokens; None keeps its own."""
     return settings if tokens is None else replace(settings, max_new_tokens=tokens)
 
 
-def row(checkpoint: Checkpoint, prompt: str, settings: Sampling, seed: int, recipe: Recipe | None = None) -> Row:
+def row(
+    checkpoint: Checkpoint, prompt: str, settings: Sampling, seed: int, recipe: Recipe | None = None
+) -> Row:
     """A prompt under a checkpoint's chat template."""
-    return Row(tuple(checkpoint.prompt_ids(prompt)), settings, seed, checkpoint.template_opens_think, recipe)
+    ids = tuple(checkpoint.prompt_ids(prompt))
+    return Row(ids, settings, seed, checkpoint.template_opens_think, recipe)
 
 
-def question(pair: Pair, preset: Preset, prompt: str, t: float, point: Recipe, template: str = "auto",
-             settings: Sampling | None = None, seed: int = 0) -> Row:
-    """A prompt at a point of the spectrum. `auto`: the parents under their own template and sampling, blends under the
-    preset's template with the thinking checkpoint's sampling."""
-    role = "instruct" if t == 0 else "thinking" if t == 1 else preset.template
-    checkpoint = getattr(pair, role if template == "auto" else template)
-    return row(checkpoint, prompt, settings or sampling(preset, "instruct" if t == 0 else "thinking"), seed, point)
+def question(
+    pair: Pair,
+    preset: Preset,
+    prompt: str,
+    t: float,
+    point: Recipe,
+    template: str = "auto",
+    settings: Sampling | None = None,
+    seed: int = 0,
+) -> Row:
+    """A prompt at a point of the spectrum.
+
+    `template` is instruct | thinking | auto. With auto the ends use their own, blends the preset's.
+    Without `settings`, t = 0 is sampled as the instruct checkpoint, everything else as the thinking one.
+    """
+    role = "instruct" if t == 0 else "thinking"
+    if template == "auto":
+        template = role if t in (0, 1) else preset.template
+    checkpoint = pair.thinking if template == "thinking" else pair.instruct
+    return row(checkpoint, prompt, settings or sampling(preset, role), seed, point)
+
+
+# ---- the spectrum
 
 
 @torch.inference_mode()
-def probability_of_think(blend: Blend, checkpoint: Checkpoint, prompt: str, points: list[Recipe]) -> list[float]:
-    """The probability, point by point, that a response begins with <think>: one forward pass, temperature 1.
+def probability_of_think(
+    blend: Blend, checkpoint: Checkpoint, prompt: str, points: list[Recipe]
+) -> list[float]:
+    """The probability, for each point, that a response begins with <think>: one forward pass, temperature 1.
 
-    Under a template that opens the trace itself this is the probability of a second one: ask another template.
+    Under a template that opens the trace itself this is the probability of a second one; use the other's.
     """
     ids = torch.tensor([checkpoint.prompt_ids(prompt)] * len(points), device=blend.device)
     blend.place(points)
@@ -115,35 +170,57 @@ def probability_of_think(blend: Blend, checkpoint: Checkpoint, prompt: str, poin
     return logits.softmax(-1)[:, tag].tolist()
 
 
-def sweep(blend, template: Checkpoint, points: dict[float, Recipe], problems: list[Problem], preset: Preset,
-          cancelled: Callable[[], bool] = lambda: False) -> Generator[tuple[int, int], None, list[dict]]:
-    """Score points of the spectrum on the same problems, all under one template, the points mixed in each batch.
+def sweep(
+    blend: Blend,
+    template: Checkpoint,
+    points: dict[float, Recipe],
+    problems: list[Problem],
+    preset: Preset,
+    cancelled: Callable[[], bool] = lambda: False,
+    between_steps: Callable[[], None] = lambda: None,
+) -> Generator[tuple[int, int], None, list[dict]]:
+    """Score points of the spectrum on the same problems under one template, all points in the same batches.
 
-    Yields (finished rows, all rows) as it goes; returns a list of {t, **Summary} in the order of t.
+    Yields (finished rows, all rows); returns a list of {t, **Summary} in the order of t. `cancelled` and
+    `between_steps` are those of `generate`, which also makes batches smaller when memory runs out.
     """
     settings = sampling(preset, "thinking", preset.greedy)
     ts = sorted(points)
-    rows = [row(template, p.prompt, settings, seed_of(preset.seed, "sweep", q), points[t])
-            for t in ts for q, p in enumerate(problems)]
+    rows = []
+    for t in ts:
+        for number, problem in enumerate(problems):
+            seed = seed_of(preset.seed, "sweep", number)
+            rows.append(row(template, problem.prompt, settings, seed, points[t]))
+    chunks = generate(
+        blend,
+        template.tokenizer,
+        rows,
+        template.stop_token_ids,
+        preset.rows,
+        stream=False,
+        cancelled=cancelled,
+        between_steps=between_steps,
+    )
     scores: dict[float, list[Score]] = {t: [] for t in ts}
-    for done, chunk in enumerate(generate(blend, template.tokenizer, rows, template.stop_token_ids, preset.rows, False, cancelled), 1):
+    for finished, chunk in enumerate(chunks, 1):
         if chunk.finish == "cancel":
             raise UserError("the sweep was stopped")
-        at, q = divmod(chunk.row, len(problems))
-        scores[ts[at]].append(score(problems[q], q, chunk))
-        yield done, len(rows)
+        position, number = divmod(chunk.row, len(problems))
+        scores[ts[position]].append(score(problems[number], number, chunk))
+        yield finished, len(rows)
     return [dict(t=t, **asdict(summarise(scores[t]))) for t in ts]
 
 
 def flip(points: list[dict], key: str = "think_rate") -> float | None:
-    """The t at which thinking becomes the rule (a half), between two points of a sweep; None where it never changes."""
-    for before, after in zip(points, points[1:]):
+    """The first t at which `key` rises to a half, between two points of a sweep; None if it never does."""
+    for before, after in itertools.pairwise(points):
         if before[key] < 0.5 <= after[key]:
-            return before["t"] + (after["t"] - before["t"]) * (0.5 - before[key]) / (after[key] - before[key])
+            share = (0.5 - before[key]) / (after[key] - before[key])
+            return before["t"] + (after["t"] - before["t"]) * share
     return None
 
 
 def broken_zone(points: list[dict]) -> list[float]:
-    """The ts of a sweep whose accuracy lies below both ends', beyond chance: the whole 95 % interval does."""
-    worse = min(points[0]["accuracy"], points[-1]["accuracy"])
-    return [p["t"] for p in points if p["high"] < worse]
+    """The ts of a sweep that are worse than both ends beyond chance: their whole 95 % interval lies below."""
+    worse_end = min(points[0]["accuracy"], points[-1]["accuracy"])
+    return [point["t"] for point in points if point["high"] < worse_end]
