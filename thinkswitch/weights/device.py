@@ -26,9 +26,9 @@ class Machine(TypedDict):
 
 
 def resolve_device(preset: Preset) -> Machine:
-    """What the preset's `device` and `dtype` mean here. `four_bit` depends on the pair's size, so it must be decided.
+    """What the preset's `device` and `dtype` mean on this machine.
 
-    Use `memory_plan.resolve_machine` for a preset whose `four_bit` may still be 'auto'.
+    `four_bit` must be decided, since it depends on the size of the pair: `memory_plan.resolve_machine` does both.
     """
     if preset.four_bit is None:
         raise ValueError(
@@ -69,7 +69,7 @@ def default_dtype(device: str) -> torch.dtype:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether an error means that memory ran out. CUDA has a type for it; CPU and MPS only say so in words."""
+    """Whether memory ran out. CUDA has a type for this error; the CPU and MPS only say so in words."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return any(message in str(error) for message in OUT_OF_MEMORY_MESSAGES)
@@ -105,7 +105,7 @@ def silence_libraries() -> None:
 
 @contextmanager
 def limit_threads(count: int) -> Iterator[None]:
-    """Let torch use `count` threads. Its threads wait for each other at every small step: slow on busy cores."""
+    """Let torch use `count` threads; they wait for each other at every small step, slow on busy cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
