@@ -25,6 +25,7 @@ from thinkswitch.preset import load_preset
 
 pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")  # and fork: not on Windows
 HEADER = "bytes=0-100000"  # so much of a shard huggingface_hub asks for to get its header in one request
+HOSTILE = "<img src=x onerror=alert(1)>"  # went from a header on the Hub into the page
 # What may stand before our sentence: what is being fetched, and the libraries' own warnings.
 BEFORE = "fetching |Error while downloading|Trying to resume|Max retries|Repo card metadata|Failed to (read|load) |Generating |$"
 # Starting python with torch takes longer than most commands: one process forks a child for each, so none knows of another.
@@ -300,6 +301,9 @@ def spoiled(folder: Path, flaw: str) -> dict:
         return {"chat_template.jinja": None}
     if flaw == "shard":
         return {shards(folder)[0].name: None}
+    if flaw == "dtype":
+        header = json.dumps({"w": dict(dtype=HOSTILE, shape=[2], data_offsets=[0, 4])}).encode()
+        return {shards(folder)[0].name: struct.pack("<Q", len(header)) + header + b"x" * 200_000}
     if flaw == "header":
         return {shards(folder)[0].name: struct.pack("<Q", 100) + b"x" * 200_000}
     if flaw == "tokens":
@@ -315,6 +319,7 @@ FLAWS = dict(
     template=r"{name} has no chat template; copy chat_template.jinja from the vendor's checkpoint into it$",
     shard=r"{name} lacks model-00001-of-00006.safetensors on the Hub, which its index names; choose another checkpoint$",
     header=r"{name} is here without its weights, and the Hub gave no more of it \(Failed to parse safetensors header.*; what is here is kept, run this again$",
+    dtype=r"{name}: the tensor 'w' has the dtype '<img src=x onerror=alert\(1\)>', which safetensors does not know; download it again, or choose another checkpoint$",
     tokens=r"{other} and {name} cannot be interpolated: the tokenizers differ in 1 tokens \('<new>'\)$")
 
 

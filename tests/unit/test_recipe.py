@@ -11,7 +11,7 @@ from thinkswitch import recipe, rounds
 from thinkswitch.recipe import Schedule
 from thinkswitch.weights.gram import base_gram, dots, extend_gram
 from thinkswitch.weights.materialise import combine, stream
-from thinkswitch.weights.pair import open_pair
+from thinkswitch.weights.pair import Pair, open_pair
 
 
 def mergekit_slerp(t, v0, v1, threshold=0.9995, eps=1e-8):
@@ -170,11 +170,10 @@ def test_schedules_over_depth_and_kind():
 
 def test_a_side_without_coefficient_is_not_read(pair):
     class Unreadable:
-        def tensor(self, name):
+        def stream(self, name, step):
             raise AssertionError("read")
 
-    from types import SimpleNamespace
-    half = SimpleNamespace(instruct=pair.instruct, thinking=Unreadable(), names=pair.names)
+    half = Pair(pair.instruct, Unreadable())
     for name, tensor in stream(half, [], recipe.uniform_recipe(pair.names, I)):
         assert torch.equal(tensor, pair.instruct.tensor(name))
 

@@ -1,38 +1,39 @@
-"""Pair: two checkpoints that can be interpolated. Opened by config, tokenizer and safetensors *headers*.
+"""One checkpoint: its config, its tokenizer, the headers of its weights, and reading them.
 
-Every refusal names what differs, and comes before any weight is read. Weights are safetensors, never pickle.
+Every refusal says what is wrong and comes before any weight is read. Weights are safetensors, never pickle.
 """
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Iterator
 
 import torch
-from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from thinkswitch.errors import UserError, first_line, list_some
 from thinkswitch.weights import hub
-from thinkswitch.weights.families import SUPPORTED
+from thinkswitch.weights.families import require_supported
+from thinkswitch.weights.safetensors_reader import (
+    DTYPES,
+    BlockReader,
+    TensorInfo,
+    open_safetensors,
+    read_header,
+    tensor_offsets,
+)
 
-DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}  # as safetensors names them
+__all__ = ["DTYPES", "Checkpoint", "TensorInfo", "open_checkpoint", "tensor_offsets", "with_weights"]
 
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """One tensor as its header has it."""
-
-    shape: tuple[int, ...]
-    dtype: str  # as safetensors names it: BF16, F32 ...
-    file: str
+INDEX = "model.safetensors.index.json"
+ONE_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder (or, for a look at headers alone, a Hub id) with its config and the headers of its weights."""
+    """A folder with its config and the headers of its weights; of a Hub id, the folder in the Hub's cache."""
 
     name: str
     folder: Path
@@ -48,26 +49,31 @@ class Checkpoint:
 
     @cached_property
     def stop_token_ids(self) -> set[int]:
-        """Token ids that end an answer."""
+        """Tokens that end an answer."""
         path = self.folder / "generation_config.json"
-        ids = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
-        ids = self.config.eos_token_id if ids is None else ids
-        return {i for i in [*(ids if isinstance(ids, list) else [ids]), self.tokenizer.eos_token_id] if i is not None}
+        ids = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+        if ids is None:
+            ids = self.config.eos_token_id
+        listed = ids if isinstance(ids, list) else [ids]
+        return {i for i in [*listed, self.tokenizer.eos_token_id] if i is not None}
 
     @cached_property
     def turn_end(self) -> int:
         """The token that ends an assistant's turn in this chat template."""
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
-        text = self.tokenizer.apply_chat_template(turns, tokenize=False)
-        after = self.tokenizer.encode(text[text.rindex("!") + 1:], add_special_tokens=False)
-        return next((i for i in after if i in self.stop_token_ids), self.tokenizer.eos_token_id)
+        text = str(self.tokenizer.apply_chat_template(turns, tokenize=False))
+        after_answer = text[text.rindex("!") + 1 :]
+        ids = self.tokenizer.encode(after_answer, add_special_tokens=False)
+        return next((i for i in ids if i in self.stop_token_ids), self.tokenizer.eos_token_id)
 
     def prompt_ids(self, prompt: str) -> list[int]:
+        """Token ids of a prompt, chat template applied."""
         return self.tokenizer.encode(self.render(prompt), add_special_tokens=False)
 
     def render(self, prompt: str) -> str:
-        return self.tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False,
-                                                  add_generation_prompt=True)
+        """A prompt as the chat template shows it to the model."""
+        turns = [{"role": "user", "content": prompt}]
+        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
     @cached_property
     def template_opens_think(self) -> bool:
@@ -76,141 +82,147 @@ class Checkpoint:
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor in the order of the files, one at a time, as stored (memory-mapped)."""
-        for file in sorted({e.file for e in self.entries.values()}):
-            with _open(self.folder / file) as shard:
-                for name in sorted(n for n, e in self.entries.items() if e.file == file):
+        for file in sorted({info.file for info in self.entries.values()}):
+            with open_safetensors(self.folder / file) as shard:
+                for name in sorted(name for name, info in self.entries.items() if info.file == file):
                     yield name, shard.get_tensor(name)
 
     def tensor(self, name: str, rows: slice = slice(None)) -> torch.Tensor:
-        """As stored (memory-mapped); of `rows` only these are read."""
-        with _open(self.folder / self.entries[name].file) as shard:
+        """A tensor as stored (memory-mapped); only `rows` of it are read."""
+        with open_safetensors(self.folder / self.entries[name].file) as shard:
             return shard.get_tensor(name) if rows == slice(None) else shard.get_slice(name)[rows]
 
     def stream(self, name: str, step: int) -> Iterator[torch.Tensor]:
-        """In float32, `step` rows at a time, each block in the memory of the one before.
-
-        Read, not mapped: what has been read of a mapping counts as our memory until it goes, and threads that touch
-        new pages of one wait for each other.
-        """
-        entry, path = self.entries[name], self.folder / self.entries[name].file
-        if entry.dtype not in DTYPES:
+        """A tensor in float32, `step` rows at a time, all blocks IN THE SAME MEMORY (see `BlockReader`)."""
+        info = self.entries[name]
+        if info.dtype not in DTYPES:
             yield from self.tensor(name).float().split(step)
             return
-        if path not in self._starts:
-            self._starts[path] = tensor_offsets(path)
-        stored = torch.empty(min(step, entry.shape[0]), *entry.shape[1:], dtype=DTYPES[entry.dtype])
-        block, room = torch.empty_like(stored, dtype=torch.float32), memoryview(stored.view(torch.uint8).numpy()).cast("B")
-        with open(path, "rb", buffering=0) as file:
-            file.seek(self._starts[path][name])
-            for left in range(entry.shape[0], 0, -step):
-                wanted = room[: stored[:left].nbytes]
-                while wanted:
-                    if not (came := file.readinto(wanted)):
-                        raise UserError(f"{path} is truncated; download it again")
-                    wanted = wanted[came:]
-                yield block[:left].copy_(stored[:left])
+        path = self.folder / info.file
+        if path not in self._offsets:
+            self._offsets[path] = tensor_offsets(path)
+        yield from BlockReader(path, self._offsets[path][name], info, step)
 
     @cached_property
-    def _starts(self) -> dict[Path, dict[str, int]]:
+    def _offsets(self) -> dict[Path, dict[str, int]]:
         """Where in its file a tensor begins; filled as files are first read."""
         return {}
 
 
 def open_checkpoint(name: str, headers_only: bool = False) -> Checkpoint:
-    """Config and headers of a folder or Hub id; refuses what is incomplete, pickled, quantised or of another shape."""
+    """Config and headers of a folder or Hub id; a UserError for what cannot be used.
+
+    Refused are checkpoints that are incomplete, pickled, quantised, of an unknown family or without a chat
+    template.
+    """
     if not name:
         raise UserError("no checkpoint given; name a folder or a Hub id for both instruct and thinking")
     on_hub = not Path(name).is_dir()
     folder = hub.small_files(name) if on_hub else Path(name)
+    config = read_config(name, folder)
+    checkpoint = Checkpoint(name, folder, config, read_headers(name, folder, on_hub))
+    check_chat_template(checkpoint)
+    return checkpoint if headers_only else with_weights(checkpoint)[0]
+
+
+def read_config(name: str, folder: Path) -> PretrainedConfig:
     if not (folder / "config.json").is_file():
         raise UserError(f"{name} is no checkpoint: it has no config.json")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except Exception as error:
+    except Exception as error:  # the library raises whatever a damaged file leads to
         raise UserError(f"{name}/config.json cannot be used: {first_line(error)}") from None
     if getattr(config, "quantization_config", None):
         raise UserError(f"{name} is quantised; interpolation needs the original weights")
-    if config.model_type not in SUPPORTED:
-        experts = any(getattr(config, key, None) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
-        raise UserError(f"{name} is a {config.model_type} model{', and mixture-of-experts layers are not supported yet' if experts else ''}; "
-                        f"known are {', '.join(SUPPORTED)}")
-    checkpoint = Checkpoint(name, folder, config, _headers(name, folder, on_hub))
+    require_supported(name, config)
+    return config
+
+
+def check_chat_template(checkpoint: Checkpoint) -> None:
+    """A UserError if the small files are damaged: it should show now, not in the middle of a run."""
+    name = checkpoint.name
     if not checkpoint.tokenizer.chat_template:
-        raise UserError(f"{name} has no chat template; copy chat_template.jinja from the vendor's checkpoint into it")
+        raise UserError(
+            f"{name} has no chat template; copy chat_template.jinja from the vendor's checkpoint into it"
+        )
     try:
-        checkpoint.stop_token_ids, checkpoint.turn_end, checkpoint.template_opens_think  # a damaged template shows now, not in the middle of a run
-    except Exception as error:
-        raise UserError(f"{name}: chat template or generation_config.json cannot be used: {first_line(error)}") from None
-    return checkpoint if headers_only else with_weights(checkpoint)[0]
+        _ = checkpoint.stop_token_ids, checkpoint.turn_end, checkpoint.template_opens_think
+    except Exception as error:  # templates are programs: they raise what they like
+        raise UserError(
+            f"{name}: chat template or generation_config.json cannot be used: {first_line(error)}"
+        ) from None
 
 
-def _headers(name: str, folder: Path, on_hub: bool = False) -> dict[str, TensorInfo]:
-    """Of all tensors. What is not in the folder yet is asked of the Hub: headers, no weights."""
-    files, listed = _index(folder)
-    absent = hub.absent(folder, files)
-    if absent and not on_hub:
-        if not listed:
-            pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
-            raise UserError(f"{name} has no weights: model.safetensors is missing"
-                            + ("; its pickled weights are never opened, convert them to safetensors" if pickled else ""))
-        raise UserError(f"{name} lacks {len(absent)} of its {len(files)} shards ({list_some(absent)}); download it again")
-    entries = {}
-    for file, tensors in zip(files, hub.headers(name, folder, files) if absent else (_header(folder / f) for f in files)):
-        for key, shape, dtype in tensors:
-            if not key.endswith("rotary_emb.inv_freq"):  # old Llama files store the table that config describes
-                entries[key] = TensorInfo(tuple(shape), dtype, file)
+def read_headers(name: str, folder: Path, on_hub: bool = False) -> dict[str, TensorInfo]:
+    """What the headers say about all tensors. `on_hub`: headers of absent files are downloaded."""
+    files, listed = read_index(folder)
+    missing = hub.missing_files(folder, files)
+    if missing and not on_hub:
+        refuse_missing_weights(name, folder, files, missing)
+    tables = hub.headers(name, folder, files) if missing else [read_header(folder / file) for file in files]
+    entries = {tensor: info for table in tables for tensor, info in table.items() if is_weight(tensor)}
     lost = sorted(listed - entries.keys())
     if lost:
-        raise UserError(f"{name}: {len(lost)} tensors that the index lists are in no shard ({list_some(lost)})")
+        raise UserError(
+            f"{name}: {len(lost)} tensors that the index lists are in no shard ({list_some(lost)}); "
+            "download it again"
+        )
     return entries
 
 
-def _index(folder: Path) -> tuple[list[str], set[str]]:
+def is_weight(name: str) -> bool:
+    """Old Llama files store the rotary table, too, which the config describes."""
+    return not name.endswith("rotary_emb.inv_freq")
+
+
+def refuse_missing_weights(name: str, folder: Path, files: list[str], missing: list[str]) -> None:
+    if (folder / INDEX).is_file():
+        raise UserError(
+            f"{name} lacks {len(missing)} of its {len(files)} shards ({list_some(missing)}); "
+            "download it again"
+        )
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
+        raise UserError(
+            f"{name} has no weights: {ONE_FILE} is missing; its pickled weights are never opened, "
+            "convert them to safetensors"
+        )
+    raise UserError(f"{name} has no weights: {ONE_FILE} is missing")
+
+
+def read_index(folder: Path) -> tuple[list[str], set[str]]:
     """The files that hold the weights, and the tensors that an index, if there is one, says are in them."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return ["model.safetensors"], set()
+    path = folder / INDEX
+    if not path.is_file():
+        return [ONE_FILE], set()
     try:
-        placed = json.loads(index.read_text())["weight_map"]
-        return sorted(set(placed.values())), set(placed)
+        file_of_tensor = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        return sorted(set(file_of_tensor.values())), set(file_of_tensor)
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{index} is not a readable index of shards") from None
-
-
-def _header(path: Path) -> list[tuple]:
-    with _open(path) as shard:
-        return [(key, view.get_shape(), view.get_dtype()) for key in shard.keys() for view in [shard.get_slice(key)]]
-
-
-def tensor_offsets(path: Path) -> dict[str, int]:
-    """The byte of a safetensors file at which each tensor begins: after a length in 8 bytes and a table in JSON."""
-    with open(path, "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        return {name: 8 + size + entry["data_offsets"][0] for name, entry in json.loads(file.read(size)).items() if name != "__metadata__"}
-
-
-def _open(path: Path):
-    try:
-        return safe_open(path, framework="pt")
-    except SafetensorError as error:
-        raise UserError(f"{path} is truncated or no safetensors file ({error}); download it again") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+        raise UserError(f"{path} is not a readable index of shards; download it again") from None
 
 
 def with_weights(*checkpoints: Checkpoint) -> list[Checkpoint]:
-    """The same with their weights in their folders. Nothing is fetched when the disk has no room for all of it."""
-    absent = [hub.absent(c.folder, _index(c.folder)[0]) for c in checkpoints]
-    sizes = [sum(_size(e) for e in c.entries.values() if e.file in files) for c, files in zip(checkpoints, absent)]
+    """The same checkpoints with their weights in their folders.
+
+    Nothing is downloaded if the disk has no room for all of it.
+    """
+    missing = [hub.missing_files(c.folder, read_index(c.folder)[0]) for c in checkpoints]
+    sizes = [
+        sum(info.nbytes for info in checkpoint.entries.values() if info.file in files)
+        for checkpoint, files in zip(checkpoints, missing, strict=True)
+    ]
     free = shutil.disk_usage(checkpoints[0].folder).free
     if sum(sizes) > free:
-        raise UserError(f"the weights of {' and '.join(c.name for c, files in zip(checkpoints, absent) if files)} take {sum(sizes) / 1e9:,.1f} GB, "
-                        f"the disk of the Hub's cache has {free / 1e9:,.1f} GB free; make room, or set HF_HOME to a folder on a larger disk")
-    for c, files, size in zip(checkpoints, absent, sizes):
+        names = " and ".join(c.name for c, files in zip(checkpoints, missing, strict=True) if files)
+        raise UserError(
+            f"the weights of {names} take {sum(sizes) / 1e9:,.1f} GB, the disk of the Hub's cache has "
+            f"{free / 1e9:,.1f} GB free; make room, or set HF_HOME to a folder on a larger disk"
+        )
+    complete = []
+    for checkpoint, files, size in zip(checkpoints, missing, sizes, strict=True):
         if files:
-            hub.fetch(c.name, c.folder, files, _index(c.folder)[0], size)
-    return [replace(c, entries=_headers(c.name, c.folder)) if files else c for c, files in zip(checkpoints, absent)]
-
-
-def _size(entry: TensorInfo) -> float:
-    return torch.Size(entry.shape).numel() * int("".join(filter(str.isdigit, entry.dtype.partition("_")[0])) or 8) / 8
+            name, folder = checkpoint.name, checkpoint.folder
+            hub.fetch(name, folder, files, read_index(folder)[0], size)
+            checkpoint = replace(checkpoint, entries=read_headers(name, folder))
+        complete.append(checkpoint)
+    return complete

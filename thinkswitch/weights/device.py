@@ -28,7 +28,8 @@ class Machine(TypedDict):
 def resolve_device(preset: Preset) -> Machine:
     """What the preset's `device` and `dtype` mean on this machine.
 
-    `four_bit` must be decided, since it depends on the size of the pair: `memory_plan.resolve_machine` does both.
+    `four_bit` must be decided, since it depends on the size of the pair: `memory_plan.resolve_machine` does
+    both.
     """
     if preset.four_bit is None:
         raise ValueError(

@@ -1,4 +1,83 @@
-"""The model families that can be blended."""
+"""Model families: THE place to add one. What transformers does not tell about a family stands here.
 
-# Decoders of one shape: linear layers, one embedding, RMSNorm; blending knows these and no others.
-SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
+A family fits if it is a decoder of linear layers, one embedding and RMSNorms whose output is `gain * x /
+rms(x)`, and if its tensors are named as in Llama (`model.layers.N.self_attn...`, `.mlp...`, `...norm`).
+Then to add it:
+
+1. Write an entry into FAMILIES, under the `model_type` of its config.json.
+2. Add config keys that change what the weights mean, if it has new ones, to CONFIG_KEYS_THAT_MUST_AGREE.
+3. Add its config class to FAMILIES in tests/conftest.py and to the parameters of
+   tests/unit/test_live_blend.py and test_materialise.py. They compare logits and tokens with transformers'
+   own, so they show whether the family fits.
+
+Not so: mixtures of experts, Gemma (its norms multiply by 1 + gain), anything with linear attention.
+"""
+
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PretrainedConfig
+
+from thinkswitch.errors import UserError
+
+
+@dataclass(frozen=True)
+class Family:
+    """What differs between families for whoever replaces their layers."""
+
+    norm_class: str  # the name of its RMSNorm in transformers; `variance_epsilon` is its epsilon
+
+
+# By `model_type`, as config.json has it.
+FAMILIES = {
+    "llama": Family(norm_class="LlamaRMSNorm"),
+    "mistral": Family(norm_class="MistralRMSNorm"),
+    "qwen2": Family(norm_class="Qwen2RMSNorm"),
+    "qwen3": Family(norm_class="Qwen3RMSNorm"),
+}
+SUPPORTED = tuple(FAMILIES)
+
+# Checkpoints that differ in one of these cannot be interpolated, even if all their tensors have equal shapes:
+# a point between two rope settings, for example, is nonsense that no error reports.
+CONFIG_KEYS_THAT_MUST_AGREE = (
+    "model_type",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "tie_word_embeddings",
+    "rope_parameters",
+    "rms_norm_eps",
+    "hidden_act",
+    "attention_bias",
+    "mlp_bias",
+    "sliding_window",
+    "layer_types",
+)
+
+# One of these in a config means a mixture of experts.
+EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
+
+
+def layer_kind(module: nn.Module, config: PretrainedConfig) -> str | None:
+    """linear | embedding | norm for a module that holds weights; None for all others."""
+    if isinstance(module, nn.Embedding):
+        return "embedding"
+    if isinstance(module, nn.Linear):
+        return "linear"
+    if type(module).__name__ == FAMILIES[config.model_type].norm_class:
+        return "norm"
+    return None
+
+
+def require_supported(name: str, config: PretrainedConfig) -> None:
+    """A UserError if checkpoint `name` belongs to no known family."""
+    if config.model_type in FAMILIES:
+        return
+    found = f"{name} is a {config.model_type} model"
+    if any(getattr(config, key, None) for key in EXPERT_KEYS):
+        found += ", and mixture-of-experts layers are not supported yet"
+    raise UserError(f"{found}; known are {', '.join(SUPPORTED)}")

@@ -1,4 +1,4 @@
-"""Models whose matrices stay on the disk: slow, but they take megabytes."""
+"""Models whose matrices stay on the disk: slow, but they take megabytes instead of gigabytes."""
 
 import torch
 import torch.nn.functional as F
@@ -6,45 +6,59 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from thinkswitch.weights.checkpoint import Checkpoint
+from thinkswitch.weights.families import layer_kind
 from thinkswitch.weights.materialise import empty_model, finalise_model, rows_per_block
 
 LARGE_BYTES = 1_000_000_000  # in float32; a larger model stays on the disk when it is only compared
 
 
 def open_offloaded(checkpoint: Checkpoint) -> PreTrainedModel:
-    """A checkpoint as an ordinary model in float32 whose matrices stay on the disk: slow, but it takes some MB only."""
+    """An ordinary model in float32 on the CPU whose matrices are read from the files at every call."""
     model = empty_model(checkpoint)
     for path, module in list(model.named_modules()):
-        weight, bias = f"{path}.weight", f"{path}.bias"
-        if isinstance(module, nn.Embedding):
-            model.set_submodule(path, OffloadedEmbedding(checkpoint, weight))
+        name = f"{path}.weight"
+        kind = layer_kind(module, checkpoint.config)
+        if kind == "embedding":
+            model.set_submodule(path, OffloadedEmbedding(checkpoint, name))
             if checkpoint.config.tie_word_embeddings:
-                model.lm_head = OffloadedLinear(checkpoint, weight)
-        elif isinstance(module, nn.Linear) and weight in checkpoint.entries:
-            model.set_submodule(path, OffloadedLinear(checkpoint, weight, checkpoint.tensor(bias).float() if bias in checkpoint.entries else None))
-        elif weight in checkpoint.entries:
-            module.weight = nn.Parameter(checkpoint.tensor(weight).float(), requires_grad=False)
+                model.lm_head = OffloadedLinear(checkpoint, name)
+        elif kind == "linear" and name in checkpoint.entries:
+            model.set_submodule(
+                path, OffloadedLinear(checkpoint, name, read_bias(checkpoint, f"{path}.bias"))
+            )
+        elif kind == "norm" and name in checkpoint.entries:
+            module.weight = nn.Parameter(checkpoint.tensor(name).float(), requires_grad=False)
     finalise_model(model, checkpoint, "cpu")
     return model
 
 
+def read_bias(checkpoint: Checkpoint, name: str) -> torch.Tensor | None:
+    return checkpoint.tensor(name).float() if name in checkpoint.entries else None
+
+
 class OffloadedLinear(nn.Module):
-    """A linear layer whose weight is read at every call, some rows at a time."""
+    """A linear layer whose weight is read at every call, a block of rows at a time."""
 
     def __init__(self, checkpoint: Checkpoint, name: str, bias: torch.Tensor | None = None):
         super().__init__()
-        self.checkpoint, self.name, self.bias = checkpoint, name, bias
+        self.checkpoint = checkpoint
+        self.name = name
+        self.bias = bias
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         step = rows_per_block(self.checkpoint.entries[self.name].shape)
-        y = torch.cat([F.linear(x, rows) for rows in self.checkpoint.stream(self.name, step)], -1)
+        parts = [F.linear(x, rows) for rows in self.checkpoint.stream(self.name, step)]
+        y = torch.cat(parts, -1)
         return y if self.bias is None else y + self.bias
 
 
 class OffloadedEmbedding(nn.Module):
+    """An embedding whose table stays on the disk; the rows that are asked for are read (memory-mapped)."""
+
     def __init__(self, checkpoint: Checkpoint, name: str):
         super().__init__()
-        self.checkpoint, self.name = checkpoint, name
+        self.checkpoint = checkpoint
+        self.name = name
 
-    def forward(self, ids):
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
         return F.embedding(ids, self.checkpoint.tensor(self.name)).float()
