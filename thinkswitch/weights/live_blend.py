@@ -2,239 +2,259 @@
 
     y[row] = c_I[row] * (W_I x[row]) + c_T[row] * (W_T x[row]) + sum_j c_j[row] * B_j (A_j x[row])
 
-Moving the slider copies nothing, and one batch can hold the instruct answer, the blend and the thinking answer.
-transformers runs attention, rotary embedding and cache; only linear, embedding and RMSNorm modules are replaced.
+Moving the slider copies nothing, and one batch can hold the instruct answer, the blend and the thinking
+answer. transformers runs attention, rotary embedding and cache; only linear, embedding and RMSNorm modules
+are replaced.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import count
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from transformers import PretrainedConfig
 
-from thinkswitch.errors import UserError
-from thinkswitch.recipe import Recipe
+from thinkswitch.errors import UserError, list_some
+from thinkswitch.recipe import Coefficients, Recipe
 from thinkswitch.weights.adapter import Adapter
+from thinkswitch.weights.blend_layers import (
+    BlendBias,
+    BlendEmbedding,
+    BlendLinear,
+    BlendNorm,
+    PlainEmbedding,
+    PlainLinear,
+    Span,
+)
 from thinkswitch.weights.device import malloc_trim
+from thinkswitch.weights.families import layer_kind
 from thinkswitch.weights.materialise import empty_model, finalise_model
 from thinkswitch.weights.offload import OffloadedEmbedding, OffloadedLinear
 from thinkswitch.weights.pair import Pair
-from thinkswitch.weights.quantise import four_bit_linear, quantisable
+from thinkswitch.weights.quantise import four_bit_linear, four_bit_tensors, quantisable
 
-SMALL = 1 << 18  # elements of a weight; below, a product costs less than its call
+CHECKPOINTS = 2  # the first coefficients of a recipe; those of the adapters follow
+BLENDED = (BlendLinear, BlendEmbedding, BlendNorm)
+
+
+def ignore_progress(done: int, total: int) -> None:
+    pass
 
 
 class Blend(nn.Module):
     """Called like a transformers model, after `place` has said which recipe each row of the batch is at.
 
-    `stored`: matrices stay on the disk and are read at every call (CPU, float32).
+    `stored`: the matrices stay on the disk and are read at every call (CPU, float32).
+
+    Adapters take slots: `add` returns the slot, coefficient 2 + slot of a recipe is the adapter's. A
+    program that runs for long calls `remove(slot)` for adapters that no recipe in use needs; the slot and
+    the memory serve the next one.
     """
 
-    def __init__(self, pair: Pair, adapters: list[Adapter] = (), device: str = "cpu", dtype: torch.dtype = torch.float32,
-                 four_bit: bool = False, progress: Callable[[int, int], None] = lambda done, total: None, stored: bool = False):
+    def __init__(
+        self,
+        pair: Pair,
+        adapters: Sequence[Adapter] = (),
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        four_bit: bool = False,
+        progress: Callable[[int, int], None] = ignore_progress,
+        stored: bool = False,
+    ):
         super().__init__()
-        self.pair, self.device, self.dtype = pair, torch.device(device), dtype
+        self.pair = pair
+        self.device = torch.device(device)
+        self.dtype = dtype
         self.model = empty_model(pair)
-        self.sides, self.placement = 2, None
-        self._at = {name: i for i, name in enumerate(pair.names)}
-        self._build(four_bit, progress, stored)
+        self.slots: set[int] = set()  # those that hold an adapter
+        self.placement: torch.Tensor | None = None  # (rows, tensors, sides)
+        self._index = {name: i for i, name in enumerate(pair.names)}
+        self._linears: dict[str, BlendLinear] = {}  # by the name of the weight; without a tied head
+        factory = DiskLayers(pair) if stored else MemoryLayers(pair, self.device, dtype, four_bit)
+        self._replace_modules(factory, progress, trim=four_bit)
+        self._layers = [layer for layer in self.model.modules() if isinstance(layer, BLENDED)]
         for adapter in adapters:
             self.add(adapter)
         finalise_model(self.model, pair.instruct, device)
         self.requires_grad_(False).eval()
 
     def forward(self, **inputs):
+        if self.placement is None:
+            raise RuntimeError("no recipes are placed; call Blend.place with one for each row of the batch")
         return self.model(**inputs)
 
     @property
-    def config(self):
+    def config(self) -> PretrainedConfig:
         return self.model.config
 
+    # ---- adapters
+
+    @property
+    def sides(self) -> int:
+        """How many coefficients a recipe may have: one per checkpoint and per slot up to the last one."""
+        return CHECKPOINTS + max(self.slots, default=-1) + 1
+
     def add(self, adapter: Adapter) -> int:
-        """One more adapter for recipes to use; returns its place among them (the first is 0). Weights are not read again."""
-        for module in self._blended:
-            if isinstance(module, BlendLinear):
-                module.add(self.sides, adapter)
-        self.sides += 1
-        return self.sides - 3
+        """Let recipes use one more adapter; returns its slot, the first free one. No weights are read."""
+        slot = next(i for i in count() if i not in self.slots)
+        for name, layer in self._linears.items():
+            if name in adapter.low_rank:
+                a, b = (x.to(self.device, self.dtype) for x in adapter.low_rank[name])
+                layer.add(CHECKPOINTS + slot, (a, b))
+        self.slots.add(slot)
+        return slot
+
+    def remove(self, slot: int) -> None:
+        """Free an adapter's slot and memory; the next `add` may take the slot.
+
+        Only while no batch is being decoded whose recipes use it: what has been placed with it cannot be
+        put back.
+        """
+        self.slots.remove(slot)
+        for layer in self._linears.values():
+            layer.remove(CHECKPOINTS + slot)
+        self.placement = None  # the layers have to be placed again
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the blend holds in memory: weights, scales of NF4, stacked copies and adapters."""
+        tensors = [*self.parameters(), *self.buffers()]
+        tensors += [held for parameter in self.parameters() for held in four_bit_tensors(parameter)]
+        for layer in self._layers:
+            if isinstance(layer, BlendLinear):
+                tensors += layer.extra_tensors()
+        return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())  # some are shared
+
+    # ---- recipes
 
     def place(self, recipes: list[Recipe]) -> torch.Tensor:
-        """One recipe a row, in the order of the batch. Returns the placement (rows, tensors, sides), for `put`."""
+        """One recipe per row of the batch. Returns the placement (rows, tensors, sides), for `put`."""
         width = self.sides
-        if any(len(c) > width for r in recipes for c in set(r.values())):
-            raise ValueError(f"a recipe has more coefficients than this blend has sides ({width}); add its adapters first")
-        table = torch.tensor([[(tuple(r[n]) + (0.0,) * width)[:width] for n in self._at] for r in recipes])
-        return self.put(table.to(self.device))
+        if any(len(coefficients) > width for recipe in recipes for coefficients in set(recipe.values())):
+            raise ValueError(
+                f"a recipe has more coefficients than this blend has sides ({width}); add its adapters first"
+            )
+        table = [[pad(recipe[name], width) for name in self._index] for recipe in recipes]
+        return self.put(torch.tensor(table).to(self.device))
 
     def put(self, placement: torch.Tensor) -> torch.Tensor:
-        """Rows of an earlier placement: fewer of them, or the same ones after another batch had the model."""
+        """Rows of an earlier placement: some of them, or all after another batch used the model."""
         if placement is not self.placement:
+            spans = self._spans(placement)
+            for layer in self._layers:
+                layer.place(placement, spans)
             self.placement = placement
-            self._spread()
         return placement
 
-    def _spread(self) -> None:
-        used = (self.placement != 0).any(1).cpu()  # (rows, sides)
-        spans = [_span(used[:, side]) for side in range(used.shape[1])]  # adapters added since take no part
-        for module in self._blended:
-            module.place(self.placement, spans)
+    def _spans(self, placement: torch.Tensor) -> list[Span]:
+        used = (placement != 0).any(1).cpu()  # (rows, sides)
+        spans = [span_of(used[:, side]) for side in range(used.shape[1])]
+        for slot, (first, end) in enumerate(spans[CHECKPOINTS:]):
+            if first < end and slot not in self.slots:
+                raise ValueError(f"the adapter in slot {slot}, which these rows use, was removed")
+        return spans
 
-    def _build(self, four_bit: bool, progress, stored: bool) -> None:
-        pair, at, place, dtype = self.pair, self._at, self.model.set_submodule, self.dtype
-        head = None if pair.config.tie_word_embeddings else self.model.get_output_embeddings()
+    # ---- building
 
-        def both(name):
-            return [side.tensor(name).to(self.device, dtype) for side in (pair.instruct, pair.thinking)]
-
+    def _replace_modules(
+        self, factory: "MemoryLayers | DiskLayers", progress: Callable[[int, int], None], trim: bool
+    ) -> None:
+        """Put a blended layer in the place of every module that holds weights, and leave no tensor out."""
         modules = list(self.model.named_modules())
+        covered: set[str] = set()
         for done, (path, module) in enumerate(modules, 1):
             progress(done, len(modules))
-            weight, bias = f"{path}.weight", f"{path}.bias"
-            if isinstance(module, nn.Embedding):
-                tables = [OffloadedEmbedding(side, weight) for side in (pair.instruct, pair.thinking)] if stored else [PlainEmbedding(t) for t in both(weight)]
-                place(path, BlendEmbedding(tables, at[weight], dtype))
-                if pair.config.tie_word_embeddings:
-                    heads = [OffloadedLinear(t.checkpoint, weight) if stored else PlainLinear(t.weight) for t in tables]
-                    self.model.lm_head = BlendLinear(heads, at[weight], dtype)
-            elif isinstance(module, nn.Linear) and weight in at:
-                if stored:
-                    sides = [OffloadedLinear(side, weight) for side in (pair.instruct, pair.thinking)]
-                else:
-                    sides = [four_bit_linear(w, str(self.device), dtype) if four_bit and module is not head and quantisable(w) else PlainLinear(w)
-                             for w in both(weight)]
-                place(path, BlendLinear(sides, at[weight], dtype, *((both(bias), at[bias]) if bias in at else ()), name=weight))
-            elif type(module).__name__.endswith("RMSNorm"):
-                place(path, BlendNorm(both(weight), at[weight], module.variance_epsilon))
-            if four_bit and weight in at:
-                malloc_trim()
-        self._blended = [m for m in self.model.modules() if isinstance(m, (BlendLinear, BlendEmbedding, BlendNorm))]
-        covered = {n for m in self._blended for n in m.tensors}
-        unknown = sorted(name for name, i in at.items() if i not in covered)
+            if f"{path}.weight" in self._index:
+                covered |= self._replace(path, module, factory)
+                if trim:
+                    malloc_trim()
+        unknown = sorted(self._index.keys() - covered)
         if unknown:
-            raise UserError(f"{pair.instruct.name} has {len(unknown)} tensors that the live blend does not know ({', '.join(unknown[:3])})")
+            raise UserError(
+                f"{self.pair.instruct.name} has {len(unknown)} tensors that the live blend does not know "
+                f"({list_some(unknown)})"
+            )
+
+    def _replace(self, path: str, module: nn.Module, factory: "MemoryLayers | DiskLayers") -> set[str]:
+        """Replace one module; returns the names of the tensors that are covered by it."""
+        kind = layer_kind(module, self.config)
+        weight, bias = f"{path}.weight", f"{path}.bias"
+        index = self._index[weight]
+        if kind == "embedding":
+            tables = factory.embedding(weight)
+            self.model.set_submodule(path, BlendEmbedding(tables, index, self.dtype))
+            if self.config.tie_word_embeddings:
+                self.model.lm_head = BlendLinear(factory.tied_head(weight, tables), index, self.dtype)
+            return {weight}
+        if kind == "norm":
+            epsilon: float = module.variance_epsilon  # type: ignore[assignment]
+            self.model.set_submodule(path, BlendNorm(factory.tensors(weight), index, epsilon))
+            return {weight}
+        if kind == "linear":
+            is_head = not self.config.tie_word_embeddings and module is self.model.get_output_embeddings()
+            blended_bias = (
+                BlendBias(factory.tensors(bias), self._index[bias]) if bias in self._index else None
+            )
+            layer = BlendLinear(factory.linear(weight, is_head), index, self.dtype, blended_bias)
+            self._linears[weight] = layer
+            self.model.set_submodule(path, layer)
+            return {weight, bias}
+        return set()
 
 
-def _span(used: torch.Tensor) -> tuple[int, int]:
-    """First and one past the last row that needs a side; (0, 0) when none does."""
+class MemoryLayers:
+    """Makes both checkpoints' layers with their weights in memory; linear ones in NF4 if asked for."""
+
+    def __init__(self, pair: Pair, device: torch.device, dtype: torch.dtype, four_bit: bool):
+        self.pair = pair
+        self.device = device
+        self.dtype = dtype
+        self.four_bit = four_bit
+
+    def tensors(self, name: str) -> list[torch.Tensor]:
+        return [checkpoint.tensor(name).to(self.device, self.dtype) for checkpoint in self.pair.checkpoints]
+
+    def embedding(self, name: str) -> list[nn.Module]:
+        return [PlainEmbedding(weight) for weight in self.tensors(name)]
+
+    def tied_head(self, name: str, tables: list[nn.Module]) -> list[nn.Module]:
+        """Shares its weights with `tables`."""
+        return [PlainLinear(table.weight) for table in tables if isinstance(table, PlainEmbedding)]
+
+    def linear(self, name: str, is_head: bool) -> list[nn.Module]:
+        return [self._linear(weight, is_head) for weight in self.tensors(name)]
+
+    def _linear(self, weight: torch.Tensor, is_head: bool) -> nn.Module:
+        if self.four_bit and not is_head and quantisable(weight):
+            return four_bit_linear(weight, str(self.device), self.dtype)
+        return PlainLinear(weight)
+
+
+class DiskLayers:
+    """Makes both checkpoints' layers with their matrices on the disk, on the CPU and in float32."""
+
+    def __init__(self, pair: Pair):
+        self.pair = pair
+
+    def tensors(self, name: str) -> list[torch.Tensor]:
+        return [checkpoint.tensor(name).float() for checkpoint in self.pair.checkpoints]
+
+    def embedding(self, name: str) -> list[nn.Module]:
+        return [OffloadedEmbedding(checkpoint, name) for checkpoint in self.pair.checkpoints]
+
+    def tied_head(self, name: str, tables: list[nn.Module]) -> list[nn.Module]:
+        return [OffloadedLinear(checkpoint, name) for checkpoint in self.pair.checkpoints]
+
+    def linear(self, name: str, is_head: bool) -> list[nn.Module]:
+        return [OffloadedLinear(checkpoint, name) for checkpoint in self.pair.checkpoints]
+
+
+def pad(coefficients: Coefficients, width: int) -> Coefficients:
+    """Coefficients that a recipe leaves off are zero."""
+    return (*coefficients, *[0.0] * (width - len(coefficients)))
+
+
+def span_of(used: torch.Tensor) -> Span:
+    """The first row that uses a side and one past the last; (0, 0) if none does. `used` is (rows,)."""
     rows = used.nonzero().flatten()
     return (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
-
-
-class PlainLinear(nn.Module):
-    """A linear layer without bias; the weight may be shared with the embedding."""
-
-    def __init__(self, weight: torch.Tensor):
-        super().__init__()
-        self.weight = nn.Parameter(weight, requires_grad=False)
-
-    def forward(self, x):
-        return F.linear(x, self.weight)
-
-
-class BlendLinear(nn.Module):
-    """x (rows, length, in) -> (rows, length, out).
-
-    A side is computed for the span of rows that need it; sides so small that the call costs more than the
-    arithmetic are computed as one product instead.
-    """
-
-    def __init__(self, sides, index: int, dtype: torch.dtype, biases=None, bias_index=None, name: str | None = None):
-        super().__init__()
-        self.sides = nn.ModuleList(sides)
-        self.name, self.index, self.dtype, self.bias_index, self.biases = name, index, dtype, bias_index, biases
-        self.tensors = {index} if bias_index is None else {index, bias_index}
-        dense = all(isinstance(side, PlainLinear) for side in sides)
-        self.stacked = torch.cat([side.weight for side in sides]).T.contiguous() if dense and sides[0].weight.numel() <= SMALL else None
-        self.adapters: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # side: A (rank, in), B (out, rank)
-        self._used: tuple[int, ...] = ()
-
-    def add(self, side: int, adapter: Adapter) -> None:
-        if self.name in adapter.low_rank:  # never a tied head: updates are of layers
-            device = next((p.device for p in self.sides[0].parameters()), None)  # none: stored
-            self.adapters[side] = tuple(x.to(device or "cpu", self.dtype) for x in adapter.low_rank[self.name])
-
-    def place(self, table: torch.Tensor, spans: list[tuple[int, int]]) -> None:
-        """Work out once what every forward needs, until the rows change."""
-        own, rows = table[:, self.index].to(self.dtype), len(table)  # (rows, sides)
-        self.both = own[:, None, :2, None]
-        self.parts = [(side, None if hi - lo == rows else slice(lo, hi), own[lo:hi, i, None, None])
-                      for i, (side, (lo, hi)) in enumerate(zip(self.sides, spans)) if hi > lo]
-        self.low_rank = self.bias = None
-        used = tuple(side for side in self.adapters if side < len(spans) and spans[side][1])
-        if used:  # as one: two products however many rounds there were
-            if used != self._used:
-                self._used, chosen = used, [self.adapters[side] for side in used]
-                self.a, self.b = torch.cat([a for a, _ in chosen]), torch.cat([b for _, b in chosen], dim=1)
-            self.low_rank = torch.cat([own[:, side, None].expand(-1, len(self.adapters[side][0])) for side in used], 1)[:, None]
-        if self.biases:
-            c = table[:, self.bias_index, :2].to(self.dtype)
-            self.bias = (c[:, :1] * self.biases[0] + c[:, 1:] * self.biases[1])[:, None]
-
-    def forward(self, x):
-        if self.stacked is not None and len(self.parts) == 2:
-            y = (x @ self.stacked).unflatten(-1, (2, -1)).mul_(self.both).sum(-2)
-        else:
-            y = self._by_spans(x)
-        if self.low_rank is not None:
-            low = F.linear(F.linear(x, self.a) * self.low_rank, self.b)
-            y = low if y is None else y.add_(low)
-        return y if self.bias is None else y + self.bias
-
-    def _by_spans(self, x):
-        y = None
-        for side, rows, c in self.parts:
-            part = side(x if rows is None else x[rows])
-            if y is None and rows is None:
-                y = part.mul_(c)
-                continue
-            if y is None:
-                y = part.new_zeros(*x.shape[:-1], part.shape[-1])
-            (y if rows is None else y[rows]).addcmul_(part, c)
-        return y
-
-
-class PlainEmbedding(nn.Module):
-    """An embedding; the weight may be shared with the head."""
-
-    def __init__(self, weight: torch.Tensor):
-        super().__init__()
-        self.weight = nn.Parameter(weight, requires_grad=False)
-
-    def forward(self, ids):
-        return F.embedding(ids, self.weight)
-
-
-class BlendEmbedding(nn.Module):
-    """Token ids (rows, length) -> (rows, length, hidden)."""
-
-    def __init__(self, tables, index: int, dtype: torch.dtype):
-        super().__init__()
-        self.tables, self.dtype = nn.ModuleList(tables), dtype
-        self.index, self.tensors = index, {index}
-
-    def place(self, table: torch.Tensor, spans) -> None:
-        self.c = table[:, self.index, :2, None, None].to(self.dtype)
-
-    def forward(self, ids):
-        return self.c[:, 0] * self.tables[0](ids) + self.c[:, 1] * self.tables[1](ids)
-
-
-class BlendNorm(nn.Module):
-    """RMSNorm with a gain per row; input (rows, length, ..., size)."""
-
-    def __init__(self, gains, index: int, eps: float):
-        super().__init__()
-        self.gains = nn.ParameterList(nn.Parameter(g, requires_grad=False) for g in gains)
-        size = gains[0].numel()
-        # sqrt(size) * rsqrt(sum of squares + size * eps): the mean's division is done once, in the gain
-        self.scale, self.floor = size**0.5, size * eps
-        self.index, self.tensors = index, {index}
-
-    def place(self, table: torch.Tensor, spans) -> None:
-        c = table[:, self.index, :2] * self.scale
-        self.gain = c[:, :1] * self.gains[0].float() + c[:, 1:] * self.gains[1].float()  # (rows, size)
-
-    def forward(self, x):
-        h = x.float()
-        root = (h * h).sum(-1, keepdim=True).add_(self.floor).rsqrt_()
-        return (h * root).mul_(self.gain.view(len(x), *[1] * (x.dim() - 2), -1)).to(x.dtype)

@@ -80,7 +80,7 @@ def status_html(studio: Studio) -> str:
     loaded = studio.loaded
     where = f"{loaded.blend.device.type}, {str(loaded.blend.dtype).removeprefix('torch.')}"
     return (f"{wrong}{'<br>' if wrong else ''}<b>{escape(loaded.preset.name or Path(studio.source).stem)}</b> is ready: two checkpoints of {loaded.pair.parameters:,} parameters in one live blend ({where}), "
-            f"{format_bytes(sum(p.nbytes for p in loaded.blend.parameters()))} in memory.")
+            f"{format_bytes(loaded.blend.nbytes)} in memory.")
 
 
 def report_html(preset: Preset) -> str:
