@@ -11,7 +11,6 @@ import torch
 
 from conftest import TINY
 from thinkswitch import runs
-from thinkswitch.cli import main as cli_main
 from thinkswitch.cli.main import main
 
 SMALL = ["--set", "rounds=1", "prompts=8", "held_out=6", "rows=8", "epochs=1", "batch=4"]
@@ -178,6 +177,7 @@ def test_an_adapter_replaces_an_earlier_export_when_it_may(command, run, tmp_pat
         (["stop", "{run}"], "is not running"),
         (["resume", "{empty}"], "is no run"),
         (["sweep", "tiny", "--json", "{empty}"], "is a folder"),
+        (["sweep", "tiny", "--json", "{file}/x.json"], "is a file, not a folder"),
         (["check", str(TINY / "instruct"), "{empty}"], "no config.json"),
         (["export", "tiny", "--point", "thinking", "--out", "{empty}"], "already exists"),
         (["export", "{run}", "--point", "0.5", "--adapter", "--out", "{empty}/out"], "no LoRA update"),
@@ -197,19 +197,19 @@ def test_what_cannot_be_done_is_one_sentence(refused, run, tmp_path, argv, says)
 def test_a_gpu_that_vanishes_is_one_sentence(monkeypatch, refused, tmp_path, error):
     """Unplugged, or its driver restarted: a traceback of forty lines ended in CUDA_LAUNCH_BLOCKING."""
 
-    def gone(args):
+    def gone(folder):
         raise error("CUDA error: unspecified launch failure\nCUDA kernel errors might be ...")
 
-    monkeypatch.setattr(cli_main, "do_status", gone)
+    monkeypatch.setattr(runs, "open_run", gone)
     said = refused("status", tmp_path)
     assert "CUDA error: unspecified launch failure" in said and "resume" in said
 
 
 def test_another_runtime_error_keeps_its_traceback(monkeypatch, tmp_path):
-    def broken(args):
+    def broken(folder):
         raise RuntimeError("shapes differ")
 
-    monkeypatch.setattr(cli_main, "do_status", broken)
+    monkeypatch.setattr(runs, "open_run", broken)
     with pytest.raises(RuntimeError, match="shapes differ"):
         main(["status", str(tmp_path)])
 

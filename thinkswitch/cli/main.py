@@ -1,123 +1,211 @@
-"""The command line: `python -m thinkswitch <verb>`, the same as `./start.sh <verb>`.
+"""The command line: `python -m thinkswitch VERB`, the same as `./start.sh VERB`.
 
-Exit codes: 0 done; 1 something for you to mend, in one sentence; 2 wrong usage; 130 stopped (the run can be resumed).
+Exit codes: 0 done; 1 invalid input or a problem of this machine, explained in one line; 2 wrong usage;
+130 stopped, and the run can be resumed.
 """
 
 import argparse
+import dataclasses
 import errno
+import io
 import logging
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from thinkswitch.cli.verbs import (
-    do_ask,
-    do_check,
-    do_export,
-    do_plan,
-    do_resume,
-    do_run,
-    do_status,
-    do_stop,
-    do_sweep,
-    run_worker,
-)
-from thinkswitch.errors import UserError
+from thinkswitch.cli import verbs
+from thinkswitch.errors import UserError, first_line
 from thinkswitch.preset import Preset
 from thinkswitch.remote import distributed
 
-DISK = {getattr(errno, name, None) for name in "ENOSPC EROFS EACCES EPERM EDQUOT EFBIG ENOTDIR EISDIR ENOENT ENAMETOOLONG EIO".split()} - {None}
+DISK_ERRORS = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ENAMETOOLONG")
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # calls nobody
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # speaks while it is imported
+    """Run one verb; returns the exit code."""
+    args = make_parser().parse_args(argv)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    set_up_logging(args.verbose)
     try:
-        if distributed.rank() and args.verb in (do_run, do_resume):
-            return run_worker()
-        return args.verb(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:
-        return 1
-    except RuntimeError as error:
-        if "CUDA error" not in str(error):  # torch.AcceleratorError among them: unplugged, driver restarted, laptop woken up
-            raise
-        print(f"error: the GPU stopped working ({str(error).splitlines()[0]}); what is done is kept: restart the machine if nvidia-smi fails, "
-              "then resume", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if error.errno not in DISK:
-            raise
-        print(f"error: {error.filename or 'a file'} cannot be used: {error.strerror}; what is there is unharmed, and a run can be resumed",
-              file=sys.stderr)
-        return 1
+        if distributed.rank() and args.do in (verbs.run, verbs.resume):
+            return verbs.work_for_another()
+        return args.do(args)
     except KeyboardInterrupt:
         print("interrupted; a run can be resumed", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader of our output has ended, such as `head`
+        return 1
+    except Exception as error:
+        explanation = explain(error)
+        if explanation is None:
+            raise
+        print(f"error: {explanation}", file=sys.stderr)
+        return 1
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="thinkswitch", formatter_class=argparse.RawDescriptionHelpFormatter,
-                                  description="Teach an instruct checkpoint what its thinking twin works out.",
-                                  epilog=__doc__.partition("\n\n")[2])
-    verbs = top.add_subparsers(required=True, metavar="verb", title="verbs")
+def explain(error: Exception) -> str | None:
+    """One sentence about an error that a person can do something about; None for a defect of this program."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, RuntimeError) and "CUDA error" in str(error):  # unplugged, or its driver restarted
+        advice = "progress is saved; if nvidia-smi fails as well, reboot, then resume"
+        return f"the GPU stopped working ({first_line(error)}); {advice}"
+    if isinstance(error, OSError) and errno.errorcode.get(error.errno or 0) in DISK_ERRORS:
+        where = error.filename or "a file"
+        return f"{where} cannot be used: {error.strerror}; what is there is kept, and a run can be resumed"
+    return None
 
-    def verb(name, do, help):
-        one = verbs.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".",
-                               formatter_class=argparse.RawDescriptionHelpFormatter)
-        one.set_defaults(verb=do)
-        return one
 
-    one = verb("run", do_run, "run the loop of a preset in a new folder")
-    one.add_argument("preset", help="a YAML file, or the name of one that ships (tiny)")
-    one.add_argument("--out", type=Path, help="the run's folder; default runs/<preset>-<date and time>")
-    one.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change knobs: --set rounds=2 t=0.7")
-    one.add_argument("--teacher", metavar="URL", help="an OpenAI-compatible server that thinks instead, such as http://127.0.0.1:8000/v1")
-    one.epilog = "knobs:\n" + settings_help()
-    one = verb("resume", do_resume, "go on with a run that was stopped or killed")
-    one.add_argument("run", type=Path)
-    one = verb("stop", do_stop, "ask a run to stop; it can be resumed")
-    one.add_argument("run", type=Path)
-    one = verb("status", do_status, "say where a run stands")
-    one.add_argument("run", type=Path)
-    one.add_argument("--json", action="store_true", help="as one JSON object")
+# ---- logging
 
-    one = verb("ask", do_ask, "let points of the spectrum answer a prompt side by side, decoded as one batch")
-    add_source_arguments(one)
-    one.add_argument("--prompt", required=True, help="what to ask")
-    one.add_argument("--t", nargs="+", type=float, default=[0.0, 0.5, 1.0], help="points: 0 = instruct, 1 = thinking")
-    one.add_argument("--greedy", action="store_true", help="take the likeliest token always")
-    one.add_argument("--tokens", type=int, help="most new tokens; default as the preset has it")
-    one.add_argument("--template", choices=("auto", "instruct", "thinking"), default="auto",
-                     help="chat template; auto = the parents their own, blends the preset's")
-    one.add_argument("--json", action="store_true", help="one JSON list instead of columns")
-    one = verb("sweep", do_sweep, "accuracy, think rate and tokens over t, all under one chat template")
-    add_source_arguments(one)
-    one.add_argument("--t", nargs="+", type=float, default=[i / 10 for i in range(11)], help="points of the spectrum")
-    one.add_argument("--json", type=Path, metavar="FILE", help="write the table there, too")
-    one = verb("plan", do_plan, "say what every phase takes of this machine's memory, from headers alone")
-    one.add_argument("source", metavar="PRESET|RUN", help="a preset, or the folder of a run")
-    one.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change knobs")
-    one = verb("export", do_export, "write a point of the spectrum as a folder that transformers loads, verified by reloading")
-    add_source_arguments(one)
-    one.add_argument("--point", type=parse_point, required=True, metavar="instruct|thinking|T", help="instruct is t = 0, thinking is t = 1")
-    one.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
-    one.add_argument("--shard", type=float, default=5.0, metavar="GB", help="size of a file; default 5")
-    one.add_argument("--adapter", action="store_true", help="as a PEFT adapter: only the instruct point of a round above 0")
-    one.add_argument("--replace", action="store_true", help="an earlier export may be replaced")
-    one = verb("check", do_check, "say whether two checkpoints can be interpolated, from their headers alone")
-    one.add_argument("instruct")
-    one.add_argument("thinking")
+
+class CurrentStderr(io.TextIOBase):
+    """sys.stderr, looked up at each write: rich replaces it while it draws a progress bar."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def set_up_logging(verbose: bool) -> None:
+    """Log to stderr. Lines have times when they go to a file such as a run's log.txt, or with --verbose."""
+    handler = logging.StreamHandler(CurrentStderr())
+    handler.name = "thinkswitch"
+    with_times = verbose or not sys.stderr.isatty()
+    pattern = "%(asctime)s %(levelname)s %(name)s: %(message)s" if with_times else "%(message)s"
+    handler.setFormatter(logging.Formatter(pattern))
+    root = logging.getLogger()
+    for earlier in [known for known in root.handlers if known.name == handler.name]:
+        root.removeHandler(earlier)
+    root.addHandler(handler)
+    logging.getLogger("thinkswitch").setLevel(logging.DEBUG if verbose else logging.INFO)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns while it is imported
+
+
+# ---- the parser
+
+
+def make_parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="thinkswitch",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Teach an instruct checkpoint what its thinking twin works out.",
+        epilog=(__doc__ or "").partition("\n\n")[2],
+    )
+    add_verbose(top, default=False)
+    choices = top.add_subparsers(required=True, metavar="verb", title="verbs")
+    for verb in VERBS:
+        parser = choices.add_parser(
+            verb.name,
+            help=verb.summary,
+            description=verb.summary[0].upper() + verb.summary[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        verb.add_arguments(parser)
+        add_verbose(parser, default=argparse.SUPPRESS)  # keeps what stands before the verb
+        parser.set_defaults(do=verb.do)
     return top
 
 
-def add_source_arguments(one) -> None:
-    one.add_argument("source", metavar="PRESET|RUN", help="a preset, or the folder of a run")
-    one.add_argument("--round", type=int, help="round of the run; default the last one finished")
-    one.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change knobs")
+def add_verbose(parser: argparse.ArgumentParser, default: bool | str) -> None:
+    parser.add_argument(
+        "--verbose", action="store_true", default=default, help="log details to stderr, with times"
+    )
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="PRESET|RUN", help="a preset, or the folder of a run")
+    parser.add_argument("--round", type=int, help="round of the run; default the last one finished")
+    add_settings(parser)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change settings: --set rounds=2 t=0.7",
+    )
+
+
+def add_run_folder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("preset", help="a YAML file, or the name of one that ships (tiny)")
+    parser.add_argument("--out", type=Path, help="the run's folder; default runs/<preset>-<date and time>")
+    add_settings(parser)
+    parser.add_argument(
+        "--teacher",
+        metavar="URL",
+        help="an OpenAI-compatible server that thinks instead, such as http://127.0.0.1:8000/v1",
+    )
+    parser.epilog = "settings:\n" + settings_help()
+
+
+def add_status(parser: argparse.ArgumentParser) -> None:
+    add_run_folder(parser)
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
+
+
+def add_ask(parser: argparse.ArgumentParser) -> None:
+    add_source(parser)
+    parser.add_argument("--prompt", required=True, help="what to ask")
+    parser.add_argument(
+        "--t", nargs="+", type=float, default=[0.0, 0.5, 1.0], help="points: 0 = instruct, 1 = thinking"
+    )
+    parser.add_argument("--greedy", action="store_true", help="always take the likeliest token")
+    parser.add_argument("--tokens", type=int, help="most new tokens; default as the preset has it")
+    parser.add_argument(
+        "--template",
+        choices=("auto", "instruct", "thinking"),
+        default="auto",
+        help="chat template; auto: each of the two checkpoints has its own, blends the preset's",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON list instead of columns")
+
+
+def add_sweep(parser: argparse.ArgumentParser) -> None:
+    add_source(parser)
+    tenths = [tenth / 10 for tenth in range(11)]
+    parser.add_argument("--t", nargs="+", type=float, default=tenths, help="points of the spectrum")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table to a file")
+
+
+def add_plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="PRESET|RUN", help="a preset, or the folder of a run")
+    add_settings(parser)
+
+
+def add_export(parser: argparse.ArgumentParser) -> None:
+    add_source(parser)
+    parser.add_argument(
+        "--point",
+        type=parse_point,
+        required=True,
+        metavar="instruct|thinking|T",
+        help="instruct is t = 0, thinking is t = 1",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    parser.add_argument("--shard", type=float, default=5.0, metavar="GB", help="size of a file; default 5")
+    parser.add_argument(
+        "--adapter",
+        action="store_true",
+        help="as a PEFT adapter: only the instruct point of a round above 0",
+    )
+    parser.add_argument("--replace", action="store_true", help="replace an earlier export")
+
+
+def add_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("instruct", help="a folder or a Hub id")
+    parser.add_argument("thinking", help="a folder or a Hub id")
 
 
 def parse_point(text: str) -> float:
@@ -125,12 +213,40 @@ def parse_point(text: str) -> float:
 
 
 def settings_help() -> str:
-    import dataclasses
+    """Every setting with its default, for the end of the help of `run`."""
     lines = []
-    for f in dataclasses.fields(Preset):
-        if f.metadata["group"]:
-            lines.append(f"  {f.metadata['group']}")
-        shown = "auto" if f.default is None else "..." if dataclasses.is_dataclass(f.default) else f.default
-        choices = f" ({'|'.join(f.metadata['choices'])})" if f.metadata["choices"] else ""
-        lines.append(f"    {f.name + '=' + str(shown):34} {f.metadata['help']}{choices}".replace("%", "%%"))
-    return "\n".join(lines)
+    for setting in dataclasses.fields(Preset):
+        metadata = setting.metadata
+        if metadata["group"]:
+            lines.append(f"  {metadata['group']}")
+        choices = f" ({'|'.join(metadata['choices'])})" if metadata["choices"] else ""
+        assignment = f"{setting.name}={_default_text(setting.default)}"
+        lines.append(f"    {assignment:34} {metadata['help']}{choices}")
+    return "\n".join(lines).replace("%", "%%")
+
+
+def _default_text(default) -> str:
+    if default is None:
+        return "auto"
+    return "..." if dataclasses.is_dataclass(default) else str(default)
+
+
+@dataclass(frozen=True)
+class Verb:
+    name: str
+    do: Callable[[argparse.Namespace], int]  # returns the exit code
+    summary: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+
+
+VERBS = (
+    Verb("run", verbs.run, "run the loop of a preset in a new folder", add_run),
+    Verb("resume", verbs.resume, "continue a run that was stopped or killed", add_run_folder),
+    Verb("stop", verbs.stop, "ask a run to stop; it can be resumed", add_run_folder),
+    Verb("status", verbs.status, "show the state of a run and its scores", add_status),
+    Verb("ask", verbs.ask, "answer a prompt at several points of the spectrum, in one batch", add_ask),
+    Verb("sweep", verbs.sweep, "accuracy, think rate and tokens over t, with one chat template", add_sweep),
+    Verb("plan", verbs.plan, "show how much memory each phase needs; reads only file headers", add_plan),
+    Verb("export", verbs.export, "write a point as a folder that transformers loads; verified", add_export),
+    Verb("check", verbs.check, "check if two checkpoints can be interpolated; reads only headers", add_check),
+)

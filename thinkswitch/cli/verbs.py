@@ -1,193 +1,225 @@
-"""What each verb of the command line does."""
+"""What each verb of the command line does. torch and rich are imported where needed: help answers at once."""
 
 import json
+import logging
+from argparse import Namespace
+from collections.abc import Generator, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from thinkswitch import runs
 from thinkswitch.errors import UserError
-from thinkswitch.preset import apply_settings, load_preset
+from thinkswitch.preset import Preset, apply_settings, load_preset
 from thinkswitch.remote import distributed
+from thinkswitch.text import format_bytes
+
+if TYPE_CHECKING:
+    from thinkswitch.rounds import Round
+    from thinkswitch.weights.live_blend import Blend
+    from thinkswitch.weights.pair import Pair
+
+logger = logging.getLogger(__name__)
+
+EXIT_CODES = {"done": 0, "stopped": 130}
 
 
-def do_run(args) -> int:
-    preset = apply_settings(load_preset(args.preset), args.set + ([f"teacher={args.teacher}"] if args.teacher else []))
-    out = args.out or runs.new_folder(runs.ROOT, preset.name)
+# ---- runs
+
+
+def run(args: Namespace) -> int:
+    changes = [*args.set, f"teacher={args.teacher}"] if args.teacher else args.set
+    preset = apply_settings(load_preset(args.preset), changes)
+    folder = args.out or runs.new_folder(runs.ROOT, preset.name)
+    print(f"run folder: {folder}", flush=True)
     from thinkswitch import loop
-    print(f"run folder: {out}", flush=True)
-    return show_run(loop.run(preset, out), preset, out)
+
+    return _show_run(loop.run(preset, folder), preset, folder)
 
 
-def do_resume(args) -> int:
+def resume(args: Namespace) -> int:
     from thinkswitch import loop
-    return show_run(loop.resume(args.run), runs.open_run(args.run), args.run)
+
+    return _show_run(loop.resume(args.run), runs.open_run(args.run), args.run)
 
 
-def run_worker() -> int:
+def work_for_another() -> int:
+    """Run and resume in a process of `accelerate launch` other than the first, which writes the run."""
     from thinkswitch.remote.worker import worker_main
-    from thinkswitch.weights.device import silence_libraries
-    silence_libraries()
+
+    _silence_libraries()
     worker_main()
     return 0
 
 
-def show_run(events, preset, folder: Path) -> int:
+def _show_run(events: Iterator[runs.Event], preset: Preset, folder: Path) -> int:
     from thinkswitch.cli import terminal
-    from thinkswitch.weights.device import silence_libraries
-    silence_libraries()
+
+    _silence_libraries()
     try:
         ended = terminal.show(events, preset, folder)
     finally:
-        distributed.broadcast(None)  # lets the others go
-    return {"done": 0, "stopped": 130}[ended]
+        distributed.broadcast(None)  # the other processes may end
+    return EXIT_CODES[ended]
 
 
-def do_stop(args) -> int:
+def stop(args: Namespace) -> int:
     runs.request_stop(args.run)
     print(f"{args.run} will stop at its next step; go on with: thinkswitch resume {args.run}")
     return 0
 
 
-def do_status(args) -> int:
+def status(args: Namespace) -> int:
     preset = runs.open_run(args.run)
+    state = runs.state(args.run)
     events = list(runs.read_lines(args.run / "events.jsonl"))
     measured = runs.measured(events)
     last = events[-1] if events else {}
     if args.json:
-        print(json.dumps(dict(state=runs.state(args.run), preset=preset.name, rounds=preset.rounds, last=last, measured=measured)))
+        report = {"state": state, "preset": preset.name, "rounds": preset.rounds}
+        print(json.dumps({**report, "last": last, "measured": measured}))
         return 0
-    print(f"{args.run}: {runs.state(args.run)}" + (f", round {last['round']} of {preset.rounds}" if last else "")
-          + (f", {last['phase']} {last['step']}/{last['total']}" if last.get("total") and last["phase"] != "done" else "")
-          + (f"; {last['message']}" if "message" in last else ""))
     from thinkswitch.cli import terminal
+
+    parts = [state]
+    if last:
+        parts.append(f"round {last['round']} of {preset.rounds}")
+    if last.get("total") and last["phase"] != "done":
+        parts.append(f"{last['phase']} {last['step']}/{last['total']}")
+    message = f"; {last['message']}" if "message" in last else ""
+    print(f"{args.run}: {', '.join(parts)}{message}")
     terminal.console().print(terminal.scores(measured))
     return 0
 
 
-def do_check(args) -> int:
-    from thinkswitch.weights.device import silence_libraries
+# ---- a pair, from file headers alone
+
+
+def check(args: Namespace) -> int:
     from thinkswitch.weights.pair import open_pair
-    silence_libraries()
+
+    _silence_libraries()
     pair = open_pair(args.instruct, args.thinking, headers_only=True)
-    config, kinds = pair.config, {e.dtype for c in (pair.instruct, pair.thinking) for e in c.entries.values()}
-    print(f"compatible: {config.model_type}, {pair.parameters:,} parameters in {len(pair.names)} tensors ({', '.join(sorted(kinds))}), "
-          f"{config.num_hidden_layers} layers, hidden {config.hidden_size}, vocabulary {config.vocab_size:,}, "
-          f"{'tied' if config.tie_word_embeddings else 'untied'} embeddings")
-    for role in ("instruct", "thinking"):
-        print(f"{role}: its chat template {'opens' if getattr(pair, role).template_opens_think else 'does not open'} the trace")
+    config = pair.config
+    checkpoints = {"instruct": pair.instruct, "thinking": pair.thinking}
+    dtypes = {entry.dtype for checkpoint in checkpoints.values() for entry in checkpoint.entries.values()}
+    size = f"{pair.parameters:,} parameters in {len(pair.names)} tensors ({', '.join(sorted(dtypes))})"
+    shape = f"{config.num_hidden_layers} layers, hidden {config.hidden_size}"
+    embeddings = "tied" if config.tie_word_embeddings else "untied"
+    vocabulary = f"vocabulary {config.vocab_size:,}, {embeddings} embeddings"
+    print(f"compatible: {config.model_type}, {size}, {shape}, {vocabulary}")
+    for role, checkpoint in checkpoints.items():
+        opens = "opens" if checkpoint.template_opens_think else "does not open"
+        print(f"{role}: its chat template {opens} the trace")
     return 0
 
 
-def load_live_blend(args):
-    """(preset, pair, round, live blend) of a preset or a run."""
-    if not all(0 <= t <= 1 for t in args.t):
-        raise UserError(f"t must lie between 0 and 1, it is {' '.join(f'{t:g}' for t in args.t)}")
-    from thinkswitch.weights import memory_plan
-    from thinkswitch.weights.live_blend import Blend
-    preset, pair, round = load_pair_and_round(args)
-    return preset, pair, round, Blend(pair, round.adapters, **memory_plan.resolve_machine(pair, preset, memory_plan.LIVE))
-
-
-def do_plan(args) -> int:
+def plan(args: Namespace) -> int:
     from thinkswitch.cli import terminal
-    from thinkswitch.weights import memory_plan
-    from thinkswitch.weights.device import silence_libraries
+    from thinkswitch.weights.memory_plan import plan_memory
     from thinkswitch.weights.pair import open_pair
-    silence_libraries()
+
+    _silence_libraries()
     preset = apply_settings(load_preset(args.source), args.set)
-    phases = memory_plan.plan_memory(open_pair(preset.instruct, preset.thinking, headers_only=True), preset)
-    terminal.console().print(terminal.memory(phases))
+    pair = open_pair(preset.instruct, preset.thinking, headers_only=True)
+    terminal.console().print(terminal.memory(plan_memory(pair, preset)))
     return 0
 
 
-def load_pair_and_round(args):
-    """(preset, pair, round) of a preset or a run; no weights are in memory."""
-    from thinkswitch import rounds
-    from thinkswitch.weights.device import silence_libraries
-    from thinkswitch.weights.pair import open_pair
-    silence_libraries()
-    folder = Path(args.source)
-    is_run = (folder / "preset.yaml").is_file()
-    preset = apply_settings(load_preset(args.source), args.set)
-    pair = open_pair(preset.instruct, preset.thinking)
-    if not is_run and args.round:
-        raise UserError(f"{args.source} is a preset, so it has no round {args.round}; name a run's folder")
-    number = runs.rounds_done(folder) if args.round is None else args.round
-    has_recipe = is_run and (runs.round_dir(folder, number) / "recipe.json").is_file()
-    return preset, pair, rounds.read(folder, number) if has_recipe or number else rounds.start(pair)
+# ---- a point of the spectrum
 
 
-def do_ask(args) -> int:
-    if args.tokens is not None and args.tokens < 1:
-        raise UserError(f"--tokens must be at least 1, it is {args.tokens}")
-    if not args.prompt.strip():
-        raise UserError("the prompt is empty")
-    if args.prompt != args.prompt.encode("utf-8", "replace").decode("utf-8"):
-        raise UserError("the prompt is not valid UTF-8 text")
-    preset, pair, round, blend = load_live_blend(args)
+@dataclass(frozen=True)
+class Source:
+    """What the user named: a preset, or a round of a run."""
+
+    preset: Preset
+    pair: "Pair"
+    round: "Round"
+    run: Path | None  # the run's folder
+
+
+def ask(args: Namespace) -> int:
+    _refuse_prompt(args.prompt, args.tokens)
+    _refuse_points(args.t)
+    source = _open_source(args)
+    blend = _load_blend(source)
     from thinkswitch import evaluate
     from thinkswitch.cli import terminal
     from thinkswitch.generate import generate
+
+    preset, pair = source.preset, source.pair
+    seed = evaluate.seed_of(preset.seed, "ask")
     rows = []
     for t in args.t:
-        settings = evaluate.with_token_limit(evaluate.sampling(preset, "instruct" if t == 0 else "thinking", args.greedy), args.tokens)
-        point, seed = round.point(t, preset.schedule), evaluate.seed_of(preset.seed, "ask")
+        role = "instruct" if t == 0 else "thinking"
+        settings = evaluate.with_token_limit(evaluate.sampling(preset, role, args.greedy), args.tokens)
+        point = source.round.point(t, preset.schedule)
         rows.append(evaluate.question(pair, preset, args.prompt, t, point, args.template, settings, seed))
-    chunks = generate(blend, pair.instruct.tokenizer, rows, pair.instruct.stop_token_ids | pair.thinking.stop_token_ids, len(rows), stream=not args.json)
-    if args.json:
-        last = {c.row: c for c in chunks}
-        print(json.dumps([dict(t=t, trace=last[i].trace, answer=last[i].answer, tokens=last[i].tokens, finish=last[i].finish,
-                               state=last[i].state) for i, t in enumerate(args.t)], ensure_ascii=False))
-    else:
-        terminal.columns(args.prompt, args.t, round.number, chunks)
+    stops = pair.instruct.stop_token_ids | pair.thinking.stop_token_ids
+    chunks = generate(blend, pair.instruct.tokenizer, rows, stops, len(rows), stream=not args.json)
+    if not args.json:
+        terminal.columns(args.prompt, args.t, source.round.number, chunks)
+        return 0
+    last = {chunk.row: asdict(chunk) for chunk in chunks}
+    shown = ("trace", "answer", "tokens", "finish", "state")
+    answers = [{"t": t} | {key: last[row][key] for key in shown} for row, t in enumerate(args.t)]
+    print(json.dumps(answers, ensure_ascii=False))
     return 0
 
 
-def do_sweep(args) -> int:
-    if args.json and args.json.is_dir():
-        raise UserError(f"--json {args.json} is a folder; name a file")
-    preset, pair, round, blend = load_live_blend(args)
+def sweep(args: Namespace) -> int:
+    if args.json:
+        _refuse_output_file(args.json, "--json")
+    _refuse_points(args.t)
+    source = _open_source(args)
+    blend = _load_blend(source)
     from thinkswitch import evaluate, problems
     from thinkswitch.cli import terminal
+
+    preset, number = source.preset, source.round.number
     _, held_out = problems.train_and_held_out(preset)
-    points = {t: round.point(t, preset.schedule) for t in args.t}
-    table = terminal.progress(evaluate.sweep(blend, getattr(pair, preset.template), points, held_out, preset), "sweep")
-    terminal.console().print(terminal.spectrum(table, f"round {round.number}, {len(held_out)} problems, {preset.template} template"))
+    points = {t: source.round.point(t, preset.schedule) for t in args.t}
+    template = getattr(source.pair, preset.template)
+    table = terminal.progress(evaluate.sweep(blend, template, points, held_out, preset), "sweep")
+    title = f"round {number}, {len(held_out)} problems, {preset.template} template"
+    terminal.console().print(terminal.spectrum(table, title))
     if args.json:
-        runs.write_atomic(args.json, json.dumps(dict(round=round.number, template=preset.template, preset=preset.name,
-                                              seed=preset.seed, points=table), indent=1) + "\n")
+        report = {"round": number, "template": preset.template, "preset": preset.name, "seed": preset.seed}
+        runs.write_atomic(args.json, json.dumps({**report, "points": table}, indent=1) + "\n")
     return 0
 
 
-def do_export(args) -> int:
+def export(args: Namespace) -> int:
     if not 0.001 <= args.shard <= 1000:
         raise UserError(f"--shard is the size of a file in GB, from 0.001 to 1000; it is {args.shard:g}")
-    preset, pair, round = load_pair_and_round(args)
+    source = _open_source(args)
     from thinkswitch.cli import terminal
     from thinkswitch.export import export as exporter
     from thinkswitch.export.point import ExportPoint, ExportRequest
-    from thinkswitch.text import format_bytes
-    source = Path(args.source)
+
+    preset = source.preset
     request = ExportRequest(
-        ExportPoint(pair, round, args.point, preset.schedule, preset, args.adapter),
+        ExportPoint(source.pair, source.round, args.point, preset.schedule, preset, args.adapter),
         args.out,
         replace=args.replace,
-        run=source if (source / "preset.yaml").is_file() else None,
+        run=source.run,
         shard_bytes=int(args.shard * 1e9),
     )
-    plan = exporter.plan_export(request)
-    print(f"{format_bytes(plan.size)} to write ({plan.tensors} tensors, {plan.dtype}, {plan.template}'s chat template), "
-          f"{format_bytes(plan.free)} free", flush=True)
-    steps = exporter.export(request)
-    done = terminal.progress(as_percent(steps), "export, %")
+    planned = exporter.plan_export(request)
+    content = f"{planned.tensors} tensors, {planned.dtype}, {planned.template}'s chat template"
+    sizes = f"{format_bytes(planned.size)} to write ({content}), {format_bytes(planned.free)} free"
+    print(sizes, flush=True)
+    done = terminal.progress(_as_percent(exporter.export(request)), "export, %")
     print(f"{done.folder}: {done.files} files, {format_bytes(done.size)}, {done.seconds:.1f} s")
-    print(f"reloaded, no layer's output differs from the live blend's by more than {done.error:.2g} of its norm; "
-          f"{100 * done.same_tokens:.1f} % of the likeliest tokens are the same")
-    print(f"\n{done.code}")
+    same = f"{100 * done.same_tokens:.1f} % of the likeliest tokens are the same"
+    largest = f"no layer's output differs from the live blend's by more than {done.error:.2g} of its norm"
+    print(f"reloaded, {largest}; {same}\n\n{done.code}")
     return 0
 
 
-def as_percent(steps):
-    """(stage, done, total) as (done, 100), for one bar; returns what `steps` returns."""
+def _as_percent(steps: Generator[tuple[str, int, int], None, Any]) -> Generator[tuple[int, int], None, Any]:
+    """(stage, done, total) as (per cent, 100), for one bar; returns what `steps` returns."""
     try:
         while True:
             _, done, total = next(steps)
@@ -195,4 +227,65 @@ def as_percent(steps):
     except StopIteration as end:
         return end.value
     finally:
-        steps.close()  # an interrupt reaches it in time to clean up
+        steps.close()  # an interrupted export cleans up at once
+
+
+def _open_source(args: Namespace) -> Source:
+    """The preset or run that the arguments name. No weights are read."""
+    from thinkswitch import rounds
+    from thinkswitch.weights.pair import open_pair
+
+    _silence_libraries()
+    folder = Path(args.source)
+    is_run = (folder / "preset.yaml").is_file()
+    preset = apply_settings(load_preset(args.source), args.set)
+    if args.round and not is_run:
+        raise UserError(f"{args.source} is a preset, so it has no round {args.round}; name a run's folder")
+    pair = open_pair(preset.instruct, preset.thinking)
+    if not is_run:
+        return Source(preset, pair, rounds.start(pair), None)
+    number = runs.rounds_done(folder) if args.round is None else args.round
+    has_begun = number or (runs.round_dir(folder, 0) / "recipe.json").is_file()
+    return Source(preset, pair, rounds.read(folder, number) if has_begun else rounds.start(pair), folder)
+
+
+def _load_blend(source: Source) -> "Blend":
+    from thinkswitch.weights import memory_plan
+    from thinkswitch.weights.live_blend import Blend
+
+    machine = memory_plan.resolve_machine(source.pair, source.preset, memory_plan.LIVE)
+    logger.debug("live blend of round %d with %s", source.round.number, machine)
+    return Blend(source.pair, source.round.adapters, **machine)
+
+
+def _silence_libraries() -> None:
+    from thinkswitch.weights.device import silence_libraries
+
+    silence_libraries()
+
+
+# ---- refusals, before any work
+
+
+def _refuse_points(ts: list[float]) -> None:
+    if not all(0 <= t <= 1 for t in ts):
+        raise UserError(f"t must lie between 0 and 1, it is {' '.join(f'{t:g}' for t in ts)}")
+
+
+def _refuse_prompt(prompt: str, tokens: int | None) -> None:
+    if tokens is not None and tokens < 1:
+        raise UserError(f"--tokens must be at least 1, it is {tokens}")
+    if not prompt.strip():
+        raise UserError("the prompt is empty")
+    if prompt != prompt.encode("utf-8", "replace").decode("utf-8"):
+        raise UserError("the prompt is not valid UTF-8 text")
+
+
+def _refuse_output_file(path: Path, flag: str) -> None:
+    if path.is_dir():
+        raise UserError(f"{flag} {path} is a folder; name a file")
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    if not nearest.is_dir():
+        raise UserError(
+            f"{flag} {path} cannot be written: {nearest} is a file, not a folder; name another file"
+        )

@@ -11,6 +11,7 @@ from thinkswitch.runs.files import (
     write_atomic,
 )
 from thinkswitch.runs.folder import (
+    ENDED,
     ROOT,
     Event,
     create,
@@ -28,6 +29,7 @@ from thinkswitch.runs.power import gpu_watts
 from thinkswitch.runs.process import HEARTBEAT_SECONDS, claim, read_info, running_pid, start
 
 __all__ = [
+    "ENDED",
     "HEARTBEAT_SECONDS",
     "ROOT",
     "Event",

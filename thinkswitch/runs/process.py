@@ -118,6 +118,7 @@ def claim(folder: Path) -> Iterator[None]:
             truncate_partial_line(path)
         heartbeat = Heartbeat(folder, _new_info(read_info(folder)), time.monotonic, gpu_watts)
         heartbeat.start()
+        logger.debug("process %d writes %s", os.getpid(), folder)
         try:
             yield
         finally:
