@@ -29,7 +29,8 @@ from thinkswitch.remote import distributed
 from thinkswitch.weights.checkpoint import Checkpoint
 from thinkswitch.weights.pair import Pair
 from thinkswitch.weights.device import out_of_memory, release
-from thinkswitch.weights.memory_plan import LOGIT_CHUNK, checkpointed
+
+LOGIT_CHUNK = 256  # answer tokens whose logits are in memory at once
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,11 @@ def train_adapter(model, examples: list[Example], preset: Preset, seed: int, fol
     if first:
         _save(wrapped, folder / "adapter")
         saved.unlink(missing_ok=True)
+
+
+def checkpointed(config, device: str) -> bool:
+    """Whether layers are computed twice instead of kept (gradient checkpointing): not worth it for tiny models."""
+    return device != "cpu" or config.hidden_size >= 512
 
 
 def gradients(model, weights, batch: list[Example], micro: int) -> float | None:

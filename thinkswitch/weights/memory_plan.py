@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from thinkswitch.distil import LOGIT_CHUNK, checkpointed
 from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset
 from thinkswitch.recipe import module_kind
@@ -27,7 +28,6 @@ LOGIT_BYTES = 4 * 3  # bytes a word and row: float32, as it comes, scaled, sorte
 PROMPT_TOKENS = 512  # tokens of a prompt, which are not known beforehand
 COMPARE_ROWS = 3  # rows of Compare
 MIN_TOKENS = 256  # fewer new tokens are no thinking
-LOGIT_CHUNK = 256  # answer tokens whose logits are in memory at once while training
 NO_ROOM = "the weights alone leave no room: take 4-bit weights, or a smaller pair"
 LOOP, LIVE = ("think", "measure", "distil"), ("compare",)
 
@@ -172,11 +172,6 @@ def row_bytes(config, tokens: int, elem: int) -> float:
 def adapter_parameters(pair: Pair, rank: int) -> int:
     """Parameters of a LoRA update of every linear layer."""
     return sum(rank * sum(e.shape) for n, e in pair.instruct.entries.items() if len(e.shape) == 2 and module_kind(n) in ("attention", "mlp"))
-
-
-def checkpointed(config, device: str) -> bool:
-    """Whether training computes each layer twice instead of keeping its insides (gradient checkpointing); tiny models need not."""
-    return device != "cpu" or config.hidden_size >= 512
 
 
 def activation_bytes(config, tokens: int, elem: int, checkpointed: bool) -> float:
