@@ -62,10 +62,20 @@ class Bench:
             found = dict(out_of_memory=True)
         took = time.perf_counter() - began
         measured = torch.cuda.max_memory_reserved() + self.context() if self.card else peak_rss()
-        planned = {p.name: p.needs for p in memory_plan.plan_memory(self.pair, replace(self.preset, **changed))}.get(phase)
-        self.rows.append(dict(stage=name, planned_gb=planned and planned / 1e9, measured_gb=measured / 1e9,
-                              allocated_gb=torch.cuda.max_memory_allocated() / 1e9 if self.card else None,
-                              fits=measured <= CAP and "out_of_memory" not in found, seconds=took, **{k: v for k, v in found.items() if k != "round"}))
+        planned = {
+            p.name: p.needs for p in memory_plan.plan_memory(self.pair, replace(self.preset, **changed))
+        }.get(phase)
+        self.rows.append(
+            dict(
+                stage=name,
+                planned_gb=planned and planned / 1e9,
+                measured_gb=measured / 1e9,
+                allocated_gb=torch.cuda.max_memory_allocated() / 1e9 if self.card else None,
+                fits=measured <= CAP and "out_of_memory" not in found,
+                seconds=took,
+                **{k: v for k, v in found.items() if k != "round"},
+            )
+        )
         return found
 
 
@@ -76,7 +86,9 @@ def random_words(pair, count: int, seed: int) -> tuple[int, ...]:
 def decode(model, pair, role: str, preset: Preset, tokens: int, points=(None,)) -> dict:
     """One row for each of `points`, of exactly `tokens` tokens."""
     prompt = random_words(pair, PROMPT, 0)
-    rows = [Row(prompt, replace(sampling(preset, role), max_new_tokens=tokens), recipe=point) for point in points]
+    rows = [
+        Row(prompt, replace(sampling(preset, role), max_new_tokens=tokens), recipe=point) for point in points
+    ]
     began = time.perf_counter()
     made = sum(c.tokens for c in generate(model, pair.instruct.tokenizer, rows, set(), stream=False))
     return dict(tokens=made, tokens_per_s=made / (time.perf_counter() - began))
@@ -87,38 +99,75 @@ def run(bench: Bench, short: int, folder: Path) -> None:
     start = rounds.start(pair)
 
     def think() -> dict:
-        return decode(materialise(pair, [], start.thinking, **where), pair, "thinking", preset, preset.think_tokens)
+        return decode(
+            materialise(pair, [], start.thinking, **where), pair, "thinking", preset, preset.think_tokens
+        )
 
     def learn() -> dict:
         words = [random_words(pair, preset.max_length, seed) for seed in range(EXAMPLES)]
-        examples = [Example(w[:len(w) // 5], w[len(w) // 5:]) for w in words]
-        steps = list(train_adapter(materialise(pair, [], start.instruct, **where), examples, preset, 1, folder))
-        return dict(steps=len(steps), tokens_per_s=statistics.median(s.tokens_per_s for s in steps), first_loss=steps[0].loss, last_loss=steps[-1].loss)
+        examples = [Example(w[: len(w) // 5], w[len(w) // 5 :]) for w in words]
+        steps = list(
+            train_adapter(materialise(pair, [], start.instruct, **where), examples, preset, 1, folder)
+        )
+        return dict(
+            steps=len(steps),
+            tokens_per_s=statistics.median(s.tokens_per_s for s in steps),
+            first_loss=steps[0].loss,
+            last_loss=steps[-1].loss,
+        )
 
     def measure(role: str) -> dict:
-        return decode(materialise(pair, after.adapters, getattr(after, role), **where), pair, role, preset, short)
+        return decode(
+            materialise(pair, after.adapters, getattr(after, role), **where), pair, role, preset, short
+        )
 
     def compare() -> dict:
-        return decode(Blend(pair, after.adapters, **where), pair, "instruct", preset, short, [after.point(t) for t in (0, 0.5, 1)])
+        return decode(
+            Blend(pair, after.adapters, **where),
+            pair,
+            "instruct",
+            preset,
+            short,
+            [after.point(t) for t in (0, 0.5, 1)],
+        )
 
     bench.stage("think", "think", think)
     if "out_of_memory" in bench.stage("distil", "distil", learn):
         return  # nothing to rebuild from
     adapter = load_adapter(folder / "adapter")
-    after = bench.stage("rebuild", None, lambda: dict(round=rounds.rebuild(pair, start, adapter, preset.t, preset.anchor, preset.schedule)))["round"]
+    after = bench.stage(
+        "rebuild",
+        None,
+        lambda: dict(round=rounds.rebuild(pair, start, adapter, preset.t, preset.anchor, preset.schedule)),
+    )["round"]
     for role in ("instruct", "thinking"):
-        bench.stage(f"measure {role}", "measure", lambda: measure(role), think_tokens=short, instruct_tokens=short)
+        bench.stage(
+            f"measure {role}", "measure", lambda: measure(role), think_tokens=short, instruct_tokens=short
+        )
     bench.stage("compare", "compare", compare, think_tokens=short)
 
 
 def main() -> None:
     args = arguments(__doc__.splitlines()[0], think_tokens=dict(type=int, default=16384))
     if args.device != "cuda" and not args.quick:
-        raise SystemExit("this bench is about a CUDA card, and there is none here; --device cpu --quick shows that the script runs")
+        raise SystemExit(
+            "this bench is about a CUDA card, and there is none here; --device cpu --quick shows that the script runs"
+        )
     if args.device == "cuda" and torch.cuda.mem_get_info()[1] < CAP:
         raise SystemExit("this bench caps a card at 8 GB, and this one has less")
-    size, think, short, length = ("33M", 128, 32, 128) if args.quick else ("4B", args.think_tokens, 1000, 1000)
-    preset = Preset(name="card8", rows=1, think_tokens=think, instruct_tokens=think, max_length=length, epochs=1, four_bit=True, device=args.device)
+    size, think, short, length = (
+        ("33M", 128, 32, 128) if args.quick else ("4B", args.think_tokens, 1000, 1000)
+    )
+    preset = Preset(
+        name="card8",
+        rows=1,
+        think_tokens=think,
+        instruct_tokens=think,
+        max_length=length,
+        epochs=1,
+        four_bit=True,
+        device=args.device,
+    )
     with random_pair(size) as pair, tempfile.TemporaryDirectory() as folder:
         bench = Bench(args, pair, preset)
         run(bench, short, Path(folder))

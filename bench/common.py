@@ -10,8 +10,6 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import torch
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
@@ -36,7 +34,9 @@ def arguments(description: str, repeats: int = 3, **more: str | dict) -> argpars
     flag.add_argument("--repeats", type=int, default=repeats)
     flag.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     for name, help in more.items():
-        flag.add_argument(f"--{name.replace('_', '-')}", **(help if isinstance(help, dict) else dict(help=help)))
+        flag.add_argument(
+            f"--{name.replace('_', '-')}", **(help if isinstance(help, dict) else dict(help=help))
+        )
     args = flag.parse_args()
     torch.set_num_threads(args.threads)
     silence_libraries()
@@ -50,10 +50,23 @@ def random_pair(size: str):
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         torch.set_default_dtype(torch.bfloat16)  # 4 B in float32 would be 16 GB
-        model = Qwen3ForCausalLM(Qwen3Config(
-            vocab_size=vocabulary, hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers,
-            num_attention_heads=heads, num_key_value_heads=kv, head_dim=head_dim, tie_word_embeddings=True, rope_theta=1e6,
-            max_position_embeddings=4096, bos_token_id=None, eos_token_id=2, pad_token_id=0))
+        model = Qwen3ForCausalLM(
+            Qwen3Config(
+                vocab_size=vocabulary,
+                hidden_size=hidden,
+                intermediate_size=intermediate,
+                num_hidden_layers=layers,
+                num_attention_heads=heads,
+                num_key_value_heads=kv,
+                head_dim=head_dim,
+                tie_word_embeddings=True,
+                rope_theta=1e6,
+                max_position_embeddings=4096,
+                bos_token_id=None,
+                eos_token_id=2,
+                pad_token_id=0,
+            )
+        )
         torch.set_default_dtype(torch.float32)
         for role in ("instruct", "thinking"):
             if role == "thinking":
@@ -98,6 +111,7 @@ def peak_rss() -> int:
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         return 1024 * int(status["VmHWM"].split()[0])
     import resource  # not on Windows
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -108,8 +122,13 @@ def endless(model) -> None:
 
 def machine(args) -> dict:
     gpu = torch.cuda.get_device_name() if args.device == "cuda" else None
-    return dict(device=gpu or args.device, threads=args.threads, cpu=torch.backends.cpu.get_cpu_capability(), torch=torch.__version__,
-                python=platform.python_version())
+    return dict(
+        device=gpu or args.device,
+        threads=args.threads,
+        cpu=torch.backends.cpu.get_cpu_capability(),
+        torch=torch.__version__,
+        python=platform.python_version(),
+    )
 
 
 def report(args, name: str, rows: list[dict]) -> None:

@@ -31,17 +31,26 @@ from thinkswitch.weights.pair import open_pair
 
 SEED = 1
 FLAGS = dict(
-    size=dict(choices=SIZES, default="0.5B"), prompt=dict(default="100-200", help="tokens of a prompt, from-to"),
-    answer=dict(default="100-300", help="tokens of an answer, from-to"), steps=dict(type=int, default=4), batch=dict(type=int, default=2),
-    micro=dict(type=int, default=1), four_bit=dict(action="store_true", help="NF4 on a CPU, too"),
-    trl=dict(default=sys.executable, help="a python that has trl"), side=dict(choices=("ours", "trl"), help="(the script calls itself)"),
-    folder=dict(help="(the same)"))
+    size=dict(choices=SIZES, default="0.5B"),
+    prompt=dict(default="100-200", help="tokens of a prompt, from-to"),
+    answer=dict(default="100-300", help="tokens of an answer, from-to"),
+    steps=dict(type=int, default=4),
+    batch=dict(type=int, default=2),
+    micro=dict(type=int, default=1),
+    four_bit=dict(action="store_true", help="NF4 on a CPU, too"),
+    trl=dict(default=sys.executable, help="a python that has trl"),
+    side=dict(choices=("ours", "trl"), help="(the script calls itself)"),
+    folder=dict(help="(the same)"),
+)
 
 
 def examples(args) -> list[Example]:
     rng, words = random.Random(0), SIZES[args.size][-1]
     lengths = [tuple(map(int, span.split("-"))) for span in (args.prompt, args.answer)]
-    return [Example(*(tuple(rng.randrange(words) for _ in range(rng.randint(*span))) for span in lengths)) for _ in range(args.steps * args.batch)]
+    return [
+        Example(*(tuple(rng.randrange(words) for _ in range(rng.randint(*span))) for span in lengths))
+        for _ in range(args.steps * args.batch)
+    ]
 
 
 def settings(args) -> Preset:
@@ -61,7 +70,10 @@ class Laps:
 
 def ours(args, model, pair, folder: Path) -> list[dict]:
     laps = Laps()
-    return [dict(laps.lap(), loss=step.loss) for step in train_adapter(model, examples(args), settings(args), SEED, folder)]
+    return [
+        dict(laps.lap(), loss=step.loss)
+        for step in train_adapter(model, examples(args), settings(args), SEED, folder)
+    ]
 
 
 def trl(args, model, pair, folder: Path) -> list[dict]:
@@ -73,16 +85,43 @@ def trl(args, model, pair, folder: Path) -> list[dict]:
     disable_progress_bars()
     preset, data = settings(args), examples(args)
     order = [data[i] for group in batches(data, preset, SEED) for i in group]
-    rows = [dict(input_ids=e.prompt + e.answer, completion_mask=[0] * len(e.prompt) + [1] * len(e.answer)) for e in order]
+    rows = [
+        dict(input_ids=e.prompt + e.answer, completion_mask=[0] * len(e.prompt) + [1] * len(e.answer))
+        for e in order
+    ]
     card = args.device != "cpu"
     config = SFTConfig(
-        output_dir=str(folder), per_device_train_batch_size=args.micro, gradient_accumulation_steps=args.batch // args.micro,
-        num_train_epochs=1, train_sampling_strategy="sequential", completion_only_loss=True, max_length=None, packing=False,
-        learning_rate=preset.learning_rate, lr_scheduler_type=preset.decay, warmup_steps=0, weight_decay=preset.weight_decay,
-        max_grad_norm=preset.max_grad_norm, optim="adamw_torch", seed=SEED, bf16=card, use_cpu=not card, gradient_checkpointing=card,
-        gradient_checkpointing_kwargs=dict(use_reentrant=False), logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True)
-    lora = LoraConfig(r=preset.lora_rank, lora_alpha=preset.lora_alpha, lora_dropout=preset.lora_dropout, task_type="CAUSAL_LM",
-                      target_modules=preset.lora_targets)
+        output_dir=str(folder),
+        per_device_train_batch_size=args.micro,
+        gradient_accumulation_steps=args.batch // args.micro,
+        num_train_epochs=1,
+        train_sampling_strategy="sequential",
+        completion_only_loss=True,
+        max_length=None,
+        packing=False,
+        learning_rate=preset.learning_rate,
+        lr_scheduler_type=preset.decay,
+        warmup_steps=0,
+        weight_decay=preset.weight_decay,
+        max_grad_norm=preset.max_grad_norm,
+        optim="adamw_torch",
+        seed=SEED,
+        bf16=card,
+        use_cpu=not card,
+        gradient_checkpointing=card,
+        gradient_checkpointing_kwargs=dict(use_reentrant=False),
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    lora = LoraConfig(
+        r=preset.lora_rank,
+        lora_alpha=preset.lora_alpha,
+        lora_dropout=preset.lora_dropout,
+        task_type="CAUSAL_LM",
+        target_modules=preset.lora_targets,
+    )
     steps = []
 
     class Clock(TrainerCallback):
@@ -93,8 +132,14 @@ def trl(args, model, pair, folder: Path) -> list[dict]:
             if "loss" in logs:  # after every step; the last line of the log is a summary
                 steps.append(dict(self.laps.lap(), loss=float(logs["loss"])))
 
-    SFTTrainer(model=model, args=config, train_dataset=Dataset.from_list(rows), processing_class=pair.instruct.tokenizer,
-               peft_config=lora, callbacks=[Clock()]).train()
+    SFTTrainer(
+        model=model,
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=pair.instruct.tokenizer,
+        peft_config=lora,
+        callbacks=[Clock()],
+    ).train()
     return steps
 
 
@@ -112,12 +157,20 @@ def child(args) -> None:
         before = torch.cuda.memory_allocated()
     with tempfile.TemporaryDirectory() as folder:
         steps = dict(ours=ours, trl=trl)[args.side](args, model, pair, Path(folder))
-    print(json.dumps(dict(steps=steps, before=before, peak=torch.cuda.max_memory_allocated() if card else peak_rss())))
+    print(
+        json.dumps(
+            dict(steps=steps, before=before, peak=torch.cuda.max_memory_allocated() if card else peak_rss())
+        )
+    )
 
 
 def call(args, side: str, folder: Path) -> dict:
     python = args.trl if side == "trl" else sys.executable
-    done = subprocess.run([python, __file__, *sys.argv[1:], "--side", side, "--folder", str(folder)], stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [python, __file__, *sys.argv[1:], "--side", side, "--folder", str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     if done.returncode:
         raise SystemExit(f"the {side} side failed")
     return json.loads(done.stdout.splitlines()[-1])
@@ -127,9 +180,15 @@ def row(name: str, runs: list[dict]) -> dict:
     def later(key: str) -> float:
         return statistics.median(s[key] for run in runs for s in run["steps"][1:])
 
-    return dict(side=name, step_s=later("seconds"), step_cpu_s=later("cpu_seconds"),
-                steps_s=[round(s["seconds"], 2) for run in runs for s in run["steps"]], losses=[s["loss"] for s in runs[0]["steps"]],
-                before_gb=statistics.median(run["before"] for run in runs) / 1e9, peak_gb=statistics.median(run["peak"] for run in runs) / 1e9)
+    return dict(
+        side=name,
+        step_s=later("seconds"),
+        step_cpu_s=later("cpu_seconds"),
+        steps_s=[round(s["seconds"], 2) for run in runs for s in run["steps"]],
+        losses=[s["loss"] for s in runs[0]["steps"]],
+        before_gb=statistics.median(run["before"] for run in runs) / 1e9,
+        peak_gb=statistics.median(run["peak"] for run in runs) / 1e9,
+    )
 
 
 def main() -> None:
@@ -142,7 +201,9 @@ def main() -> None:
         return child(args)
     sides = ["ours", "trl"]
     if subprocess.run([args.trl, "-c", "import trl"], capture_output=True).returncode:
-        print("trl is not installed here, so that side is left out; name a python that has it: --trl PATH/python")
+        print(
+            "trl is not installed here, so that side is left out; name a python that has it: --trl PATH/python"
+        )
         sides.remove("trl")
     runs = {side: [] for side in sides}
     with random_pair(args.size) as pair:
@@ -150,15 +211,27 @@ def main() -> None:
         for _ in range(args.repeats):  # taking turns
             for side in sides:
                 runs[side].append(call(args, side, pair.instruct.folder.parent))
-    rows = [dict(parameters=size, four_bit=args.four_bit or args.device != "cpu", **row(side, runs[side])) for side in sides]
+    rows = [
+        dict(parameters=size, four_bit=args.four_bit or args.device != "cpu", **row(side, runs[side]))
+        for side in sides
+    ]
     if len(rows) == 2:
         a, b = rows
         apart = [abs(x - y) / x for x, y in zip(a["losses"], b["losses"])]
         agrees = apart[0] < 1e-3
-        print(f"first loss {'agrees' if agrees else 'DIFFERS'}: {apart[0]:.1e} apart (relative; below 1e-3 wanted), of all steps {max(apart):.1e} at most")
-        rows.append(dict(trl_over_ours_time=b["step_s"] / a["step_s"], trl_over_ours_cpu=b["step_cpu_s"] / a["step_cpu_s"],
-                         trl_over_ours_peak=b["peak_gb"] / a["peak_gb"],
-                         first_loss_agrees=agrees, first_loss_apart=apart[0], worst_loss_apart=max(apart)))
+        print(
+            f"first loss {'agrees' if agrees else 'DIFFERS'}: {apart[0]:.1e} apart (relative; below 1e-3 wanted), of all steps {max(apart):.1e} at most"
+        )
+        rows.append(
+            dict(
+                trl_over_ours_time=b["step_s"] / a["step_s"],
+                trl_over_ours_cpu=b["step_cpu_s"] / a["step_cpu_s"],
+                trl_over_ours_peak=b["peak_gb"] / a["peak_gb"],
+                first_loss_agrees=agrees,
+                first_loss_apart=apart[0],
+                worst_loss_apart=max(apart),
+            )
+        )
     report(args, "distil", rows)
 
 

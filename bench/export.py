@@ -29,10 +29,17 @@ ROOT = Path(__file__).parents[1]
 def timed(command: list, **env) -> dict:
     """Seconds until what a command wrote is on the disk, and its peak resident memory."""
     # a small process in between: Linux counts the peak of whoever starts a process as that process's own
-    between = ("import json, os, resource, subprocess, sys, time; began = time.perf_counter(); code = subprocess.run(sys.argv[1:], stdout=sys.stderr).returncode; "
-               "spent = time.perf_counter() - began; os.sync(); print(json.dumps([code, spent, time.perf_counter() - began, "
-               "resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)]))")
-    done = subprocess.run([sys.executable, "-c", between, *map(str, command)], capture_output=True, text=True, env={**os.environ, **env})
+    between = (
+        "import json, os, resource, subprocess, sys, time; began = time.perf_counter(); code = subprocess.run(sys.argv[1:], stdout=sys.stderr).returncode; "
+        "spent = time.perf_counter() - began; os.sync(); print(json.dumps([code, spent, time.perf_counter() - began, "
+        "resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", between, *map(str, command)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **env},
+    )
     code, spent, settled, peak = json.loads(done.stdout)
     if code:
         raise SystemExit(f"{command[0]} failed:\n{done.stderr[-2000:]}")
@@ -59,42 +66,90 @@ def writing(pair, out: Path) -> dict:
     from thinkswitch.export.safetensors_writer import write_tensors
     from thinkswitch.preset import Preset
     from thinkswitch.recipe import Schedule
+
     began = time.perf_counter()
     start = rounds.start(pair)
     angles = time.perf_counter()
     point = ExportPoint(pair, start, 0.5, Schedule(), Preset(), False)
     entries = checkpoint_entries(pair)
     out.mkdir()
-    for _ in write_tensors(out, entries, lambda name: blocks(point, name, entries[name]), {name: Future() for name in entries}):
+    for _ in write_tensors(
+        out, entries, lambda name: blocks(point, name, entries[name]), {name: Future() for name in entries}
+    ):
         pass
     fsync_tree(out)
     return dict(angles_s=angles - began, write_s=time.perf_counter() - angles)
 
 
 def main() -> None:
-    args = arguments(__doc__.splitlines()[0], size="0.6B or 4B (default 0.6B)", mergekit="path of mergekit-yaml, to time it as well",
-                     pair="a folder with instruct/ and thinking/, instead of a random pair", at="where to write; default the temporary folder")
+    args = arguments(
+        __doc__.splitlines()[0],
+        size="0.6B or 4B (default 0.6B)",
+        mergekit="path of mergekit-yaml, to time it as well",
+        pair="a folder with instruct/ and thinking/, instead of a random pair",
+        at="where to write; default the temporary folder",
+    )
     size = "33M" if args.quick else args.size or "0.6B"
-    given = nullcontext(open_pair(f"{args.pair}/instruct", f"{args.pair}/thinking")) if args.pair else random_pair(size)
+    given = (
+        nullcontext(open_pair(f"{args.pair}/instruct", f"{args.pair}/thinking"))
+        if args.pair
+        else random_pair(size)
+    )
     with given as pair, tempfile.TemporaryDirectory(dir=args.at) as scratch:
-        scratch, total = Path(scratch), sum(f.stat().st_size for f in pair.instruct.folder.glob("*.safetensors"))
-        (scratch / "p.yaml").write_text(json.dumps(dict(name="bench", instruct=str(pair.instruct.folder), thinking=str(pair.thinking.folder))))
-        row = dict(parameters=parameters(pair), bytes=total, copy_s=copying(pair.instruct.folder, scratch / "copy"))
+        scratch, total = (
+            Path(scratch),
+            sum(f.stat().st_size for f in pair.instruct.folder.glob("*.safetensors")),
+        )
+        (scratch / "p.yaml").write_text(
+            json.dumps(
+                dict(name="bench", instruct=str(pair.instruct.folder), thinking=str(pair.thinking.folder))
+            )
+        )
+        row = dict(
+            parameters=parameters(pair), bytes=total, copy_s=copying(pair.instruct.folder, scratch / "copy")
+        )
         shutil.rmtree(scratch / "copy")
         row |= writing(pair, scratch / "stream")
         shutil.rmtree(scratch / "stream")
-        row["ours"] = timed([sys.executable, "-m", "thinkswitch", "export", scratch / "p.yaml", "--point", "0.5", "--out", scratch / "ours"],
-                            PYTHONPATH=str(ROOT), HF_HUB_OFFLINE="1")
+        row["ours"] = timed(
+            [
+                sys.executable,
+                "-m",
+                "thinkswitch",
+                "export",
+                scratch / "p.yaml",
+                "--point",
+                "0.5",
+                "--out",
+                scratch / "ours",
+            ],
+            PYTHONPATH=str(ROOT),
+            HF_HUB_OFFLINE="1",
+        )
         row["write_of_copy_speed"] = row["copy_s"] / row["write_s"]
-        row["verify_s"] = row["ours"]["settled_s"] - startup() - row["angles_s"] - row["write_s"]  # what comparing adds to the rest of the command
+        row["verify_s"] = (
+            row["ours"]["settled_s"] - startup() - row["angles_s"] - row["write_s"]
+        )  # what comparing adds to the rest of the command
         if args.mergekit:
             text = (scratch / "ours" / "mergekit.yml").read_text()
             for side in (pair.instruct, pair.thinking):  # the card names folders by their last two parts
                 text = text.replace("/".join(side.folder.parts[-2:]), str(side.folder))
             (scratch / "mergekit.yml").write_text(text)
-            row["mergekit"] = timed([args.mergekit, scratch / "mergekit.yml", scratch / "theirs", "--quiet", "--num-threads", args.threads], HF_HUB_OFFLINE="1")
+            row["mergekit"] = timed(
+                [
+                    args.mergekit,
+                    scratch / "mergekit.yml",
+                    scratch / "theirs",
+                    "--quiet",
+                    "--num-threads",
+                    args.threads,
+                ],
+                HF_HUB_OFFLINE="1",
+            )
             row["times_faster"] = row["mergekit"]["settled_s"] / row["ours"]["settled_s"]
-            row["times_faster_without_verifying"] = row["mergekit"]["settled_s"] / (row["ours"]["settled_s"] - row["verify_s"])
+            row["times_faster_without_verifying"] = row["mergekit"]["settled_s"] / (
+                row["ours"]["settled_s"] - row["verify_s"]
+            )
             row |= agreement(scratch / "ours", scratch / "theirs")
     for key, value in row.items():
         print(f"{key:22} {value}")
@@ -104,13 +159,18 @@ def main() -> None:
 def startup() -> float:
     """Seconds that our command takes to refuse: imports, headers, tokenizers."""
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import thinkswitch.export"], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    subprocess.run(
+        [sys.executable, "-c", "import thinkswitch.export"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+    )
     return time.perf_counter() - began
 
 
 def agreement(ours: Path, theirs: Path) -> dict:
     """Largest difference between the two results, relative to each tensor's norm; and the share of equal values."""
     from safetensors import safe_open
+
     where = {}
     for file in theirs.glob("*.safetensors"):
         with safe_open(file, "pt") as shard:

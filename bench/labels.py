@@ -46,8 +46,15 @@ def paging(device: str, prompts, limits) -> ContinuousBatchingConfig:
     """On a CPU the defaults take most of the memory for the cache, and most of the time to clear it; on a card they are meant for it."""
     if device != "cpu":
         return ContinuousBatchingConfig(max_memory_percent=0.5)
-    blocks = sum(math.ceil((len(p) + n) / PAGE) + 1 for p, n in zip(prompts, limits))  # room for all at once: nobody waits
-    return ContinuousBatchingConfig(num_blocks=blocks, page_size=PAGE, max_batch_tokens=max(256, max(map(len, prompts))), use_async_batching=False)
+    blocks = sum(
+        math.ceil((len(p) + n) / PAGE) + 1 for p, n in zip(prompts, limits)
+    )  # room for all at once: nobody waits
+    return ContinuousBatchingConfig(
+        num_blocks=blocks,
+        page_size=PAGE,
+        max_batch_tokens=max(256, max(map(len, prompts))),
+        use_async_batching=False,
+    )
 
 
 def main() -> None:
@@ -64,22 +71,33 @@ def main() -> None:
         endless(model)
         prompts = [pair.instruct.prompt_ids(f"What is {i} + {i + 1}?") for i in range(count)]
         rows = [Row(tuple(p), Sampling(max_new_tokens=n)) for p, n in zip(prompts, limits)]
-        batch = pair.instruct.tokenizer.pad([{"input_ids": p} for p in prompts], return_tensors="pt", padding_side="left").to(args.device)
+        batch = pair.instruct.tokenizer.pad(
+            [{"input_ids": p} for p in prompts], return_tensors="pt", padding_side="left"
+        ).to(args.device)
         width, pages = batch["input_ids"].shape[1], paging(args.device, prompts, limits)
 
         def compacting(tokenizer=pair.instruct.tokenizer) -> dict[int, str]:
             return {c.row: c.text for c in generate(model, tokenizer, rows, set(), stream=False)}
 
         def plain_generate() -> torch.Tensor:
-            return model.generate(**batch, do_sample=False, max_new_tokens=long, pad_token_id=0,
-                                  stopping_criteria=StoppingCriteriaList([PerRow(limits, width)]))
+            return model.generate(
+                **batch,
+                do_sample=False,
+                max_new_tokens=long,
+                pad_token_id=0,
+                stopping_criteria=StoppingCriteriaList([PerRow(limits, width)]),
+            )
 
         def continuous_batching() -> list[list[int]]:
             # generate_batch has one limit for all; the manager under it has one for each
             greedy = GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0, max_new_tokens=long)
             said = {}
-            with model.continuous_batching_context_manager(greedy, continuous_batching_config=pages, persistent_manager=args.device != "cpu",
-                                                           warmup=args.device != "cpu") as manager:
+            with model.continuous_batching_context_manager(
+                greedy,
+                continuous_batching_config=pages,
+                persistent_manager=args.device != "cpu",
+                warmup=args.device != "cpu",
+            ) as manager:
                 asked = [manager.add_request(p, max_new_tokens=n) for p, n in zip(prompts, limits)]
                 while len(said) < count:
                     reply = manager.get_result(timeout=1)
@@ -91,17 +109,35 @@ def main() -> None:
 
         texts, whole, paged = compacting(Numbers()), plain_generate(), continuous_batching()
         ours = [[int(t) for t in texts[i].split()] for i in range(count)]
-        others = dict(generate=[row[width:width + n].tolist() for row, n in zip(whole, limits)], continuous=paged)
+        others = dict(
+            generate=[row[width : width + n].tolist() for row, n in zip(whole, limits)], continuous=paged
+        )
         same = {name: sum(a == b for a, b in zip(ours, theirs)) for name, theirs in others.items()}
         assert [len(o) for o in ours] == limits
-        assert dtype != torch.float32 or set(same.values()) == {count}, f"rows of {count} with the same tokens: {same}"  # bf16 has ties
-        times = in_turns(dict(ours=compacting, generate=plain_generate, continuous=continuous_batching), args.repeats)
+        assert dtype != torch.float32 or set(same.values()) == {count}, (
+            f"rows of {count} with the same tokens: {same}"
+        )  # bf16 has ties
+        times = in_turns(
+            dict(ours=compacting, generate=plain_generate, continuous=continuous_batching), args.repeats
+        )
         ratios = {name: sorted(b / a for a, b in zip(times["ours"], times[name])) for name in others}
-        report(args, "labels", [dict(parameters=parameters(pair), dtype=str(dtype).removeprefix("torch."), rows=count, longest=long, useful_tokens=useful,
-                                     **{f"{name}_same_rows": n for name, n in same.items()},
-                                     **{f"{name}_tokens_per_s": useful / median(t) for name, t in times.items()},
-                                     **{f"{name}_over_ours": median(r) for name, r in ratios.items()},
-                                     **{f"{name}_over_ours_range": f"{r[0]:.2f}-{r[-1]:.2f}" for name, r in ratios.items()})])
+        report(
+            args,
+            "labels",
+            [
+                dict(
+                    parameters=parameters(pair),
+                    dtype=str(dtype).removeprefix("torch."),
+                    rows=count,
+                    longest=long,
+                    useful_tokens=useful,
+                    **{f"{name}_same_rows": n for name, n in same.items()},
+                    **{f"{name}_tokens_per_s": useful / median(t) for name, t in times.items()},
+                    **{f"{name}_over_ours": median(r) for name, r in ratios.items()},
+                    **{f"{name}_over_ours_range": f"{r[0]:.2f}-{r[-1]:.2f}" for name, r in ratios.items()},
+                )
+            ],
+        )
 
 
 if __name__ == "__main__":

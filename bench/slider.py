@@ -29,7 +29,11 @@ def measure(args, pair, dtype, folder) -> dict:
     blend = Blend(pair, device=args.device, dtype=dtype)
 
     def first_token(model, point=None) -> str:
-        return next(c.text for c in generate(model, tok, [Row(ids, Sampling(max_new_tokens=1), recipe=point)], set()) if c.finish)
+        return next(
+            c.text
+            for c in generate(model, tok, [Row(ids, Sampling(max_new_tokens=1), recipe=point)], set())
+            if c.finish
+        )
 
     def live():
         return first_token(blend, state.point(0.55))
@@ -53,14 +57,22 @@ base_model: {pair.instruct.folder}
 parameters: {{t: 0.55}}
 dtype: bfloat16
 """)
-        subprocess.run([args.mergekit, config, f"{folder}/merged", "--quiet"], check=True, capture_output=True)
-        return first_token(AutoModelForCausalLM.from_pretrained(f"{folder}/merged", dtype=dtype).to(args.device))
+        subprocess.run(
+            [args.mergekit, config, f"{folder}/merged", "--quiet"], check=True, capture_output=True
+        )
+        return first_token(
+            AutoModelForCausalLM.from_pretrained(f"{folder}/merged", dtype=dtype).to(args.device)
+        )
 
     ways = [live, in_memory, by_folder] + ([by_mergekit] if args.mergekit else [])
     times = {f.__name__: seconds(f, args.repeats) for f in ways}
-    return dict(parameters=parameters(pair), dtype=str(dtype).removeprefix("torch."), prompt_tokens=len(ids),
-                **{f"{k}_s": v for k, v in times.items()},
-                **{f"ratio_{k}": v / times["live"] for k, v in times.items() if k != "live"})
+    return dict(
+        parameters=parameters(pair),
+        dtype=str(dtype).removeprefix("torch."),
+        prompt_tokens=len(ids),
+        **{f"{k}_s": v for k, v in times.items()},
+        **{f"ratio_{k}": v / times["live"] for k, v in times.items() if k != "live"},
+    )
 
 
 def main() -> None:

@@ -22,7 +22,15 @@ from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parents[1]
 BARE = "import gradio as gr\nwith gr.Blocks() as page:\n    gr.Markdown('hello')\npage.launch(server_port=PORT, quiet=True)\n"
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+]
 SLIDER = "#compare-t input[type=range]"
 PAINTED = "() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
 
@@ -34,7 +42,9 @@ def start(folder: str, bare: bool) -> tuple[subprocess.Popen, str]:
         port = free.getsockname()[1]
     command = ["-c", BARE.replace("PORT", str(port))] if bare else [str(ROOT / "app.py"), "--port", str(port)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen([sys.executable, *command], cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     return process, f"http://127.0.0.1:{port}/"
 
 
@@ -63,14 +73,22 @@ def first_paint(browser, bare: bool) -> dict:
             page.wait_for_selector("text=hello" if bare else SLIDER)
             usable = time.perf_counter()
             context.close()
-            return dict(start_to_paint=opened - began + paint, open_to_paint=paint, start_to_usable=usable - began, open_to_usable=usable - opened)
+            return dict(
+                start_to_paint=opened - began + paint,
+                open_to_paint=paint,
+                start_to_usable=usable - began,
+                open_to_usable=usable - opened,
+            )
         finally:
             process.kill()
             process.wait()
 
 
 def answered(page) -> None:
-    page.wait_for_function("() => / in \\d+\\.\\d+ s/.test(document.querySelector('#compare-status')?.innerText)", timeout=120_000)
+    page.wait_for_function(
+        "() => / in \\d+\\.\\d+ s/.test(document.querySelector('#compare-status')?.innerText)",
+        timeout=120_000,
+    )
 
 
 def slider_to_text(page) -> float:
@@ -99,8 +117,16 @@ def tab_latency(page, name: str, shows: str) -> float:
 
 
 def tabs(page) -> dict[str, float]:
-    return {name: tab_latency(page, name, shows) for name, shows in
-            (("Models", "#models-check"), ("Explore", "#explore-sweep-start"), ("Export", "#export-start"), ("Loop", "#loop-start"), ("Compare", "#compare-run"))}
+    return {
+        name: tab_latency(page, name, shows)
+        for name, shows in (
+            ("Models", "#models-check"),
+            ("Explore", "#explore-sweep-start"),
+            ("Export", "#export-start"),
+            ("Loop", "#loop-start"),
+            ("Compare", "#compare-run"),
+        )
+    }
 
 
 def live(browser, repeats: int) -> dict:
@@ -116,13 +142,18 @@ def live(browser, repeats: int) -> dict:
             idle = latencies(page, repeats)
             page.get_by_role("tab", name="Loop").first.click()
             page.click("#loop-start")
-            page.wait_for_function("() => /distil|think/.test(document.querySelector('#loop-progress').innerText)", timeout=120_000)
+            page.wait_for_function(
+                "() => /distil|think/.test(document.querySelector('#loop-progress').innerText)",
+                timeout=120_000,
+            )
             page.get_by_role("tab", name="Compare").first.click()
             page.wait_for_timeout(500)
             busy = latencies(page, repeats)
             page.get_by_role("tab", name="Loop").first.click()
             page.click("#loop-stop")
-            page.wait_for_function("() => /stopped/.test(document.querySelector('#loop-progress').innerText)", timeout=60_000)
+            page.wait_for_function(
+                "() => /stopped/.test(document.querySelector('#loop-progress').innerText)", timeout=60_000
+            )
             return dict(idle=idle, while_a_loop_runs=busy)
         finally:
             process.kill()
@@ -148,12 +179,27 @@ def main() -> None:
         for _ in range(args.repeats):
             for name in pages:
                 pages[name].append(first_paint(browser, name == "bare"))
-        median = {name: {k: statistics.median(row[k] for row in rows) for k in rows[0]} for name, rows in pages.items()}
-        result = dict(**median, ratio={k: median["studio"][k] / median["bare"][k] for k in median["bare"]}, **live(browser, args.repeats))
+        median = {
+            name: {k: statistics.median(row[k] for row in rows) for k in rows[0]}
+            for name, rows in pages.items()
+        }
+        result = dict(
+            **median,
+            ratio={k: median["studio"][k] / median["bare"][k] for k in median["bare"]},
+            **live(browser, args.repeats),
+        )
         browser.close()
     for name, row in result.items():
-        print(f"{name:20}", "  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v['median']:.3f} (worst {v['worst']:.3f})" for k, v in row.items()))
-    print(json.dumps(dict(bench="ui", python=platform.python_version(), cores=os.cpu_count(), seconds=result)))
+        print(
+            f"{name:20}",
+            "  ".join(
+                f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v['median']:.3f} (worst {v['worst']:.3f})"
+                for k, v in row.items()
+            ),
+        )
+    print(
+        json.dumps(dict(bench="ui", python=platform.python_version(), cores=os.cpu_count(), seconds=result))
+    )
 
 
 if __name__ == "__main__":

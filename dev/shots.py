@@ -17,7 +17,10 @@ SIZES = {"wide": (1280, 860), "narrow": (390, 844)}
 
 
 def prepare(page) -> None:
-    page.wait_for_function("() => / in \\d+\\.\\d+ s/.test(document.querySelector('#compare-status')?.innerText)", timeout=120_000)
+    page.wait_for_function(
+        "() => / in \\d+\\.\\d+ s/.test(document.querySelector('#compare-status')?.innerText)",
+        timeout=120_000,
+    )
     page.get_by_role("tab", name="Explore").first.click()
     newest = page.locator("#explore-round input")
     for place in (0, 1):  # the pair, then the newest round
@@ -28,11 +31,16 @@ def prepare(page) -> None:
         options.nth(place).click()
         page.click("#explore-sweep-start")
         page.wait_for_timeout(1500)
-        page.wait_for_function("() => document.querySelector('#explore-sweep-stop').disabled", timeout=300_000)
+        page.wait_for_function(
+            "() => document.querySelector('#explore-sweep-stop').disabled", timeout=300_000
+        )
 
 
 def photograph(page, folder: Path, kind: str) -> None:
-    page.wait_for_function("() => / in \\d+\\.\\d+ s/.test(document.querySelector('#compare-status')?.innerText)", timeout=120_000)
+    page.wait_for_function(
+        "() => / in \\d+\\.\\d+ s/.test(document.querySelector('#compare-status')?.innerText)",
+        timeout=120_000,
+    )
     for name in TABS:
         page.get_by_role("tab", name=name).first.click()
         if name == "Models":
@@ -48,7 +56,9 @@ def main(url: str, folder: str) -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
     with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=["--headless", "--no-sandbox", "--disable-gpu"])
+        browser = p.chromium.launch(
+            executable_path=chromium, args=["--headless", "--no-sandbox", "--disable-gpu"]
+        )
         for theme in ("light", "dark"):
             for size, (width, height) in SIZES.items():
                 page = browser.new_context(viewport=dict(width=width, height=height)).new_page()

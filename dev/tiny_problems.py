@@ -14,14 +14,14 @@ prompts and the held-out problems can never share one.
 import json
 import random
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator
 
 TINY = Path(__file__).parents[1] / "presets" / "tiny"
-NAMES = "Ann Ben Eva Jim Kim Leo Mia Tom".split()
-THINGS = "coins cards books shells stamps apples".split()
-SPLITS = {"pretrain": range(0, 10), "train": range(10, 18), "held_out": range(18, 20)}  # of hash % 20
+NAMES = ["Ann", "Ben", "Eva", "Jim", "Kim", "Leo", "Mia", "Tom"]
+THINGS = ["coins", "cards", "books", "shells", "stamps", "apples"]
+SPLITS = {"pretrain": range(10), "train": range(10, 18), "held_out": range(18, 20)}  # of hash % 20
 # Share of chains with one term more: the loop's domain lies a little beyond what the pair is used to.
 LONGER = {"pretrain": 0.1, "train": 1.0, "held_out": 1.0}
 
@@ -68,7 +68,9 @@ def choice(rng: random.Random, longer: float) -> Made:
             low, high = total - near - far, total - near
         else:
             low, high = total + near, total + near + far
-    verdict = {"maybe": f"{low} < {total} < {high}", "yes": f"{total} > {high}", "no": f"{total} < {low}"}[answer]
+    verdict = {"maybe": f"{low} < {total} < {high}", "yes": f"{total} > {high}", "no": f"{total} < {low}"}[
+        answer
+    ]
     a, b = rng.sample(NAMES, 2)
     thing = rng.choice(THINGS)
     prompt = f"{a} has {text} {thing}. {b} has {low} to {high} {thing}. Does {a} have more?"
@@ -95,7 +97,9 @@ def main() -> None:
     for split, n in (("train", 16384), ("held_out", 1000)):
         with open(TINY / f"{split}.jsonl", "w") as file:
             for made in take(split, n, seed=1):
-                file.write(json.dumps({"prompt": made.prompt, "answer": made.answer, "kind": made.kind}) + "\n")
+                file.write(
+                    json.dumps({"prompt": made.prompt, "answer": made.answer, "kind": made.kind}) + "\n"
+                )
 
 
 if __name__ == "__main__":

@@ -12,11 +12,8 @@ import itertools
 import json
 import math
 import random
-import sys
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from tiny_problems import TINY, Made, take
@@ -46,27 +43,53 @@ TEMPLATE = """{%- for message in messages %}
 def make_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     """Byte-level BPE: every text a visitor types can be encoded and decoded again."""
     core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     core.decoder = decoders.ByteLevel()
     corpus = [f"user\n{m.prompt}\nassistant\n{m.trace}\n\n{m.boxed}" for m in take("pretrain", 4000, seed=0)]
-    core.train_from_iterator(corpus, trainers.BpeTrainer(
-        vocab_size=vocabulary - len(SPECIAL + TAGS), min_frequency=50, show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
-    tok = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<|endoftext|>", eos_token="<|im_end|>",
-                                  additional_special_tokens=SPECIAL[1:2], model_max_length=1024,
-                                  clean_up_tokenization_spaces=False)
+    core.train_from_iterator(
+        corpus,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary - len(SPECIAL + TAGS),
+            min_frequency=50,
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
+    tok = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=SPECIAL[1:2],
+        model_max_length=1024,
+        clean_up_tokenization_spaces=False,
+    )
     tok.add_tokens(TAGS)  # not special, as in Qwen3: they survive skip_special_tokens
     return tok
 
 
 def make_model(tok) -> Qwen3ForCausalLM:
-    return Qwen3ForCausalLM(Qwen3Config(
-        vocab_size=len(tok), hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=32, max_position_embeddings=1024, tie_word_embeddings=True, rope_theta=1e6,
-        bos_token_id=None, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id))
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tok),
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=32,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            rope_theta=1e6,
+            bos_token_id=None,
+            eos_token_id=tok.eos_token_id,
+            pad_token_id=tok.pad_token_id,
+        )
+    )
 
 
 def encode(tok, made: Made, traced: bool) -> tuple[list[int], list[int]]:
@@ -84,12 +107,14 @@ def batches(tok, seed: int, size: int, p_traced: float):
     while True:
         pool = [encode(tok, m, rng.random() < p_traced) for m in itertools.islice(stream, 16 * size)]
         pool.sort(key=lambda row: len(row[0]))
-        groups = [pool[i:i + size] for i in range(0, len(pool), size)]
+        groups = [pool[i : i + size] for i in range(0, len(pool), size)]
         rng.shuffle(groups)
         for rows in groups:
             width = max(len(ids) for ids, _ in rows)
-            yield (torch.tensor([ids + [tok.pad_token_id] * (width - len(ids)) for ids, _ in rows]),
-                   torch.tensor([lab + [-100] * (width - len(lab)) for _, lab in rows]))
+            yield (
+                torch.tensor([ids + [tok.pad_token_id] * (width - len(ids)) for ids, _ in rows]),
+                torch.tensor([lab + [-100] * (width - len(lab)) for _, lab in rows]),
+            )
 
 
 def train(model, tok, steps: int, lr: float, p_traced: float, seed: int, size: int, name: str) -> None:
@@ -114,7 +139,8 @@ def save(model, tok, out: Path, prefill: str, generation: dict) -> None:
     tok.chat_template = TEMPLATE.replace("PREFILL", prefill)
     tok.save_pretrained(out)
     model.generation_config = GenerationConfig(
-        do_sample=True, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id, **generation)
+        do_sample=True, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id, **generation
+    )
     model.to(torch.bfloat16).save_pretrained(out)
     (out / "model.safetensors").chmod(0o644)
 
@@ -122,12 +148,16 @@ def save(model, tok, out: Path, prefill: str, generation: dict) -> None:
 def main() -> None:
     flag = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flag.add_argument("--out", type=Path, default=TINY)
-    flag.add_argument("--base", type=Path, help="folder: take the base from here, or keep it here for next time")
+    flag.add_argument(
+        "--base", type=Path, help="folder: take the base from here, or keep it here for next time"
+    )
     flag.add_argument("--vocabulary", type=int, default=384)
     flag.add_argument("--batch", type=int, default=64)
     flag.add_argument("--base-steps", type=int, default=2200)
     flag.add_argument("--base-lr", type=float, default=2e-3)
-    flag.add_argument("--traced", type=float, default=0.9, help="share of the base's answers that carry a trace")
+    flag.add_argument(
+        "--traced", type=float, default=0.9, help="share of the base's answers that carry a trace"
+    )
     flag.add_argument("--instruct-steps", type=int, default=120)
     flag.add_argument("--thinking-steps", type=int, default=400)
     flag.add_argument("--twin-lr", type=float, default=1e-3)
@@ -139,9 +169,14 @@ def main() -> None:
     flags = {k: v for k, v in vars(args).items() if k not in ("out", "base", "only_report")}
     found = report(args.out, flags)
     (args.out / "report.json").write_text(json.dumps(found, indent=1) + "\n")
-    for row in (dict(found["thinking"], t="thinking, own template"), *found["spectrum_under_instruct_template"]):
-        print(f"t={row['t']}: accuracy {100 * row['accuracy']:.1f} % [{100 * row['low']:.1f}, {100 * row['high']:.1f}], "
-              f"think rate {row['think_rate']:.3f}, {row['mean_tokens']:.1f} tokens")
+    for row in (
+        dict(found["thinking"], t="thinking, own template"),
+        *found["spectrum_under_instruct_template"],
+    ):
+        print(
+            f"t={row['t']}: accuracy {100 * row['accuracy']:.1f} % [{100 * row['low']:.1f}, {100 * row['high']:.1f}], "
+            f"think rate {row['think_rate']:.3f}, {row['mean_tokens']:.1f} tokens"
+        )
 
 
 def make_pair(args) -> None:
@@ -158,8 +193,9 @@ def make_pair(args) -> None:
             torch.save(base.state_dict(), args.base / "base.pt")
     state = {k: v.clone() for k, v in base.state_dict().items()}
     for name, traced, steps, prefill, generation in (
-            ("instruct", 0.0, args.instruct_steps, "", dict(temperature=0.7, top_p=0.8, top_k=20)),
-            ("thinking", 1.0, args.thinking_steps, "<think>\\n", dict(temperature=0.6, top_p=0.95, top_k=20))):
+        ("instruct", 0.0, args.instruct_steps, "", dict(temperature=0.7, top_p=0.8, top_k=20)),
+        ("thinking", 1.0, args.thinking_steps, "<think>\\n", dict(temperature=0.6, top_p=0.95, top_k=20)),
+    ):
         twin = make_model(tok)
         twin.load_state_dict(state)
         train(twin, tok, steps, args.twin_lr, traced, args.seed + 1 + int(traced), args.batch, name)
@@ -173,13 +209,29 @@ def report(out: Path, flags: dict) -> dict:
     preset = Preset(greedy=True, think_tokens=128, rows=256)
     blend = Blend(pair)
     ts = [0, 0.1, 0.2, 0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9, 1]
-    spectrum = terminal.progress(evaluate.sweep(blend, pair.instruct, {t: state.point(t) for t in ts}, held_out, preset), "spectrum")
-    own = terminal.progress(evaluate.sweep(blend, pair.thinking, {1: state.thinking}, held_out, preset), "thinking")
+    spectrum = terminal.progress(
+        evaluate.sweep(blend, pair.instruct, {t: state.point(t) for t in ts}, held_out, preset), "spectrum"
+    )
+    own = terminal.progress(
+        evaluate.sweep(blend, pair.thinking, {1: state.thinking}, held_out, preset), "thinking"
+    )
     cosines = sorted(recipe.cosine(g, recipe.INSTRUCT, recipe.THINKING) for g in state.gram.values())
-    return dict(made=time.strftime("%Y-%m-%d"), torch=torch.__version__, parameters=pair.parameters, flags=flags, problems=len(held_out),
-                instruct=spectrum[0], thinking=own[0], spectrum_under_instruct_template=spectrum,
-                cosine=dict(lowest=cosines[0], median=cosines[len(cosines) // 2], highest=cosines[-1],
-                            share_that_falls_back_to_lerp=sum(c > recipe.LERP_ABOVE for c in cosines) / len(cosines)))
+    return dict(
+        made=time.strftime("%Y-%m-%d"),
+        torch=torch.__version__,
+        parameters=pair.parameters,
+        flags=flags,
+        problems=len(held_out),
+        instruct=spectrum[0],
+        thinking=own[0],
+        spectrum_under_instruct_template=spectrum,
+        cosine=dict(
+            lowest=cosines[0],
+            median=cosines[len(cosines) // 2],
+            highest=cosines[-1],
+            share_that_falls_back_to_lerp=sum(c > recipe.LERP_ABOVE for c in cosines) / len(cosines),
+        ),
+    )
 
 
 if __name__ == "__main__":
