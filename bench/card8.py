@@ -1,11 +1,16 @@
-"""(g) The whole loop at Qwen3-4B's size in 8 GB of a CUDA card, stage by stage: speed, and memory next to what `hardware.plan` says.
+"""(g) The whole loop at Qwen3-4B's size in 8 GB of a CUDA card, stage by stage.
 
-    python bench/card8.py [--think-tokens 16384]         on any card of 8 GB or more that nobody else uses; 16 GB of disk, 12 GB of memory
-    python bench/card8.py --device cpu --quick           33 M and short: shows that the script runs, and nothing about a card
+Speed, and memory next to what `weights.memory_plan` says.
 
-Random weights never stop, so every length is exact, and what is learnt means nothing. As presets/qwen3_4b_aime.yaml: NF4, one trace at a
-time, 15 examples. The plan is made for the lengths that are run. Measured: what the allocator reserved, plus CUDA's context; on a CPU
-the process's peak (which the read checkpoint, mapped, is part of). Last line: JSON.
+    # on any card of 8 GB or more that nobody else uses; 16 GB of disk, 12 GB of memory
+    python bench/card8.py [--think-tokens 16384]
+    # 33 M and short: shows that the script runs, and nothing about a card
+    python bench/card8.py --device cpu --quick
+
+Random weights never stop, so every length is exact, and what is learnt means nothing. As
+presets/qwen3_4b_aime.yaml: NF4, one trace at a time, 15 examples. The plan is made for the lengths that are
+run. Measured: what the allocator reserved, plus CUDA's context; on a CPU the process's peak (which the read
+checkpoint, mapped, is part of). Last line: JSON.
 """
 
 import gc
@@ -49,7 +54,10 @@ class Bench:
         return total - free - torch.cuda.memory_reserved()
 
     def stage(self, name: str, phase: str | None, work, **changed) -> dict:
-        """Run `work`, which returns figures of its own; `phase` is the plan's, for a preset `changed` to what is run."""
+        """Run `work`, which returns figures of its own.
+
+        `phase` is the plan's, for a preset `changed` to what is run.
+        """
         gc.collect()
         forget_peak()
         if self.card:
@@ -151,7 +159,7 @@ def main() -> None:
     args = arguments(__doc__.splitlines()[0], think_tokens=dict(type=int, default=16384))
     if args.device != "cuda" and not args.quick:
         raise SystemExit(
-            "this bench is about a CUDA card, and there is none here; --device cpu --quick shows that the script runs"
+            "this bench needs a CUDA card, and none was found; --device cpu --quick only shows that it runs"
         )
     if args.device == "cuda" and torch.cuda.mem_get_info()[1] < CAP:
         raise SystemExit("this bench caps a card at 8 GB, and this one has less")

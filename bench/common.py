@@ -17,7 +17,8 @@ from thinkswitch.weights.device import silence_libraries
 from thinkswitch.weights.pair import Pair, open_pair
 
 TINY = Path(__file__).parents[1] / "presets" / "tiny"
-SIZES = {  # hidden, intermediate, layers, heads, kv heads, head_dim, vocabulary: the proportions of Qwen3's small models
+# hidden, intermediate, layers, heads, kv heads, head_dim, vocabulary: the proportions of Qwen3's small models
+SIZES = {
     "33M": (512, 1536, 8, 8, 4, 64, 16_000),
     "0.3B": (1024, 3072, 20, 16, 8, 64, 50_000),
     "0.5B": (1024, 3072, 24, 16, 8, 128, 151_936),
@@ -33,10 +34,10 @@ def arguments(description: str, repeats: int = 3, **more: str | dict) -> argpars
     flag.add_argument("--threads", type=int, default=torch.get_num_threads())
     flag.add_argument("--repeats", type=int, default=repeats)
     flag.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
-    for name, help in more.items():
-        flag.add_argument(
-            f"--{name.replace('_', '-')}", **(help if isinstance(help, dict) else dict(help=help))
-        )
+    for name, keywords in more.items():
+        if isinstance(keywords, str):
+            keywords = {"help": keywords}
+        flag.add_argument(f"--{name.replace('_', '-')}", **keywords)
     args = flag.parse_args()
     torch.set_num_threads(args.threads)
     silence_libraries()
@@ -94,7 +95,10 @@ def once(work) -> float:
 
 
 def in_turns(works: dict, repeats: int) -> dict[str, list[float]]:
-    """Wall times of each, taking turns: what else the machine does then falls on all alike. They have run once before."""
+    """Wall times of each, taking turns.
+
+    What else the machine does then falls on all alike. They have run once before.
+    """
     rounds = [{name: once(work) for name, work in works.items()} for _ in range(repeats)]
     return {name: [times[name] for times in rounds] for name in works}
 
@@ -106,7 +110,10 @@ def forget_peak() -> None:
 
 
 def peak_rss() -> int:
-    """Most memory of this process in bytes. rusage tells what its parent had before exec, too, so Linux' own figure comes first."""
+    """Most memory of this process in bytes.
+
+    Rusage tells what its parent had before exec, too, so Linux' own figure comes first.
+    """
     with suppress(OSError):
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         return 1024 * int(status["VmHWM"].split()[0])

@@ -1,12 +1,17 @@
-"""(f) A distil step: ours against TRL's SFTTrainer on the same examples with the same settings; seconds, peak memory, losses.
+"""(f) A distil step: ours against TRL's SFTTrainer on the same examples with the same settings.
 
-    python bench/distil.py [--trl PATH/python] [--size 0.5B] [--four-bit] [--prompt 100-200] [--answer 100-300] [--steps 4]
+Seconds, peak memory, losses.
 
-A random checkpoint with Qwen3's 151 936 words. Each side is a process of its own; --trl names a python that has trl (1.16.0 here)
-if this one has not. Both: LoRA on all linear layers, loss on answers only, no packing, float32 on a CPU; on a card bfloat16, NF4
-and gradient checkpointing. `step_s` is the median after the first step. Memory is the peak while training; `before` is what the
-model and the libraries take. As it comes, TRL keeps the adapter in bfloat16 on NF4, and on a CPU computes the prompt's logits, too.
-On Linux glibc keeps freed memory: MALLOC_MMAP_THRESHOLD_=1000000 in front of the command shows what is in use, for some time. Last line: JSON.
+    python bench/distil.py [--trl PATH/python] [--size 0.5B] [--four-bit]
+                           [--prompt 100-200] [--answer 100-300] [--steps 4]
+
+A random checkpoint with Qwen3's 151 936 words. Each side is a process of its own; --trl names a python that
+has trl (1.16.0 here) if this one has not. Both: LoRA on all linear layers, loss on answers only, no packing,
+float32 on a CPU; on a card bfloat16, NF4 and gradient checkpointing. `step_s` is the median after the first
+step. Memory is the peak while training; `before` is what the model and the libraries take. As it comes, TRL
+keeps the adapter in bfloat16 on NF4, and on a CPU computes the prompt's logits, too. On Linux glibc keeps
+freed memory: MALLOC_MMAP_THRESHOLD_=1000000 in front of the command shows what is in use, for some time. Last
+line: JSON.
 """
 
 import importlib
@@ -58,14 +63,23 @@ def settings(args) -> Preset:
 
 
 class Laps:
-    """Seconds of each step: on the wall, and of this process's processors, which others on the machine disturb less."""
+    """Seconds of each step.
+
+    On the wall, and of this process's processors, which others on the machine disturb less.
+    """
 
     def __init__(self):
         self.at = time.perf_counter(), time.process_time()
 
     def lap(self) -> dict:
         before, self.at = self.at, (time.perf_counter(), time.process_time())
-        return dict(zip(("seconds", "cpu_seconds"), (now - then for now, then in zip(self.at, before))))
+        return dict(
+            zip(
+                ("seconds", "cpu_seconds"),
+                (now - then for now, then in zip(self.at, before, strict=False)),
+                strict=False,
+            )
+        )
 
 
 def ours(args, model, pair, folder: Path) -> list[dict]:
@@ -149,7 +163,7 @@ def child(args) -> None:
     four_bit, dtype = card or args.four_bit, torch.bfloat16 if card else torch.float32
     model = materialise(pair, [], recipe.instruct_point(pair.names, 0), args.device, dtype, four_bit)
     if args.side == "trl":
-        importlib.import_module("trl").SFTTrainer  # 0.1 GB of imports belongs to "before"
+        getattr(importlib.import_module("trl"), "SFTTrainer")  # noqa: B009, lazily imported: 0.1 GB of imports belongs to "before"
     forget_peak()
     before = psutil.Process().memory_info().rss
     if card:
@@ -201,9 +215,7 @@ def main() -> None:
         return child(args)
     sides = ["ours", "trl"]
     if subprocess.run([args.trl, "-c", "import trl"], capture_output=True).returncode:
-        print(
-            "trl is not installed here, so that side is left out; name a python that has it: --trl PATH/python"
-        )
+        print("trl is not installed here, so its side is left out; name a Python that has it: --trl PATH")
         sides.remove("trl")
     runs = {side: [] for side in sides}
     with random_pair(args.size) as pair:
@@ -217,10 +229,11 @@ def main() -> None:
     ]
     if len(rows) == 2:
         a, b = rows
-        apart = [abs(x - y) / x for x, y in zip(a["losses"], b["losses"])]
+        apart = [abs(x - y) / x for x, y in zip(a["losses"], b["losses"], strict=False)]
         agrees = apart[0] < 1e-3
         print(
-            f"first loss {'agrees' if agrees else 'DIFFERS'}: {apart[0]:.1e} apart (relative; below 1e-3 wanted), of all steps {max(apart):.1e} at most"
+            f"first loss {'agrees' if agrees else 'DIFFERS'}: {apart[0]:.1e} apart (relative; below 1e-3 wanted), "
+            f"of all steps {max(apart):.1e} at most"
         )
         rows.append(
             dict(
@@ -233,6 +246,7 @@ def main() -> None:
             )
         )
     report(args, "distil", rows)
+    return None
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""(e) Export at scale: our stream against mergekit's slerp and against copying the files; time and peak memory.
+"""(e) Export at scale: our stream against mergekit's slerp and against copying the files.
+
+Time and peak memory.
 
     python bench/export.py [--size 4B] [--mergekit PATH/mergekit-yaml]
 
-Two random bf16 checkpoints in 5 GB shards; the point t = 0.5 of round 0. Ours runs as `python -m thinkswitch export`, mergekit's
-(0.1.5, in a venv of its own) as its own command; both read both checkpoints, find the angles and write one. Ours also compares what
-it writes with the live blend, layer by layer, meanwhile; `write_s` leaves that and start-up out. Everything is timed until it is on the disk.
-Last line: JSON.
+Two random bf16 checkpoints in 5 GB shards; the point t = 0.5 of round 0. Ours runs as `python -m thinkswitch
+export`, mergekit's (0.1.5, in a venv of its own) as its own command; both read both checkpoints, find the
+angles and write one. Ours also compares what it writes with the live blend, layer by layer, meanwhile;
+`write_s` leaves that and start-up out. Everything is timed until it is on the disk. Last line: JSON.
 """
 
 import json
@@ -30,9 +32,12 @@ def timed(command: list, **env) -> dict:
     """Seconds until what a command wrote is on the disk, and its peak resident memory."""
     # a small process in between: Linux counts the peak of whoever starts a process as that process's own
     between = (
-        "import json, os, resource, subprocess, sys, time; began = time.perf_counter(); code = subprocess.run(sys.argv[1:], stdout=sys.stderr).returncode; "
-        "spent = time.perf_counter() - began; os.sync(); print(json.dumps([code, spent, time.perf_counter() - began, "
-        "resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)]))"
+        "import json, os, resource, subprocess, sys, time; began = time.perf_counter(); "
+        "code = subprocess.run(sys.argv[1:], stdout=sys.stderr).returncode; "
+        "spent = time.perf_counter() - began; os.sync(); settled = time.perf_counter() - began; "
+        "unit = 1 if sys.platform == 'darwin' else 1024; "
+        "peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit; "
+        "print(json.dumps([code, spent, settled, peak]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", between, *map(str, command)],
@@ -168,7 +173,10 @@ def startup() -> float:
 
 
 def agreement(ours: Path, theirs: Path) -> dict:
-    """Largest difference between the two results, relative to each tensor's norm; and the share of equal values."""
+    """Largest difference between the two results, relative to each tensor's norm.
+
+    And the share of equal values.
+    """
     from safetensors import safe_open
 
     where = {}
@@ -178,7 +186,7 @@ def agreement(ours: Path, theirs: Path) -> dict:
     worst, equal, count = 0.0, 0, 0
     for file in ours.glob("*.safetensors"):
         with safe_open(file, "pt") as mine:
-            for name in mine.keys():
+            for name in mine:
                 with safe_open(where[name], "pt") as shard:
                     a, b = mine.get_tensor(name), shard.get_tensor(name)
                 equal, count = equal + int((a == b).sum()), count + a.numel()

@@ -1,10 +1,13 @@
-"""(b) Labels of very uneven length: the compacting loop against `model.generate` and transformers' continuous batching.
+"""(b) Labels of very uneven length.
+
+The compacting loop against `model.generate` and transformers' continuous batching.
 
     python bench/labels.py [--size 33M] [--repeats 3]
 
-33M: 32 prompts; answers end after 10 to 600 tokens, log-normal around 60, as traces do. Larger sizes: 8 prompts, 4 to 48 tokens,
-around 15 (some 5 minutes at 0.6B on one core). Random weights; all sides make the same tokens (checked), taking turns; only useful
-ones count. A ratio comes with its lowest and highest turn: above 1, ours is faster. Last line: JSON.
+33M: 32 prompts; answers end after 10 to 600 tokens, log-normal around 60, as traces do. Larger sizes: 8
+prompts, 4 to 48 tokens, around 15 (some 5 minutes at 0.6B on one core). Random weights; all sides make the
+same tokens (checked), taking turns; only useful ones count. A ratio comes with its lowest and highest turn:
+above 1, ours is faster. Last line: JSON.
 """
 
 import math
@@ -34,7 +37,10 @@ class PerRow(StoppingCriteria):
 
 
 class Numbers:
-    """In place of a tokenizer where tokens are compared: a random model says words that the tokenizer does not know."""
+    """In place of a tokenizer where tokens are compared.
+
+    A random model says words that the tokenizer does not know.
+    """
 
     pad_token_id = 0
 
@@ -43,11 +49,14 @@ class Numbers:
 
 
 def paging(device: str, prompts, limits) -> ContinuousBatchingConfig:
-    """On a CPU the defaults take most of the memory for the cache, and most of the time to clear it; on a card they are meant for it."""
+    """On a CPU the defaults take most of the memory for the cache, and most of the time to clear it.
+
+    On a card they are meant for it.
+    """
     if device != "cpu":
         return ContinuousBatchingConfig(max_memory_percent=0.5)
     blocks = sum(
-        math.ceil((len(p) + n) / PAGE) + 1 for p, n in zip(prompts, limits)
+        math.ceil((len(p) + n) / PAGE) + 1 for p, n in zip(prompts, limits, strict=False)
     )  # room for all at once: nobody waits
     return ContinuousBatchingConfig(
         num_blocks=blocks,
@@ -70,7 +79,7 @@ def main() -> None:
         model = materialise(pair, [], rounds.start(pair).thinking, args.device, dtype)
         endless(model)
         prompts = [pair.instruct.prompt_ids(f"What is {i} + {i + 1}?") for i in range(count)]
-        rows = [Row(tuple(p), Sampling(max_new_tokens=n)) for p, n in zip(prompts, limits)]
+        rows = [Row(tuple(p), Sampling(max_new_tokens=n)) for p, n in zip(prompts, limits, strict=False)]
         batch = pair.instruct.tokenizer.pad(
             [{"input_ids": p} for p in prompts], return_tensors="pt", padding_side="left"
         ).to(args.device)
@@ -98,7 +107,9 @@ def main() -> None:
                 persistent_manager=args.device != "cpu",
                 warmup=args.device != "cpu",
             ) as manager:
-                asked = [manager.add_request(p, max_new_tokens=n) for p, n in zip(prompts, limits)]
+                asked = [
+                    manager.add_request(p, max_new_tokens=n) for p, n in zip(prompts, limits, strict=False)
+                ]
                 while len(said) < count:
                     reply = manager.get_result(timeout=1)
                     if reply and reply.is_finished():
@@ -110,9 +121,12 @@ def main() -> None:
         texts, whole, paged = compacting(Numbers()), plain_generate(), continuous_batching()
         ours = [[int(t) for t in texts[i].split()] for i in range(count)]
         others = dict(
-            generate=[row[width : width + n].tolist() for row, n in zip(whole, limits)], continuous=paged
+            generate=[row[width : width + n].tolist() for row, n in zip(whole, limits, strict=False)],
+            continuous=paged,
         )
-        same = {name: sum(a == b for a, b in zip(ours, theirs)) for name, theirs in others.items()}
+        same = {
+            name: sum(a == b for a, b in zip(ours, theirs, strict=False)) for name, theirs in others.items()
+        }
         assert [len(o) for o in ours] == limits
         assert dtype != torch.float32 or set(same.values()) == {count}, (
             f"rows of {count} with the same tokens: {same}"
@@ -120,7 +134,9 @@ def main() -> None:
         times = in_turns(
             dict(ours=compacting, generate=plain_generate, continuous=continuous_batching), args.repeats
         )
-        ratios = {name: sorted(b / a for a, b in zip(times["ours"], times[name])) for name in others}
+        ratios = {
+            name: sorted(b / a for a, b in zip(times["ours"], times[name], strict=False)) for name in others
+        }
         report(
             args,
             "labels",

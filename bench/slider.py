@@ -1,10 +1,13 @@
-"""(c) From moving the slider to the first new token: the live blend, a model materialised in memory, a merged folder.
+"""(c) From moving the slider to the first new token.
+
+The live blend, a model materialised in memory, a merged folder.
 
     python bench/slider.py [--repeats 3] [--mergekit PATH/mergekit-yaml]
 
-A random pair of 0.3 B. The blend is loaded once, before; the other two must make new weights for every t, which is
-what moving the slider means for them: the folder is written by our own fast stream and, with --mergekit, by
-mergekit's command (0.1.5, in a venv of its own), as one would do today. Same point, same prompt. Last line: JSON.
+A random pair of 0.3 B. The blend is loaded once, before; the other two must make new weights for every t,
+which is what moving the slider means for them: the folder is written by our own fast stream and, with
+--mergekit, by mergekit's command (0.1.5, in a venv of its own), as one would do today. Same point, same
+prompt. Last line: JSON.
 """
 
 import subprocess

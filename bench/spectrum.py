@@ -1,9 +1,10 @@
-"""(a) Points of the spectrum as one batch, against one `model.generate` after the other on materialised models.
+"""(a) Points of the spectrum as one batch, against one `model.generate` after the other on materialised
+models.
 
     python bench/spectrum.py [--repeats 3]
 
-Same prompt, greedy, the same number of tokens. The materialised models are made beforehand and not counted, which
-favours them. Last line: JSON.
+Same prompt, greedy, the same number of tokens. The materialised models are made beforehand and not counted,
+which favours them. Last line: JSON.
 """
 
 import torch

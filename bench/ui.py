@@ -2,7 +2,8 @@
 
     python bench/ui.py [--repeats 5]
 
-Everything in Chromium, both pages in the same run, taking turns. "Start to paint" begins when python is started. Last line: JSON.
+Everything in Chromium, both pages in the same run, taking turns. "Start to paint" begins when python is
+started. Last line: JSON.
 """
 
 import argparse
@@ -21,7 +22,12 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parents[1]
-BARE = "import gradio as gr\nwith gr.Blocks() as page:\n    gr.Markdown('hello')\npage.launch(server_port=PORT, quiet=True)\n"
+BARE = """
+import gradio as gr
+with gr.Blocks() as page:
+    gr.Markdown('hello')
+page.launch(server_port=PORT, quiet=True)
+"""
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -58,7 +64,10 @@ def wait(url: str) -> None:
 
 
 def first_paint(browser, bare: bool) -> dict:
-    """Seconds: from starting python, and from opening the address, to the first contentful paint; and to what a page is for."""
+    """Seconds: from starting python, and from opening the address, to the first contentful paint.
+
+    And to what a page is for.
+    """
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         process, url = start(folder, bare)
@@ -91,6 +100,21 @@ def answered(page) -> None:
     )
 
 
+WATCH_BLEND = """() => {
+  const card = document.querySelector('#compare-blend');
+  const before = card.innerText;
+  let began;
+  window.took = null;
+  const released = () => { began = performance.now(); };
+  window.addEventListener('pointerup', released, {once: true, capture: true});
+  const look = () => {
+    if (began && card.innerText !== before) window.took = performance.now() - began;
+    else requestAnimationFrame(look);
+  };
+  look();
+}"""
+
+
 def slider_to_text(page) -> float:
     """Seconds from letting go of the slider to the first new text of the blend."""
     box = page.locator(SLIDER).bounding_box()
@@ -99,9 +123,7 @@ def slider_to_text(page) -> float:
     page.mouse.move(box["x"] + box["width"] * (1 - target), middle)
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * target, middle, steps=3)
-    page.evaluate("""() => { const at = document.querySelector('#compare-blend'), old = at.innerText; window.took = null; let began;
-        window.addEventListener('pointerup', () => { began = performance.now(); }, {once: true, capture: true});
-        const look = () => { if (began && at.innerText !== old) window.took = performance.now() - began; else requestAnimationFrame(look); }; look(); }""")
+    page.evaluate(WATCH_BLEND)
     page.mouse.up()
     page.wait_for_function("() => window.took !== null")
     took = page.evaluate("() => window.took") / 1000

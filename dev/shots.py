@@ -3,7 +3,8 @@
     ./start.sh --port 7860 &
     python dev/shots.py http://127.0.0.1:7860/ FOLDER
 
-Renders the spectrum, takes a sweep of the newest round and looks at a sample first, so that there is something to see.
+Renders the spectrum, takes a sweep of the newest round and looks at a sample first, so that there is
+something to see.
 """
 
 import shutil

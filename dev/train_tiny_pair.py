@@ -1,10 +1,12 @@
-"""Make the embedded pair: one base, then two short fine-tunes of it. Seeded; prints and stores its own report.
+"""Make the embedded pair.
+
+One base, then two short fine-tunes of it. Seeded; prints and stores its own report.
 
     python dev/train_tiny_pair.py [--out presets/tiny] [--base-steps 2500] ...
 
-The base sees direct and traced answers mixed, so it can do both and prefers neither; the *instruct* twin then sees
-direct answers only, the *thinking* twin traces only. Both stay close to the base (cosine above 0.98), which is what
-makes a pair compatible. Loss on the assistant's tokens only.
+The base sees direct and traced answers mixed, so it can do both and prefers neither; the *instruct* twin then
+sees direct answers only, the *thinking* twin traces only. Both stay close to the base (cosine above 0.98),
+which is what makes a pair compatible. Loss on the assistant's tokens only.
 """
 
 import argparse
@@ -24,13 +26,17 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config,
 from thinkswitch import evaluate, problems, recipe, rounds
 from thinkswitch.cli import terminal
 from thinkswitch.preset import Preset
+from thinkswitch.text import format_accuracy
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.pair import open_pair
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TAGS = ["<think>", "</think>", "<tool_call>", "</tool_call>"]
 # Qwen's splitting rule, except that a digit keeps the space before it: half as many tokens for sums.
-SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)| ?\p{N}|[^\r\n\p{L}\p{N}]?\p{L}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)| ?\p{N}|[^\r\n\p{L}\p{N}]?\p{L}+"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 # ChatML as Qwen3-2507 has it: earlier traces are dropped from the history; only thinking pre-fills the tag.
 TEMPLATE = """{%- for message in messages %}
 {%- set content = message.content %}
@@ -102,7 +108,10 @@ def encode(tok, made: Made, traced: bool) -> tuple[list[int], list[int]]:
 
 
 def batches(tok, seed: int, size: int, p_traced: float):
-    """Endless (ids, labels), each (size, length); 16 batches at a time are sorted by length to waste no padding."""
+    """Endless (ids, labels), each (size, length).
+
+    16 batches at a time are sorted by length to waste no padding.
+    """
     rng, stream = random.Random(seed), made_problems("pretrain", seed)
     while True:
         pool = [encode(tok, m, rng.random() < p_traced) for m in itertools.islice(stream, 16 * size)]
@@ -122,7 +131,7 @@ def train(model, tok, steps: int, lr: float, p_traced: float, seed: int, size: i
     warm = min(100, steps // 10 + 1)
     model.train()
     start = time.time()
-    for step, (ids, labels) in zip(range(steps), batches(tok, seed, size, p_traced)):
+    for step, (ids, labels) in zip(range(steps), batches(tok, seed, size, p_traced), strict=False):
         share = min(1.0, (step + 1) / warm) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
         optimiser.param_groups[0]["lr"] = lr * max(share, 0.02)
         loss = model(input_ids=ids, labels=labels).loss  # causal, padded right: no attention mask needed
@@ -174,7 +183,7 @@ def main() -> None:
         *found["spectrum_under_instruct_template"],
     ):
         print(
-            f"t={row['t']}: accuracy {100 * row['accuracy']:.1f} % [{100 * row['low']:.1f}, {100 * row['high']:.1f}], "
+            f"t={row['t']}: accuracy {format_accuracy(row)}, "
             f"think rate {row['think_rate']:.3f}, {row['mean_tokens']:.1f} tokens"
         )
 
@@ -203,7 +212,10 @@ def make_pair(args) -> None:
 
 
 def report(out: Path, flags: dict) -> dict:
-    """What the pair can do on its held-out problems, by the engine's own measure: parents, then the spectrum."""
+    """What the pair can do on its held-out problems, by the engine's own measure.
+
+    Parents, then the spectrum.
+    """
     pair = open_pair(str(out / "instruct"), str(out / "thinking"))
     state, held_out = rounds.start(pair), problems.load(str(TINY / "held_out.jsonl"))
     preset = Preset(greedy=True, think_tokens=128, rows=256)
