@@ -1,6 +1,6 @@
 """(g) The whole loop at Qwen3-4B's size in 8 GB of a CUDA card, stage by stage.
 
-Speed, and memory next to what `weights.memory_plan` says.
+Speed, and memory next to what `memory_plan` says.
 
     # on any card of 8 GB or more that nobody else uses; 16 GB of disk, 12 GB of memory
     python bench/card8.py [--think-tokens 16384]
@@ -24,12 +24,11 @@ from pathlib import Path
 import torch
 from common import arguments, forget_peak, parameters, peak_rss, random_pair, report
 
-from thinkswitch import rounds
+from thinkswitch import memory_plan, rounds
 from thinkswitch.distil import Example, train_adapter
 from thinkswitch.evaluate import sampling
 from thinkswitch.generate import Row, generate
 from thinkswitch.preset import Preset
-from thinkswitch.weights import memory_plan
 from thinkswitch.weights.adapter import load_adapter
 from thinkswitch.weights.device import resolve_device
 from thinkswitch.weights.live_blend import Blend

@@ -27,8 +27,8 @@ from thinkswitch.preset import Preset
 from thinkswitch.recipe import module_kind
 from thinkswitch.remote import distributed
 from thinkswitch.weights.checkpoint import Checkpoint
-from thinkswitch.weights.pair import Pair
 from thinkswitch.weights.device import out_of_memory, release
+from thinkswitch.weights.pair import Pair
 
 LOGIT_CHUNK = 256  # answer tokens whose logits are in memory at once
 

@@ -23,6 +23,7 @@ from thinkswitch import evaluate, rounds, runs
 from thinkswitch.distil import make_example, train_adapter
 from thinkswitch.errors import UserError
 from thinkswitch.evaluate import seed_of
+from thinkswitch.memory_plan import LOOP, fit_to_memory, resolve_machine
 from thinkswitch.preset import Preset
 from thinkswitch.problems import round_prompts
 from thinkswitch.remote import distributed
@@ -32,7 +33,6 @@ from thinkswitch.runs import Event
 from thinkswitch.samples import judge_samples, new_sample, refuse_useless, training_examples
 from thinkswitch.weights.adapter import load_adapter
 from thinkswitch.weights.device import release
-from thinkswitch.weights.memory_plan import LOOP, fit_to_memory, resolve_machine
 
 Stage = Generator[Event, None, None]
 
@@ -146,7 +146,7 @@ def distil(context: RunContext, before: Round, kept: list[dict]) -> Stage:
     if distributed.rank() == 0:
         distributed.broadcast(
             (context.folder, number)
-        )  # the other processes train along, see remote/worker.py
+        )  # the other processes train along, see cli/worker.py
     seed = seed_of(context.preset.seed, "distil", number) % 2**31
     examples = training_examples(context, before, kept, seed)
     model = context.model(before, before.instruct)

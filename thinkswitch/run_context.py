@@ -9,6 +9,7 @@ from thinkswitch import runs
 from thinkswitch.distil import check_targets
 from thinkswitch.errors import UserError
 from thinkswitch.generate import Chunk, Row, generate
+from thinkswitch.memory_plan import LOOP, resolve_machine
 from thinkswitch.preset import Preset
 from thinkswitch.problems import Problem, train_and_held_out
 from thinkswitch.recipe import Recipe
@@ -18,7 +19,6 @@ from thinkswitch.runs import Event
 from thinkswitch.weights.checkpoint import Checkpoint
 from thinkswitch.weights.device import Machine, release
 from thinkswitch.weights.materialise import materialise
-from thinkswitch.weights.memory_plan import LOOP, resolve_machine
 from thinkswitch.weights.pair import Pair, open_pair
 
 ROLES = ("instruct", "thinking")

@@ -94,8 +94,7 @@ class Studio:
             self.status = "Importing torch and transformers"
             import torch
 
-            from thinkswitch import evaluate, rounds
-            from thinkswitch.weights import memory_plan
+            from thinkswitch import evaluate, memory_plan, rounds
             from thinkswitch.weights.device import silence_libraries
             from thinkswitch.weights.live_blend import Blend
             from thinkswitch.weights.pair import open_pair

@@ -20,10 +20,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 
 from conftest import ROOT, TINY, cli
-from thinkswitch import recipe, rounds, runs
+from thinkswitch import memory_plan, recipe, rounds, runs
 from thinkswitch.generate import Row, Sampling, generate
 from thinkswitch.preset import load_preset
-from thinkswitch.weights import memory_plan
 from thinkswitch.weights.materialise import materialise
 from thinkswitch.weights.offload import LARGE_BYTES
 from thinkswitch.weights.pair import open_pair

@@ -5,13 +5,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from thinkswitch import memory_plan
 from thinkswitch.errors import UserError
 from thinkswitch.export import verify
 from thinkswitch.export.point import ExportPoint
 from thinkswitch.preset import Preset
 from thinkswitch.recipe import Schedule
 from thinkswitch.rounds import start
-from thinkswitch.weights import memory_plan
 from thinkswitch.weights.device import (
     find_device,
     limit_threads,

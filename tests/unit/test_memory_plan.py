@@ -10,12 +10,11 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, DynamicCache, Qwen3Config
 
 from conftest import save_pair
-from thinkswitch import distil
+from thinkswitch import distil, memory_plan
 from thinkswitch.distil import Example, Step, answer_loss, train_adapter
 from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset, load_preset
 from thinkswitch.recipe import INSTRUCT, uniform_recipe
-from thinkswitch.weights import memory_plan
 from thinkswitch.weights.checkpoint import TensorInfo
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.materialise import materialise

@@ -11,10 +11,9 @@ import yaml
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config, Qwen3MoeConfig
 
 from conftest import SETS
-from thinkswitch import grading, problems
+from thinkswitch import grading, memory_plan, problems
 from thinkswitch.errors import UserError
 from thinkswitch.preset import PRESETS, Preset, load_preset
-from thinkswitch.weights import memory_plan
 from thinkswitch.weights.checkpoint import TensorInfo, open_checkpoint
 from thinkswitch.weights.families import SUPPORTED
 from thinkswitch.weights.pair import Pair

@@ -27,7 +27,7 @@ from thinkswitch.text import COLOURS, format_accuracy, format_bytes
 
 if TYPE_CHECKING:
     from thinkswitch.generate import Chunk
-    from thinkswitch.weights.memory_plan import Phase
+    from thinkswitch.memory_plan import Phase
 
 BLEND_COLOUR = "#8e7cc3"
 ACCURACY_BAR = 30  # characters for 100 %

@@ -45,7 +45,7 @@ def resume(args: Namespace) -> int:
 
 def work_for_another() -> int:
     """Run and resume in a process of `accelerate launch` other than the first, which writes the run."""
-    from thinkswitch.remote.worker import worker_main
+    from thinkswitch.cli.worker import worker_main
 
     _silence_libraries()
     worker_main()
@@ -116,7 +116,7 @@ def check(args: Namespace) -> int:
 
 def plan(args: Namespace) -> int:
     from thinkswitch.cli import terminal
-    from thinkswitch.weights.memory_plan import plan_memory
+    from thinkswitch.memory_plan import plan_memory
     from thinkswitch.weights.pair import open_pair
 
     _silence_libraries()
@@ -250,7 +250,7 @@ def _open_source(args: Namespace) -> Source:
 
 
 def _load_blend(source: Source) -> "Blend":
-    from thinkswitch.weights import memory_plan
+    from thinkswitch import memory_plan
     from thinkswitch.weights.live_blend import Blend
 
     machine = memory_plan.resolve_machine(source.pair, source.preset, memory_plan.LIVE)

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from thinkswitch import memory_plan
 from thinkswitch.errors import UserError
 from thinkswitch.export.point import ExportPoint
 from thinkswitch.recipe import Recipe, uniform_recipe
-from thinkswitch.weights import memory_plan
 from thinkswitch.weights.adapter import load_adapter
 from thinkswitch.weights.checkpoint import DTYPES, Checkpoint, TensorInfo, open_checkpoint
 from thinkswitch.weights.device import limit_threads

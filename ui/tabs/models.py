@@ -102,7 +102,7 @@ def report_html(preset: Preset) -> str:
 
 def memory_html(pair, preset: Preset) -> str:
     """The plan for this machine, a line a phase."""
-    from thinkswitch.weights import memory_plan
+    from thinkswitch import memory_plan
     rows = "".join(f"<tr><td>{p.name}</td><td>{format_bytes(p.needs)}</td><td>of {format_bytes(p.have)} free</td><td>"
                    + (str(html.error(f"does not fit: {p.advice}")) if p.advice else "fits") + f'</td><td class="quiet">{escape(largest(p))}</td></tr>'
                    for p in memory_plan.plan_memory(pair, preset))

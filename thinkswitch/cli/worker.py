@@ -5,9 +5,9 @@ from contextlib import suppress
 from thinkswitch import rounds, runs
 from thinkswitch.errors import UserError
 from thinkswitch.loop import distil
+from thinkswitch.memory_plan import LOOP, resolve_machine
 from thinkswitch.remote import distributed
 from thinkswitch.run_context import RunContext
-from thinkswitch.weights.memory_plan import LOOP, resolve_machine
 from thinkswitch.weights.pair import open_pair
 
 
