@@ -232,7 +232,7 @@ def main() -> None:
         apart = [abs(x - y) / x for x, y in zip(a["losses"], b["losses"], strict=False)]
         agrees = apart[0] < 1e-3
         print(
-            f"first loss {'agrees' if agrees else 'DIFFERS'}: {apart[0]:.1e} apart (relative; below 1e-3 wanted), "
+            f"first loss {'agrees' if agrees else 'DIFFERS'}: {apart[0]:.1e} apart (relative, at most 1e-3), "
             f"of all steps {max(apart):.1e} at most"
         )
         rows.append(
