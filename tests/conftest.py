@@ -29,6 +29,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -155,6 +156,15 @@ def folders(tmp_path_factory):
         return made[family, tied]
 
     return get
+
+
+def pretend_gpu(monkeypatch, free: float, generation: int = 8) -> None:
+    """A CUDA device of a generation (7: Turing, 8: Ampere) with so many bytes free; nothing runs on it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=generation))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (int(free), int(free)))
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True, raising=False)
 
 
 def random_adapter(pair, seed: int, rank: int = 4, size: float = 0.2):

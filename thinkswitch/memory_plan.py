@@ -1,16 +1,18 @@
-"""What fits this machine: a plan of memory for every phase, from configs and headers alone, before anything is loaded.
+"""What fits this machine: how much memory every phase needs, from configs and headers alone.
 
-What plain transformers runs out of is seldom weights: it is the cache of long traces, and float32 logits over 150 000
-words. Weights and cache are exact (tests hold them against real models); overheads are named here.
+Weights are seldom what runs out: it is the cache of long traces, and float32 logits over 150 000 tokens of
+vocabulary. Weights and cache are exact (tests compare them with real models); the rest is named below.
 """
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
 import psutil
 import torch
+from transformers import PretrainedConfig
 
 from thinkswitch.distil import LOGIT_CHUNK, checkpointed
 from thinkswitch.errors import UserError
@@ -20,166 +22,327 @@ from thinkswitch.text import format_bytes
 from thinkswitch.weights.device import Machine, resolve_device
 from thinkswitch.weights.offload import LARGE_BYTES
 from thinkswitch.weights.pair import Pair
+from thinkswitch.weights.quantise import NF4_BLOCK
 
-NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: 4 bits, an 8-bit scale for 64 of them, a 32-bit one for 256 of those
-OVERHEAD = dict(cuda=1.1e9, mps=0.6e9, cpu=0.6e9)  # context, kernels, allocator; on a CPU Python and torch
+# Bytes of an NF4 weight: 4 bits, an 8-bit scale for 64 of them, a 32-bit scale for 256 of those.
+NF4_BYTES = 0.5 + 1 / NF4_BLOCK + 4 / (NF4_BLOCK * 256)
+# Bytes besides tensors: context, kernels and allocator; on a CPU, Python and torch.
+OVERHEAD = {"cuda": 1.1e9, "mps": 0.6e9, "cpu": 0.6e9}
 CACHE_GROWTH = 1.25  # the cache grows by a quarter at a time (generate.PreallocatedCacheLayer)
-LOGIT_BYTES = 4 * 3  # bytes a word and row: float32, as it comes, scaled, sorted
-PROMPT_TOKENS = 512  # tokens of a prompt, which are not known beforehand
-COMPARE_ROWS = 3  # rows of Compare
-MIN_TOKENS = 256  # fewer new tokens are no thinking
+LOGIT_BYTES = 4 * 3  # per token of the vocabulary and row: float32, as computed, scaled and sorted
+PROMPT_TOKENS = 512  # assumed length of a prompt
+COMPARE_ROWS = 3  # instruct, blend and thinking
+MIN_TOKENS = 256  # below this a reasoning trace is not useful
+ADAPTER_BYTES = 16  # per trained parameter, in float32: weight, gradient, two moments
+EXPORT_BLOCKS = 64e6  # bytes of the blocks of rows that an export works on
+APPLE_GPU_SHARE = 0.75  # of the memory, that macOS lends the GPU
+
 NO_ROOM = "the weights alone leave no room: take 4-bit weights, or a smaller pair"
-LOOP, LIVE = ("think", "measure", "distil"), ("compare",)
+CLOSE_PROGRAMS = "close other programs"
+
+LOOP = ("think", "measure", "distil")  # the phases of a run
+LIVE = ("compare",)  # what the page and `ask` do
 
 
 @dataclass(frozen=True)
 class Phase:
-    """`parts` in bytes, where the model computes; `advice` when they exceed `have`."""
+    """Bytes that a phase takes, where it takes them, and what to change where they do not fit."""
 
     name: str
-    parts: dict[str, float]
-    have: float
-    advice: str | None = None
+    parts: dict[str, float]  # in bytes
+    have: float  # free bytes
+    remedy: str
 
     @property
     def needs(self) -> float:
         return sum(self.parts.values())
 
+    @property
+    def advice(self) -> str | None:
+        """What to change; None where the phase fits."""
+        return None if self.needs <= self.have else self.remedy
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A pair, settings that leave nothing open, and what is free on this machine now."""
+
+    pair: Pair
+    preset: Preset
+    device: str
+    value_bytes: int  # of the dtype that it computes in
+    device_free: float  # bytes, where it computes
+    memory_free: float  # bytes of the machine's memory
+
+    @property
+    def config(self) -> PretrainedConfig:
+        return self.pair.config
+
+    @property
+    def weights(self) -> float:
+        return weight_bytes(self.pair, self.value_bytes, bool(self.preset.four_bit))
+
+    def fixed_parts(self, checkpoints: int = 1) -> dict[str, float]:
+        """What does not depend on rows and tokens."""
+        name = "weights in 4 bits" if self.preset.four_bit else "weights"
+        return {name: checkpoints * self.weights, "overhead": OVERHEAD[self.device]}
+
+
+def read_setup(pair: Pair, preset: Preset) -> Setup:
+    """`preset.four_bit` must be decided."""
+    machine = resolve_device(preset)
+    return Setup(
+        pair,
+        preset,
+        device=machine["device"],
+        value_bytes=machine["dtype"].itemsize,
+        device_free=free_bytes(machine["device"]),
+        memory_free=psutil.virtual_memory().available,
+    )
+
+
+# ---- what a caller asks
+
 
 def plan_memory(pair: Pair, preset: Preset) -> list[Phase]:
-    """load, think, measure, distil, compare on the machine the preset means; then export and disk."""
-    if preset.four_bit is None:
-        loop, live = (plan_memory(pair, resolve_quantisation(pair, preset, names)) for names in (LOOP, LIVE))
-        return [b if b.name in LIVE else a for a, b in zip(loop, live)]
-    where, memory = resolve_device(preset), psutil.virtual_memory().available
-    have, elem = free_bytes(where["device"]), where["dtype"].itemsize
-    one, config, largest = weight_bytes(pair, elem, where["four_bit"]), pair.config, max(prod(e.shape) for e in pair.instruct.entries.values())
-    kind = "weights in 4 bits" if where["four_bit"] else "weights"
-    fixed = {kind: one, "overhead": OVERHEAD[where["device"]]}
-    load = {"a tensor of each side": 2 * largest * file_bytes(pair) / pair.parameters, "their sum in float32": 8 * largest, "Python and torch": OVERHEAD["cpu"]}
-    phases = [Phase("load", load, memory, None if sum(load.values()) <= memory else "close other programs")] if where["device"] != "cpu" else []
-    phases += [decoding_phase("think", fixed, preset, preset.think_tokens, pair, elem, have),
-               decoding_phase("measure", fixed, preset, max(preset.think_tokens, preset.instruct_tokens), pair, elem, have)]
-    length = min(preset.max_length, getattr(config, "max_position_embeddings", preset.max_length))
-    distil = {**fixed, "adapter and optimiser": 16 * adapter_parameters(pair, preset.lora_rank),  # float32: weight, gradient, two moments
-              "logits": LOGIT_CHUNK * config.vocab_size * LOGIT_BYTES}
-    token = activation_bytes(config, 1, elem, checkpointed(config, where["device"]))
-    most = int((have - sum(distil.values())) / token)
-    distil["activations"] = preset.micro_batch * length * token
-    phases.append(Phase("distil", distil, have, None if sum(distil.values()) <= have else
-                        "lower micro_batch to 1" if most >= length else f"lower max_length to {most}" if most >= MIN_TOKENS else NO_ROOM))
-    twice = {**fixed, kind: 2 * one}
-    phases.append(decoding_phase("compare", twice, replace(preset, rows=COMPARE_ROWS), preset.think_tokens, pair, elem, have))
-    whole = 4 * pair.parameters
-    export = {"blocks of rows": 64e6, "Python and torch": OVERHEAD["cpu"]}
-    export |= {} if whole > LARGE_BYTES else {"the export and both sides, loaded to be compared": 3 * whole}
-    phases.append(Phase("export", export, memory, None if sum(export.values()) <= memory else "close other programs"))
-    disk = {"adapters": preset.rounds * 4 * adapter_parameters(pair, preset.lora_rank), "an export": file_bytes(pair)}
-    space = shutil.disk_usage(Path.cwd()).free
-    phases.append(Phase("disk", disk, space, None if sum(disk.values()) <= space else "make room, or run on another disk"))
-    return phases
-
-
-def resolve_quantisation(pair: Pair, preset: Preset, phases: tuple[str, ...]) -> Preset:
-    """`four_bit` decided where the preset leaves it open: plain weights where all that is asked of `phases` fits, else NF4.
-
-    Not on Apple: whether bitsandbytes serves it there has not been tried.
-    """
-    if preset.four_bit is not None:
-        return preset
-    plain = replace(preset, four_bit=False)
-    return plain if resolve_device(plain)["device"] == "mps" or all(p.advice is None for p in plan_memory(pair, plain) if p.name in phases) else replace(preset, four_bit=True)
+    """Every phase on this machine: load (into a GPU), think, measure, distil, compare, export and disk."""
+    loop = read_setup(pair, resolve_quantisation(pair, preset, LOOP))
+    live = read_setup(pair, resolve_quantisation(pair, preset, LIVE))
+    phases = [
+        estimate_think(loop),
+        estimate_measure(loop),
+        estimate_distil(loop),
+        estimate_compare(live),
+        estimate_export(loop),
+        estimate_disk(loop),
+    ]
+    return phases if loop.device == "cpu" else [estimate_load(loop), *phases]
 
 
 def resolve_machine(pair: Pair, preset: Preset, phases: tuple[str, ...]) -> Machine:
-    """Device, dtype and 4 bits for a pair: the one place that decides them, from what is free when it is called."""
+    """Device, dtype and 4 bits for a pair: the one decision, from what is free when it is made.
+
+    `phases` is LOOP or LIVE. Who replaces a model releases the old one first, or it counts as used.
+    """
     return resolve_device(resolve_quantisation(pair, preset, phases))
 
 
+def resolve_quantisation(pair: Pair, preset: Preset, phases: tuple[str, ...]) -> Preset:
+    """The preset with `four_bit` decided: NF4 only if `phases` would not fit with plain weights.
+
+    Never on Apple: whether bitsandbytes works there has not been tried.
+    """
+    if preset.four_bit is not None:
+        return preset
+    plain = read_setup(pair, replace(preset, four_bit=False))
+    fits = all(ESTIMATES[phase](plain).advice is None for phase in phases)
+    return replace(preset, four_bit=not fits and plain.device != "mps")
+
+
 def fit_to_memory(pair: Pair, preset: Preset) -> Preset:
-    """The preset as a run on this machine can have it: 4 bits or not; no more rows than fit; where not even one does, shorter answers."""
-    preset = resolve_quantisation(pair, preset, LOOP)
-    where = resolve_device(preset)
-    elem, tokens = where["dtype"].itemsize, max(preset.think_tokens, preset.instruct_tokens)
-    budget = free_bytes(where["device"]) - weight_bytes(pair, elem, where["four_bit"]) - OVERHEAD[where["device"]]
-    rows = int(budget // row_bytes(pair.config, tokens, elem))
+    """The preset as a run on this machine can have it.
+
+    4 bits are decided, rows are lowered to what fits, and answers are shortened if not even one row fits.
+    """
+    setup = read_setup(pair, resolve_quantisation(pair, preset, LOOP))
+    preset = setup.preset
+    room = setup.device_free - sum(setup.fixed_parts().values())
+    tokens = max(preset.think_tokens, preset.instruct_tokens)
+    rows = int(room // row_bytes(setup, tokens))
     if rows >= 1:
         return replace(preset, rows=min(preset.rows, rows))
-    most = max_tokens_that_fit(budget, pair.config, elem)
-    if most < MIN_TOKENS:
-        raise UserError(f"{pair.instruct.name} does not fit: its weights take {format_bytes(weight_bytes(pair, elem, where['four_bit']))}, {format_bytes(free_bytes(where['device']))} "
-                        f"are free on the {where['device']}; take {'a smaller pair' if where['four_bit'] else 'four_bit=true'}, or close other programs")
-    return replace(preset, rows=1, think_tokens=min(most, preset.think_tokens), instruct_tokens=min(most, preset.instruct_tokens))
+    limit = max_tokens_that_fit(setup, room)
+    if limit < MIN_TOKENS:
+        remedy = "a smaller pair" if preset.four_bit else "four_bit=true"
+        raise UserError(
+            f"{pair.instruct.name} does not fit: its weights take {format_bytes(setup.weights)}, "
+            f"{format_bytes(setup.device_free)} are free on the {setup.device}; "
+            f"take {remedy}, or close other programs"
+        )
+    return replace(
+        preset,
+        rows=1,
+        think_tokens=min(limit, preset.think_tokens),
+        instruct_tokens=min(limit, preset.instruct_tokens),
+    )
 
 
-def decoding_phase(name: str, fixed: dict, preset: Preset, tokens: int, pair: Pair, elem: int, have: float) -> Phase:
-    cache = preset.rows * (PROMPT_TOKENS + tokens) * token_bytes(pair.config, elem) * CACHE_GROWTH
-    parts = {**fixed, f"cache of {preset.rows} x {tokens:,} tokens": cache, "logits": preset.rows * pair.config.vocab_size * LOGIT_BYTES,
-             "activations": layer_activation_bytes(pair.config, preset.rows * PROMPT_TOKENS, elem)}
-    phase = Phase(name, parts, have)
-    return phase if phase.needs <= have else replace(phase, advice=advice(name, sum(fixed.values()), tokens, pair, elem, have))
+# ---- an estimate per phase
 
 
-def advice(name: str, fixed: float, tokens: int, pair: Pair, elem: int, have: float) -> str:
-    """What to change: fewer rows, or shorter traces, or another pair."""
-    rows = int((have - fixed) // row_bytes(pair.config, tokens, elem))
-    if rows >= 1 and name != "compare":
+def estimate_load(setup: Setup) -> Phase:
+    """Reading weights into a GPU, in the machine's memory."""
+    pair = setup.pair
+    largest = max(prod(info.shape) for info in pair.instruct.entries.values())
+    parts = {
+        "a tensor of each side": 2 * largest * file_bytes(pair) / pair.parameters,
+        "their sum in float32": 8 * largest,
+        "Python and torch": OVERHEAD["cpu"],
+    }
+    return Phase("load", parts, setup.memory_free, CLOSE_PROGRAMS)
+
+
+def estimate_think(setup: Setup) -> Phase:
+    tokens = setup.preset.think_tokens
+    parts = setup.fixed_parts() | decoding_parts(setup, setup.preset.rows, tokens)
+    return Phase("think", parts, setup.device_free, advise_decoding(setup, tokens))
+
+
+def estimate_measure(setup: Setup) -> Phase:
+    tokens = max(setup.preset.think_tokens, setup.preset.instruct_tokens)
+    parts = setup.fixed_parts() | decoding_parts(setup, setup.preset.rows, tokens)
+    return Phase("measure", parts, setup.device_free, advise_decoding(setup, tokens))
+
+
+def estimate_distil(setup: Setup) -> Phase:
+    preset, config = setup.preset, setup.config
+    length = min(preset.max_length, getattr(config, "max_position_embeddings", preset.max_length))
+    token = training_bytes(setup, 1)
+    parts = setup.fixed_parts() | {
+        "adapter and optimiser": ADAPTER_BYTES * adapter_parameters(setup.pair, preset.lora_rank),
+        "logits": LOGIT_CHUNK * config.vocab_size * LOGIT_BYTES,
+    }
+    longest = int((setup.device_free - sum(parts.values())) / token)
+    parts["activations"] = preset.micro_batch * length * token
+    return Phase("distil", parts, setup.device_free, advise_distil(length, longest))
+
+
+def estimate_compare(setup: Setup) -> Phase:
+    """The live blend holds both checkpoints."""
+    tokens = setup.preset.think_tokens
+    parts = setup.fixed_parts(checkpoints=2) | decoding_parts(setup, COMPARE_ROWS, tokens)
+    return Phase("compare", parts, setup.device_free, advise_compare(setup))
+
+
+def estimate_export(setup: Setup) -> Phase:
+    """Writing streams; what is small enough is then loaded whole, to be compared."""
+    parts = {"blocks of rows": EXPORT_BLOCKS, "Python and torch": OVERHEAD["cpu"]}
+    size = 4 * setup.pair.parameters
+    if size <= LARGE_BYTES:
+        parts["the export and both sides, loaded to be compared"] = 3 * size
+    return Phase("export", parts, setup.memory_free, CLOSE_PROGRAMS)
+
+
+def estimate_disk(setup: Setup) -> Phase:
+    """Of a whole run and an export, in the current folder."""
+    adapter = 4 * adapter_parameters(setup.pair, setup.preset.lora_rank)
+    parts = {"adapters": setup.preset.rounds * adapter, "an export": file_bytes(setup.pair)}
+    free = shutil.disk_usage(Path.cwd()).free
+    return Phase("disk", parts, free, "make room, or run on another disk")
+
+
+ESTIMATES: dict[str, Callable[[Setup], Phase]] = {
+    "think": estimate_think,
+    "measure": estimate_measure,
+    "distil": estimate_distil,
+    "compare": estimate_compare,
+}
+
+
+# ---- what to change
+
+
+def advise_decoding(setup: Setup, tokens: int) -> str:
+    """Fewer rows, or shorter traces, or another pair."""
+    room = setup.device_free - sum(setup.fixed_parts().values())
+    rows = int(room // row_bytes(setup, tokens))
+    if rows >= 1:
         return f"lower rows to {rows}"
-    short = max_tokens_that_fit((have - fixed) / (COMPARE_ROWS if name == "compare" else 1), pair.config, elem)
-    if short >= MIN_TOKENS:
-        return f"shorten answers to {short:,} tokens" + (" in Compare" if name == "compare" else f" (think_tokens={short}, rows=1)")
+    limit = max_tokens_that_fit(setup, room)
+    if limit >= MIN_TOKENS:
+        return f"shorten answers to {limit:,} tokens (think_tokens={limit}, rows=1)"
     return NO_ROOM
 
 
-def max_tokens_that_fit(room: float, config, elem: int) -> int:
-    """The tokens of an answer for which a single row has room, in hundreds."""
-    most = int((room - row_bytes(config, 0, elem)) / (token_bytes(config, elem) * CACHE_GROWTH))
-    return 100 * (most // 100) or most
+def advise_compare(setup: Setup) -> str:
+    """Compare always has its three rows."""
+    room = setup.device_free - sum(setup.fixed_parts(checkpoints=2).values())
+    limit = max_tokens_that_fit(setup, room / COMPARE_ROWS)
+    return f"shorten answers to {limit:,} tokens in Compare" if limit >= MIN_TOKENS else NO_ROOM
+
+
+def advise_distil(length: int, longest: int) -> str:
+    """`length` in tokens is wanted, `longest` fits with a micro-batch of 1."""
+    if longest >= length:
+        return "lower micro_batch to 1"
+    return f"lower max_length to {longest}" if longest >= MIN_TOKENS else NO_ROOM
+
+
+# ---- sizes
+
+
+def decoding_parts(setup: Setup, rows: int, tokens: int) -> dict[str, float]:
+    """What decoding `rows` answers of `tokens` tokens takes besides the weights."""
+    cache = rows * (PROMPT_TOKENS + tokens) * token_bytes(setup.config, setup.value_bytes) * CACHE_GROWTH
+    return {
+        f"cache of {rows} x {tokens:,} tokens": cache,
+        "logits": rows * setup.config.vocab_size * LOGIT_BYTES,
+        "activations": layer_activation_bytes(setup.config, rows * PROMPT_TOKENS, setup.value_bytes),
+    }
+
+
+def row_bytes(setup: Setup, tokens: int) -> float:
+    """What one row of an answer takes while it is decoded."""
+    return sum(decoding_parts(setup, 1, tokens).values())
+
+
+def max_tokens_that_fit(setup: Setup, room: float) -> int:
+    """The longest answer of a single row that `room` bytes are enough for, in hundreds of tokens."""
+    per_token = token_bytes(setup.config, setup.value_bytes) * CACHE_GROWTH
+    tokens = int((room - row_bytes(setup, 0)) / per_token)
+    return 100 * (tokens // 100) or tokens
 
 
 def free_bytes(device: str) -> float:
-    """What can be had where the model computes."""
+    """Memory that can be had where the model computes, now."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0]
-    return psutil.virtual_memory().available * (0.75 if device == "mps" else 1)  # Apple lends the GPU about so much of the memory
+    available = psutil.virtual_memory().available
+    return available * APPLE_GPU_SHARE if device == "mps" else available
 
 
-def weight_bytes(pair: Pair, elem: int, four_bit: bool) -> float:
-    """One checkpoint in memory: layers' linear weights in NF4 if asked for, the rest as it computes."""
-    def size(name: str, shape: tuple[int, ...]) -> float:
-        linear = len(shape) == 2 and module_kind(name) in ("attention", "mlp") and shape[1] % 64 == 0
-        return prod(shape) * (NF4 if four_bit and linear else elem)
-    return sum(size(name, entry.shape) for name, entry in pair.instruct.entries.items())
+def weight_bytes(pair: Pair, value_bytes: int, four_bit: bool) -> float:
+    """One checkpoint in memory: linear layers in NF4 if asked for, the rest as it computes."""
+    total = 0.0
+    for name, info in pair.instruct.entries.items():
+        quantised = four_bit and is_linear(name, info.shape) and info.shape[1] % NF4_BLOCK == 0
+        total += prod(info.shape) * (NF4_BYTES if quantised else value_bytes)
+    return total
+
+
+def is_linear(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor is the weight of a layer's linear module: what LoRA trains and NF4 holds."""
+    return len(shape) == 2 and module_kind(name) in ("attention", "mlp")
 
 
 def file_bytes(pair: Pair) -> float:
-    size = dict(F32=4, F16=2, BF16=2)
-    return sum(prod(e.shape) * size.get(e.dtype, 4) for e in pair.instruct.entries.values())
+    """One checkpoint on the disk."""
+    return sum(info.nbytes for info in pair.instruct.entries.values())
 
 
-def token_bytes(config, elem: int) -> int:
+def token_bytes(config: PretrainedConfig, value_bytes: int) -> int:
     """Keys and values of one token of one row."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * size * elem
-
-
-def row_bytes(config, tokens: int, elem: int) -> float:
-    """What one more row costs while it decodes."""
-    return (PROMPT_TOKENS + tokens) * token_bytes(config, elem) * CACHE_GROWTH + config.vocab_size * LOGIT_BYTES + layer_activation_bytes(config, PROMPT_TOKENS, elem)
+    return 2 * config.num_hidden_layers * heads * size * value_bytes
 
 
 def adapter_parameters(pair: Pair, rank: int) -> int:
     """Parameters of a LoRA update of every linear layer."""
-    return sum(rank * sum(e.shape) for n, e in pair.instruct.entries.items() if len(e.shape) == 2 and module_kind(n) in ("attention", "mlp"))
+    shapes = [info.shape for name, info in pair.instruct.entries.items() if is_linear(name, info.shape)]
+    return sum(rank * sum(shape) for shape in shapes)
 
 
-def activation_bytes(config, tokens: int, elem: int, checkpointed: bool) -> float:
-    """Of a training step over `tokens` tokens: what every layer keeps for the way back, and one layer's insides."""
-    kept = tokens * config.hidden_size * elem if checkpointed else layer_activation_bytes(config, tokens, elem)
-    return config.num_hidden_layers * kept + layer_activation_bytes(config, tokens, elem)
+def training_bytes(setup: Setup, tokens: int) -> float:
+    """Activations of a training step: what every layer keeps for the way back, and one layer at work."""
+    config = setup.config
+    one_layer = layer_activation_bytes(config, tokens, setup.value_bytes)
+    kept = one_layer
+    if checkpointed(config, setup.device):
+        kept = tokens * config.hidden_size * setup.value_bytes
+    return config.num_hidden_layers * kept + one_layer
 
 
-def layer_activation_bytes(config, tokens: int, elem: int) -> float:
+def layer_activation_bytes(config: PretrainedConfig, tokens: int, value_bytes: int) -> float:
     """What one layer works with at once."""
-    return tokens * (8 * config.hidden_size + 4 * config.intermediate_size) * elem
+    return tokens * (8 * config.hidden_size + 4 * config.intermediate_size) * value_bytes

@@ -1,10 +1,9 @@
 """Device, precision and 4 bits are decided in one place; memory can be given back."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
+from conftest import pretend_gpu
 from thinkswitch import memory_plan
 from thinkswitch.errors import UserError
 from thinkswitch.export import verify
@@ -21,15 +20,6 @@ from thinkswitch.weights.device import (
     resolve_device,
 )
 from thinkswitch.weights.pair import open_pair
-
-
-def pretend_gpu(monkeypatch, free: float, generation: int = 8) -> None:
-    """A CUDA device of a generation (7: Turing, 8: Ampere) with so many bytes free; nothing runs on it."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=generation))
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (int(free), int(free)))
-    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True, raising=False)
 
 
 @pytest.fixture
