@@ -75,9 +75,7 @@ class Preset:
         "Which thinking checkpoint the new one is interpolated towards.",
         choices=("previous", "original"),
     )
-    schedule: Schedule = setting(  # noqa: RUF009 - Schedule is frozen
-        Schedule(), "Factors of t for each kind of module and over depth."
-    )
+    schedule: Schedule = setting(Schedule(), "Factors of t for each kind of module and over depth.")
     labels: str = setting(
         "thinking",
         "Who writes the answers to train on. For comparison: self = the instruct checkpoint, "
