@@ -27,11 +27,11 @@ def run(tmp_path):
 @pytest.fixture(autouse=True)
 def logging_as_it_was():
     """`main` sets up logging for its process, which here goes on to other tests."""
-    level = logging.getLogger("thinkswitch").level
-    handlers = list(logging.getLogger().handlers)
+    logger = logging.getLogger("thinkswitch")
+    level, handlers = logger.level, list(logger.handlers)
     yield
-    logging.getLogger("thinkswitch").setLevel(level)
-    logging.getLogger().handlers = handlers
+    logger.setLevel(level)
+    logger.handlers = handlers
 
 
 # ---- errors
@@ -192,3 +192,11 @@ def test_answers_stand_side_by_side_where_there_is_room(monkeypatch, width, poin
     [titles, *_] = [line for line in output.getvalue().splitlines() if "t = 0 " in line]
     assert titles.count("t = ") == side_by_side
     assert "round 2: " in output.getvalue() and "What [is] this?" in output.getvalue()
+
+
+def test_libraries_keep_their_own_logging(run):
+    """A handler at the root showed twice what huggingface_hub and datasets print by themselves."""
+    before = list(logging.getLogger().handlers)
+    main(["status", str(run)])
+    assert logging.getLogger().handlers == before
+    assert logging.getLogger("thinkswitch").handlers

@@ -78,11 +78,13 @@ def set_up_logging(verbose: bool) -> None:
     with_times = verbose or not sys.stderr.isatty()
     pattern = "%(asctime)s %(levelname)s %(name)s: %(message)s" if with_times else "%(message)s"
     handler.setFormatter(logging.Formatter(pattern))
-    root = logging.getLogger()
-    for earlier in [known for known in root.handlers if known.name == handler.name]:
-        root.removeHandler(earlier)
-    root.addHandler(handler)
-    logging.getLogger("thinkswitch").setLevel(logging.DEBUG if verbose else logging.INFO)
+    ours = logging.getLogger(
+        "thinkswitch"
+    )  # not the root: libraries that print by themselves would print twice
+    for earlier in [known for known in ours.handlers if known.name == handler.name]:
+        ours.removeHandler(earlier)
+    ours.addHandler(handler)
+    ours.setLevel(logging.DEBUG if verbose else logging.INFO)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns while it is imported
 
 
