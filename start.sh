@@ -1,31 +1,55 @@
 #!/usr/bin/env bash
 # ./start.sh             set up, then open the studio in the browser   (--demo, --port N ...: see --help)
-# ./start.sh test        set up, then run the tests
-# ./start.sh VERB ...    set up, then python -m thinkswitch VERB ...   (run, resume, stop, status, ask, sweep, check, plan, export)
+# ./start.sh test ...    set up, then run the tests                    (--slow, paths ...: see pytest --help)
+# ./start.sh VERB ...    set up, then python -m thinkswitch VERB ...   (run, resume, stop, status, ask, ...)
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-python="$here/.venv/bin/python"
+venv="$here/.venv"
+python="$venv/bin/python"
+pip=("$python" -m pip install --quiet --disable-pip-version-check)
 
-if [ ! -x "$python" ]; then
-    found=""
+fail() {
+    echo "error: $1" >&2
+    exit 1
+}
+
+make_venv() {
+    local candidate
     for candidate in python3.13 python3.12 python3.11 python3 python; do
-        if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-            found="$candidate"; break
+        if command -v "$candidate" >/dev/null &&
+            "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+            "$candidate" -m venv --clear "$venv" && return
+            rm -rf "$venv" # half made, it would break every later start
+            fail "$candidate could not make $venv; on Debian and Ubuntu: apt install python3-venv"
         fi
     done
-    [ -n "$found" ] || { echo "error: Python 3.11 or newer is needed and was not found" >&2; exit 1; }
-    "$found" -m venv "$here/.venv"
-fi
-# install again only when requirements.txt has changed
-if ! cmp -s "$here/requirements.txt" "$here/.venv/installed.txt"; then
+    fail "Python 3.11 or newer is needed and was not found"
+}
+
+# changed RECORD FILE...: whether the files differ from what was recorded in .venv when they were installed
+changed() { ! cat "${@:2}" | cmp -s - "$venv/$1"; }
+record() { cat "${@:2}" >"$venv/$1"; }
+
+main_files=("$here/requirements.txt" "$here/pyproject.toml")
+if changed installed.txt "${main_files[@]}"; then
     echo "setting up (once; a few minutes) ..." >&2
-    "$python" -m pip install --quiet --disable-pip-version-check -r "$here/requirements.txt" >&2
-    cp "$here/requirements.txt" "$here/.venv/installed.txt"
+    "$python" -m pip --version >/dev/null 2>&1 || make_venv
+    "${pip[@]}" -r "$here/requirements.txt" >&2
+    # torch brings the setuptools that this needs, so nothing else is downloaded
+    "${pip[@]}" --no-deps --no-build-isolation --editable "$here" >&2
+    record installed.txt "${main_files[@]}"
 fi
 
-export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
 case "${1:-}" in
-    ""|-*) exec "$python" "$here/app.py" --open "$@" ;;
-    test) shift; cd "$here"; exec "$python" -m pytest tests "$@" ;;
-    *)    exec "$python" -m thinkswitch "$@" ;;
+    "" | -*) exec "$python" "$here/app.py" --open "$@" ;;
+    test)
+        shift
+        if changed installed-tests.txt "$here/requirements-dev.txt"; then
+            "${pip[@]}" -r "$here/requirements-dev.txt" >&2
+            record installed-tests.txt "$here/requirements-dev.txt"
+        fi
+        cd "$here"
+        exec "$python" -m pytest "$@"
+        ;;
+    *) exec "$python" -m thinkswitch "$@" ;;
 esac

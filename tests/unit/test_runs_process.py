@@ -9,7 +9,7 @@ from importlib import metadata
 import filelock
 import pytest
 
-from thinkswitch import runs
+from thinkswitch import __version__, runs
 from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset
 from thinkswitch.runs import process
@@ -191,7 +191,7 @@ def test_a_package_that_is_not_installed_has_no_version(run, monkeypatch):
         versions = runs.read_info(run)["versions"]
     assert versions["bitsandbytes"] is None
     assert versions["torch"] == version("torch")
-    assert "thinkswitch" in versions
+    assert versions["thinkswitch"] == __version__
 
 
 def test_a_resumed_run_keeps_what_it_has_taken_and_its_first_command(run):

@@ -57,7 +57,3 @@ __all__ = [
     "truncate_partial_line",
     "write_atomic",
 ]
-
-
-def heartbeat(folder) -> None:
-    """Nothing: `claim` renews run.json in a thread. Kept until its last caller is gone."""

@@ -19,11 +19,12 @@ from pathlib import Path
 import filelock
 import psutil
 
+from thinkswitch import __version__
 from thinkswitch.errors import UserError
 from thinkswitch.runs.files import remove_temporary_files, truncate_partial_line, write_atomic
 from thinkswitch.runs.power import gpu_watts
 
-PACKAGES = ("thinkswitch", "torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors")
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors")
 HEARTBEAT_SECONDS = 5.0
 LOCK_SECONDS = 0.5  # longer than anybody who only asks holds the lock
 
@@ -160,7 +161,7 @@ def _new_info(before: dict) -> dict:
     return {
         "pid": me.pid,
         "started": me.create_time(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {"thinkswitch": __version__} | {name: _version(name) for name in PACKAGES},
         "heartbeat": time.time(),
         "seconds": before.get("seconds", 0.0),
         "joules": before.get("joules", 0.0),
