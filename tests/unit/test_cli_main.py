@@ -166,7 +166,7 @@ def test_a_log_gets_a_line_for_each_phase_and_the_scores(run, capsys):
     assert "round 1 think 2/2 5 tokens/s" in shown and "think 1/2 5" not in shown
     assert "round 1 measure 2/2 instruct 50.0 % [20.0, 80.0]" in shown
     assert re.search(r"1 +instruct +50\.0 % \[20\.0, 80\.0\] +1\.00 +12\.5 +\+3 -1 +0\.6", shown)
-    assert re.search(rf"done after \d+ s; results in {re.escape(str(run))}", shown)
+    assert re.search(rf"\ndone after \d+ s; results in {re.escape(str(run))}", shown)
 
 
 def test_a_resumed_run_shows_what_it_measured_before(run, capsys):

@@ -60,6 +60,8 @@ def show(events: Iterable[runs.Event], preset: Preset, folder: Path) -> str:
             if not out.is_terminal and event.step == event.total and event.phase not in runs.ENDED:
                 line = f"round {event.round} {event.phase} {event.step}/{event.total} {event_note(event)}"
                 _print_plain(out, line)
+    if not out.is_terminal:
+        out.line()  # on a terminal, Live ends its last line itself
     _print_plain(out, f"{ended} after {time.monotonic() - began:.0f} s; results in {folder}")
     return ended
 
