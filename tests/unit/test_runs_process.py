@@ -1,5 +1,6 @@
 """The process that writes a run: the lock says whether it lives, run.json what it has taken."""
 
+import errno
 import json
 import os
 import threading
@@ -110,6 +111,17 @@ def test_two_that_start_in_the_same_moment(run, monkeypatch):
             pass
         assert runs.read_info(run)["pid"] == os.getpid()
     with runs.claim(run):
+        pass
+
+
+def test_a_file_system_without_locks_is_refused(run, monkeypatch):
+    """On a network file system that cannot lock, two processes could write one run."""
+
+    def unsupported(lock):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", unsupported)
+    with pytest.raises(UserError, match="without file locks; name a folder on another disk"), runs.claim(run):
         pass
 
 

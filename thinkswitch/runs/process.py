@@ -4,6 +4,7 @@ The lock on `.lock` says whether a run is running: the system releases it howeve
 does not: it may have been given to another process, and every container has its own.
 """
 
+import errno
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ from thinkswitch.runs.power import gpu_watts
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors")
 HEARTBEAT_SECONDS = 5.0
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 LOCK_SECONDS = 0.5  # longer than anybody who only asks holds the lock
 
 logger = logging.getLogger(__name__)
@@ -140,6 +142,11 @@ def _locked(folder: Path) -> Iterator[None]:
         lock.acquire()
     except filelock.Timeout:
         raise UserError(f"{folder} is in use by another process; wait until it has ended") from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        message = f"{folder} is on a file system without file locks; name a folder on another disk"
+        raise UserError(message) from None
     try:
         yield
     finally:
