@@ -10,8 +10,6 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, DynamicCache, Qwen3Config
 
 from conftest import pretend_gpu, save_pair
-from thinkswitch import distil
-from thinkswitch.distil import Example, Step, answer_loss, train_adapter
 from thinkswitch.errors import UserError
 from thinkswitch.memory_plan import (
     LOOP,
@@ -225,49 +223,3 @@ def test_a_run_that_cannot_fit_is_refused(qwen3_4b, monkeypatch):
         fit_to_memory(qwen3_4b, preset)
     with pytest.raises(UserError, match="take four_bit=true"):
         fit_to_memory(qwen3_4b, replace(preset, four_bit=False))
-
-
-# ---- when memory runs out all the same
-
-OUT_OF_MEMORY = [
-    torch.OutOfMemoryError("CUDA out of memory"),
-    RuntimeError("[enforce fail] not enough memory: you tried to allocate"),
-]
-
-
-@pytest.mark.parametrize("error", OUT_OF_MEMORY)
-def test_a_step_that_runs_out_of_memory_is_the_same_step_in_smaller_parts(pair, tmp_path, monkeypatch, error):
-    preset = Preset(batch=4, micro_batch=4, epochs=2, lora_rank=2, four_bit=False, device="cpu")
-    examples = [Example(tuple(range(5, 8 + i)), (20 + i, 9)) for i in range(8)]
-    widths = []
-
-    def train(folder) -> list[Step]:
-        return list(train_adapter(instruct_model(pair), examples, preset, 0, folder))
-
-    def crowded(model, batch, device):
-        widths.append(len(batch))
-        if len(batch) > 1 and len(widths) > 1:
-            raise error
-        return answer_loss(model, batch, device)
-
-    plain = train(tmp_path / "a")
-    monkeypatch.setattr(distil, "answer_loss", crowded)
-    tight = train(tmp_path / "b")
-    assert set(widths) == {4, 2, 1}
-    assert widths == sorted(widths, reverse=True)  # later steps do not try again what did not fit
-    assert [s.loss for s in tight] == pytest.approx([s.loss for s in plain], rel=1e-5)
-
-
-@pytest.mark.parametrize("error", OUT_OF_MEMORY)
-def test_an_answer_that_does_not_fit_alone_is_a_sentence(pair, tmp_path, monkeypatch, error):
-    def hopeless(*args):
-        raise error
-
-    monkeypatch.setattr(distil, "answer_loss", hopeless)
-    preset = Preset(batch=4, micro_batch=4, lora_rank=2, four_bit=False, device="cpu")
-    examples = [Example(tuple(range(5, 8 + i)), (20 + i, 9)) for i in range(8)]
-    sentence = (
-        r"an answer of 1?\d tokens, prompt included, does not fit into memory to train on; lower max_length"
-    )
-    with pytest.raises(UserError, match=sentence):
-        list(train_adapter(instruct_model(pair), examples, preset, 0, tmp_path))

@@ -1,6 +1,7 @@
 """What the other processes of `accelerate launch` do: their share of each distillation."""
 
 from contextlib import suppress
+from pathlib import Path
 
 from thinkswitch import rounds, runs
 from thinkswitch.errors import UserError
@@ -12,14 +13,19 @@ from thinkswitch.weights.pair import open_pair
 
 
 def worker_main() -> None:
-    """Train along whenever rank 0 distils; ends when rank 0 broadcasts None."""
-    while task := distributed.broadcast():
-        folder, number = task
-        preset = runs.open_run(folder)
-        pair = open_pair(preset.instruct, preset.thinking)
-        context = RunContext(preset, folder, pair, [], [], resolve_machine(pair, preset, LOOP))
-        samples = runs.read_lines(runs.round_dir(folder, number) / "samples.jsonl")
-        kept = [sample for sample in samples if sample["kept"]]
-        with suppress(UserError):  # rank 0 raises the same error and reports it
-            for _ in distil(context, rounds.read(folder, number - 1), kept):
-                pass
+    """Train along whenever rank 0 distils; ends when rank 0 broadcasts None, even in mid-training."""
+    with suppress(distributed.RunEnded):
+        while task := distributed.broadcast():
+            train_along(*task)
+
+
+def train_along(folder: Path, number: int) -> None:
+    """This process's share of one round's distillation."""
+    preset = runs.open_run(folder)
+    pair = open_pair(preset.instruct, preset.thinking)
+    context = RunContext(preset, folder, pair, [], [], resolve_machine(pair, preset, LOOP))
+    samples = runs.read_lines(runs.round_dir(folder, number) / "samples.jsonl")
+    kept = [sample for sample in samples if sample["kept"]]
+    with suppress(UserError):  # rank 0 raises the same error and reports it
+        for _ in distil(context, rounds.read(folder, number - 1), kept):
+            pass

@@ -1,46 +1,52 @@
-"""Processes that `accelerate launch` started together on one machine: the first runs the loop, the others train along with it.
+"""Processes that `accelerate launch` started together on one machine, one for each GPU.
 
-Alone, which is the rule, every function here does nothing. Torch-free until there is company.
+Rank 0 runs the loop; the others train along (remote/worker.py). In a single process, which is the rule, every
+function here does nothing, and torch is not imported.
 """
 
 import functools
 import os
 from datetime import timedelta
+from typing import Any
 
-PATIENCE = timedelta(days=30)  # the others wait while the first one thinks
+TIMEOUT = timedelta(days=30)  # the other ranks wait for rank 0 while it thinks and measures
+
+
+class RunEnded(Exception):
+    """Rank 0 has left the run in the middle of a training."""
 
 
 def world_size() -> int:
-    return (
-        int(os.environ.get("WORLD_SIZE", 1)) if "MASTER_ADDR" in os.environ else 1
-    )  # others use the name, too
+    """The number of processes."""
+    launched = "MASTER_ADDR" in os.environ  # other programs set WORLD_SIZE, too
+    return int(os.environ.get("WORLD_SIZE", "1")) if launched else 1
 
 
 def rank() -> int:
-    """0 is the one that writes the run's folder."""
-    return int(os.environ.get("RANK", 0)) if world_size() > 1 else 0
+    """The number of this process; rank 0 writes the run folder."""
+    return int(os.environ.get("RANK", "0")) if world_size() > 1 else 0
 
 
 @functools.cache
 def process_group():
-    """torch.distributed, with the processes connected (NCCL or gloo) and each on its own GPU."""
+    """torch.distributed with the processes connected (NCCL or gloo), each on its own GPU."""
     import torch
     from accelerate import PartialState
 
-    PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+    PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
     return torch.distributed
 
 
-def broadcast(what=None):
-    """What the first process says, in every process. All must call."""
+def broadcast(value: Any = None) -> Any:
+    """Rank 0's value, in every process. Collective: all ranks must call it."""
     if world_size() == 1:
-        return what
-    said = [what]
-    process_group().broadcast_object_list(said, src=0)
-    return said[0]
+        return value
+    values = [value]
+    process_group().broadcast_object_list(values, src=0)
+    return values[0]
 
 
-def all_reduce_sum(*tensors) -> None:
-    """Sum tensors over all processes, in place; every process gets the same bits. All must call."""
-    for tensor in tensors if world_size() > 1 else ():
+def all_reduce_sum(tensor) -> None:
+    """Sum a tensor over all processes, in place; each gets the same bits. Collective."""
+    if world_size() > 1:
         process_group().all_reduce(tensor)

@@ -3,6 +3,7 @@
 from thinkswitch.runs.files import (
     Follower,
     append,
+    atomic_file,
     atomic_folder,
     last_line,
     read_lines,
@@ -35,6 +36,7 @@ __all__ = [
     "Event",
     "Follower",
     "append",
+    "atomic_file",
     "atomic_folder",
     "claim",
     "create",

@@ -146,16 +146,23 @@ class Follower:
 # ---- files and folders that are whole or absent
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, then rename it: readers see the old text or the new one."""
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary path to write; it replaces `path` when the block ends: readers see the old or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = f"{os.getpid()}-{threading.get_ident()}"
     temporary = path.with_name(f".tmp-{writer}-{path.name}")
     try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        yield temporary
         _replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replace a text file as a whole."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _replace(source: Path, target: Path) -> None:
@@ -170,7 +177,7 @@ def _replace(source: Path, target: Path) -> None:
 
 
 def remove_temporary_files(folder: Path) -> None:
-    """Remove what interrupted `write_atomic` calls left below a folder; a living process keeps its files."""
+    """Remove what interrupted writes left below a folder; a living process keeps its files."""
     for path in folder.rglob(".tmp-*"):
         name = TEMPORARY.match(path.name)
         if name is None or not path.is_file():
