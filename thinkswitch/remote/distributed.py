@@ -1,6 +1,6 @@
 """Processes that `accelerate launch` started together on one machine, one for each GPU.
 
-Rank 0 runs the loop; the others train along (remote/worker.py). In a single process, which is the rule, every
+Rank 0 runs the loop; the others train along (cli/worker.py). In a single process, which is the rule, every
 function here does nothing, and torch is not imported.
 """
 
