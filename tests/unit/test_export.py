@@ -514,7 +514,7 @@ def test_a_layer_that_adds_nothing_is_no_difference(pair):
     blend, same = Blend(pair), verify.Comparison()
     blend.place([rounds.start(pair).point(0.5)])
     with torch.no_grad():
-        for side in blend.model.model.layers[0].mlp.down_proj.sides:
+        for side in blend.model.model.layers[0].mlp.down_proj.layers:
             side.weight.zero_()
     blend.model.model.layers[0].mlp.down_proj.stacked = None
     hidden = torch.ones(1, 2, pair.config.hidden_size)
