@@ -25,7 +25,7 @@ DISK_ERRORS = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
-    args = make_parser().parse_args(argv)
+    args = parser().parse_args(argv)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     set_up_logging(args.verbose)
     try:
@@ -91,7 +91,7 @@ def set_up_logging(verbose: bool) -> None:
 # ---- the parser
 
 
-def make_parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="thinkswitch",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -101,15 +101,15 @@ def make_parser() -> argparse.ArgumentParser:
     add_verbose(top, default=False)
     choices = top.add_subparsers(required=True, metavar="verb", title="verbs")
     for verb in VERBS:
-        parser = choices.add_parser(
+        verb_parser = choices.add_parser(
             verb.name,
             help=verb.summary,
             description=verb.summary[0].upper() + verb.summary[1:] + ".",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        verb.add_arguments(parser)
-        add_verbose(parser, default=argparse.SUPPRESS)  # keeps what stands before the verb
-        parser.set_defaults(do=verb.do)
+        verb.add_arguments(verb_parser)
+        add_verbose(verb_parser, default=argparse.SUPPRESS)  # keeps what stands before the verb
+        verb_parser.set_defaults(do=verb.do)
     return top
 
 
