@@ -34,7 +34,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from thinkswitch.weights.device import silence_libraries
 
@@ -85,6 +92,7 @@ CHATML = (
 FAMILIES = {
     "qwen3": (Qwen3Config, {"head_dim": 32}),
     "qwen2": (Qwen2Config, {}),  # biases on q, k, v
+    "mistral": (MistralConfig, {"head_dim": 32}),
     "llama": (LlamaConfig, {"attention_bias": True, "mlp_bias": True}),
 }
 

@@ -1,16 +1,14 @@
 """Model families: THE place to add one. What transformers does not tell about a family stands here.
 
-A family fits if it is a decoder of linear layers, one embedding and RMSNorms whose output is `gain * x /
-rms(x)`, and if its tensors are named as in Llama (`model.layers.N.self_attn...`, `.mlp...`, `...norm`).
-Then to add it:
+A family fits if it is a decoder of linear layers, one embedding and RMSNorms that compute gain * x / rms(x),
+and if its modules are named as in Llama (`model.layers.N.self_attn`, `.mlp`, `...norm`). To add it:
 
 1. Write an entry into FAMILIES, under the `model_type` of its config.json.
 2. Add config keys that change what the weights mean, if it has new ones, to CONFIG_KEYS_THAT_MUST_AGREE.
-3. Add its config class to FAMILIES in tests/conftest.py and to the parameters of
-   tests/unit/test_live_blend.py and test_materialise.py. They compare logits and tokens with transformers'
-   own, so they show whether the family fits.
+3. Add its config class to FAMILIES in tests/conftest.py. test_families.py, test_live_blend.py and
+   test_materialise.py compare modules, logits and tokens with transformers' own: they show whether it fits.
 
-Not so: mixtures of experts, Gemma (its norms multiply by 1 + gain), anything with linear attention.
+These do not fit: mixtures of experts, Gemma (its norms multiply by 1 + gain), linear attention.
 """
 
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from thinkswitch.errors import UserError
 
 @dataclass(frozen=True)
 class Family:
-    """What differs between families for whoever replaces their layers."""
+    """What the live blend has to know of a family to replace its layers."""
 
     norm_class: str  # the name of its RMSNorm in transformers; `variance_epsilon` is its epsilon
 

@@ -84,9 +84,9 @@ def dots(blocks: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, fl
 class DotAccumulator:
     """Sums x.x, x.y and y.y over blocks.
 
-    Up to 512 values of a row are summed in float32 and those sums in float64; small blocks are float64
-    throughout. That is within 1e-7 of float64, at 2.98 GB/s instead of 0.15. Calls are few, since threads
-    that work side by side wait for Python at each.
+    Pieces of a row are summed in float32, their sums in float64; small blocks are float64 throughout. That is
+    within 1e-7 of float64, at 2.98 GB/s instead of 0.15. Calls into torch are few, since parallel threads
+    wait for Python's lock at each.
     """
 
     def __init__(self) -> None:

@@ -62,7 +62,7 @@ def fetch(name: str, folder: Path, files: list[str], all_files: list[str], size:
     from huggingface_hub.utils import enable_progress_bars
 
     plural = "s" if len(files) > 1 else ""
-    # No diagnostic: whoever waits for gigabytes must see why. stdout is kept for results.
+    # For a person who waits for gigabytes, so it is printed, not logged; stdout is for results.
     print(f"fetching {name}: {len(files)} file{plural}, {size / 1e6:,.0f} MB", file=sys.stderr, flush=True)
     if not constants.HF_HUB_DISABLE_PROGRESS_BARS:
         enable_progress_bars("huggingface_hub.snapshot_download")  # silence_libraries() turned them off

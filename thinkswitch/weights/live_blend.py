@@ -42,7 +42,7 @@ def ignore_progress(done: int, total: int) -> None:
 
 
 class Blend(nn.Module):
-    """Called like a transformers model, after `place` has said which recipe each row of the batch is at.
+    """Called like a transformers model, after `place` has given each row of the batch its recipe.
 
     `stored`: the matrices stay on the disk and are read at every call (CPU, float32).
 
@@ -141,6 +141,7 @@ class Blend(nn.Module):
         """Rows of an earlier placement: some of them, or all after another batch used the model."""
         if placement is not self.placement:
             spans = self._spans(placement)
+            self.placement = None  # until all layers agree, should one of them run out of memory
             for layer in self._layers:
                 layer.place(placement, spans)
             self.placement = placement
