@@ -1,4 +1,4 @@
-"""Two checkpoints are opened by their headers; what does not fit is refused by name, before any weight is read."""
+"""Two checkpoints are opened by their headers; what does not fit is named before any weight is read."""
 
 import json
 import shutil
@@ -15,31 +15,48 @@ from thinkswitch.weights.pair import open_pair
 
 
 @pytest.fixture
-def copied(folders, tmp_path):
+def copied(folders, tmp_path) -> list[Path]:
     """A pair that a test may damage."""
-    out = []
-    for folder in folders("qwen3"):
-        out.append(Path(shutil.copytree(folder, tmp_path / Path(folder).name)))
-    return out
+    return [Path(shutil.copytree(folder, tmp_path / Path(folder).name)) for folder in folders("qwen3")]
 
 
-def edit(path: Path, **changes):
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+def edit(path: Path, **changes) -> None:
+    values = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**values, **changes}), encoding="utf-8")
+
+
+def refusal(folders) -> str:
+    """The sentence with which a pair is refused."""
+    with pytest.raises(UserError) as caught:
+        open_pair(*map(str, folders))
+    return str(caught.value)
+
+
+# ---- what fits
 
 
 def test_counts_and_conventions(folders):
     pair = open_pair(*folders("qwen3"))
     weights = load_file(Path(folders("qwen3")[0]) / "model.safetensors")
     assert pair.names == sorted(weights) and "lm_head.weight" not in pair.names  # tied
-    assert pair.parameters == sum(w.numel() for w in weights.values())
+    assert pair.parameters == sum(weight.numel() for weight in weights.values())
+    assert pair.checkpoints == (pair.instruct, pair.thinking)
     assert (pair.instruct.template_opens_think, pair.thinking.template_opens_think) == (False, True)
-    tok = pair.instruct.tokenizer
-    assert tok.decode([pair.instruct.turn_end]) == "<|im_end|>" and pair.instruct.turn_end in pair.instruct.stop_token_ids
+    turn_end = pair.instruct.turn_end
+    assert pair.instruct.tokenizer.decode([turn_end]) == "<|im_end|>"
+    assert turn_end in pair.instruct.stop_token_ids
+
+
+def test_layers_are_in_their_order(tmp_path):
+    pair = open_pair(*save_pair(tmp_path, num_hidden_layers=11))
+    layers = [int(name.split(".")[2]) for name in pair.names if ".layers." in name]
+    assert layers == sorted(layers) and layers[-1] == 10
 
 
 def test_headers_are_enough(copied, monkeypatch):
     """No weight is read to open a pair."""
-    monkeypatch.setattr(Checkpoint, "tensor", lambda *a: pytest.fail("read a weight"))
+    monkeypatch.setattr(Checkpoint, "tensor", lambda *args: pytest.fail("read a weight"))
+    monkeypatch.setattr(Checkpoint, "stream", lambda *args: pytest.fail("read a weight"))
     assert len(open_pair(*map(str, copied)).names) > 20
 
 
@@ -47,21 +64,35 @@ def test_shards_read_as_single_files(folders, tmp_path):
     sharded = save_pair(tmp_path, "qwen3", shard="20KB")
     assert len(list(Path(sharded[0]).glob("*.safetensors"))) > 2
     whole, parts = open_pair(*folders("qwen3")), open_pair(*sharded)
-    for (name, a, b), (_, c, d) in zip(sorted(whole.tensors()), sorted(parts.tensors())):
+    for (name, a, b), (_, c, d) in zip(sorted(whole.tensors()), sorted(parts.tensors()), strict=True):
         assert torch.equal(a, c) and torch.equal(b, d), name
 
 
-@pytest.mark.parametrize("key, value, says", [
-    ("rope_parameters", {"rope_type": "default", "rope_theta": 5e6}, "rope_parameters differs"),
-    ("tie_word_embeddings", False, "tie_word_embeddings differs"),
-    ("num_attention_heads", 4, "num_attention_heads differs"),
-    ("rms_norm_eps", 1e-5, "rms_norm_eps differs"),
-    ("model_type", "llama", "model_type differs"),
-])
-def test_configs_that_differ(copied, key, value, says):
+def test_the_rotary_table_of_old_llama_files_is_left_out(copied):
+    for folder in copied:
+        path = folder / "model.safetensors"
+        table = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+        save_file({**load_file(path), **table}, path)
+    assert not any("rotary" in name for name in open_pair(*map(str, copied)).names)
+
+
+# ---- what differs
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("rope_parameters", {"rope_type": "default", "rope_theta": 5e6}),
+        ("tie_word_embeddings", False),
+        ("num_attention_heads", 4),
+        ("rms_norm_eps", 1e-5),
+        ("model_type", "llama"),
+    ],
+)
+def test_configs_that_differ(copied, key, value):
     edit(copied[1] / "config.json", **{key: value})
-    with pytest.raises(UserError, match=f"cannot be interpolated: .*{says}"):
-        open_pair(*map(str, copied))
+    sentence = refusal(copied)
+    assert "cannot be interpolated: " in sentence and f"{key} differs" in sentence
 
 
 def test_shapes_and_names_that_differ(copied):
@@ -70,90 +101,94 @@ def test_shapes_and_names_that_differ(copied):
     weights["model.norm.weight"] = torch.ones(7)
     weights["extra.weight"] = weights.pop("model.layers.0.mlp.up_proj.weight")
     save_file(weights, path)
-    with pytest.raises(UserError) as caught:
-        open_pair(*map(str, copied))
-    assert "missing from the thinking checkpoint (model.layers.0.mlp.up_proj.weight)" in str(caught.value)
-    assert "missing from the instruct checkpoint (extra.weight)" in str(caught.value)
-    assert "model.norm.weight [64] / [7]" in str(caught.value)
+    sentence = refusal(copied)
+    assert "missing from the thinking checkpoint (model.layers.0.mlp.up_proj.weight)" in sentence
+    assert "missing from the instruct checkpoint (extra.weight)" in sentence
+    assert "model.norm.weight [64] / [7]" in sentence
 
 
 def test_tokenizers_that_differ(copied):
-    tok = byte_tokenizer()
-    tok.add_tokens(["<new>"])
-    tok.save_pretrained(copied[1])
-    with pytest.raises(UserError, match="tokenizers differ in 1 tokens .'<new>'"):
-        open_pair(*map(str, copied))
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(copied[1])
+    assert "the tokenizers differ in 1 tokens ('<new>')" in refusal(copied)
 
 
-def refuse(copied, says):
-    with pytest.raises(UserError, match=says):
-        open_pair(*map(str, copied))
+def test_tokenizers_that_have_the_same_tokens_but_split_differently(copied):
+    path = copied[1] / "tokenizer.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values["normalizer"] = {"type": "Lowercase"}
+    path.write_text(json.dumps(values), encoding="utf-8")
+    assert "the tokenizers have the same tokens but split a probe text differently" in refusal(copied)
+
+
+# ---- what is damaged
 
 
 def test_damaged_weights(copied):
     path = copied[0] / "model.safetensors"
     whole = path.read_bytes()
-    path.write_bytes(whole[:-100])
-    refuse(copied, "truncated or no safetensors file")
-    path.write_bytes(b"not weights at all")
-    refuse(copied, "truncated or no safetensors file")
+    for damaged in (whole[:-100], b"not weights at all"):
+        path.write_bytes(damaged)
+        assert "truncated or no safetensors file" in refusal(copied)
     path.unlink()
-    refuse(copied, "has no weights: model.safetensors is missing$")
+    assert refusal(copied).endswith("has no weights: model.safetensors is missing")
     (copied[0] / "pytest.bin").write_bytes(b"")
-    refuse(copied, "pickled weights are never opened")
+    assert "pickled weights are never opened" in refusal(copied)
 
 
 def test_missing_shards(tmp_path):
-    folders = [Path(f) for f in save_pair(tmp_path, shard="20KB")]
+    folders = [Path(folder) for folder in save_pair(tmp_path, shard="20KB")]
+    shards = len(list(folders[0].glob("*.safetensors")))
     next(folders[0].glob("model-00002*")).unlink()
-    refuse(folders, r"lacks 1 of its \d+ shards .model-00002")
-    (folders[0] / "model.safetensors.index.json").write_text("{")
-    refuse(folders, "not a readable index")
+    assert f"lacks 1 of its {shards} shards (model-00002" in refusal(folders)
+    (folders[0] / "model.safetensors.index.json").write_text("{", encoding="utf-8")
+    assert "not a readable index" in refusal(folders)
 
 
-def test_index_that_lists_more_than_there_is(tmp_path):
-    folders = [Path(f) for f in save_pair(tmp_path, shard="20KB")]
+def test_an_index_that_lists_more_than_there_is(tmp_path):
+    folders = [Path(folder) for folder in save_pair(tmp_path, shard="20KB")]
     index = folders[0] / "model.safetensors.index.json"
-    placed = json.loads(index.read_text())["weight_map"]
-    edit(index, weight_map={**placed, "ghost.weight": sorted(placed.values())[0]})
-    refuse(folders, "1 tensors that the index lists are in no shard .ghost.weight")
+    file_of_tensor = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    edit(index, weight_map={**file_of_tensor, "ghost.weight": sorted(file_of_tensor.values())[0]})
+    assert "1 tensors that the index lists are in no shard (ghost.weight)" in refusal(folders)
 
 
 def test_folders_that_are_no_checkpoint(copied, tmp_path):
-    refuse((copied[0], tmp_path / "none"), "neither an existing folder nor a Hub id")
-    refuse(("", copied[1]), "no checkpoint given")
+    assert "neither an existing folder nor a Hub id" in refusal((copied[0], tmp_path / "none"))
+    assert "no checkpoint given" in refusal(("", copied[1]))
     (tmp_path / "empty").mkdir()
-    refuse((tmp_path / "empty", copied[1]), "it has no config.json")
-    (copied[0] / "config.json").write_text("{")
-    refuse(copied, "config.json cannot be used")
+    assert "it has no config.json" in refusal((tmp_path / "empty", copied[1]))
+    (copied[0] / "config.json").write_text("{", encoding="utf-8")
+    assert "config.json cannot be used" in refusal(copied)
 
 
 def test_other_architectures_quantised_parents_and_missing_templates(copied):
-    config = json.loads((copied[0] / "config.json").read_text())
-    edit(copied[0] / "config.json", model_type="gpt2")
-    refuse(copied, "is a gpt2 model; known are")
-    (copied[0] / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
-    refuse(copied, "is quantised")
-    (copied[0] / "config.json").write_text(json.dumps(config))
+    path = copied[0] / "config.json"
+    whole = path.read_text(encoding="utf-8")
+    edit(path, model_type="gpt2")
+    assert "is a gpt2 model; known are" in refusal(copied)
+    path.write_text(whole, encoding="utf-8")
+    edit(path, quantization_config={"quant_method": "gptq"})
+    assert "is quantised" in refusal(copied)
+    path.write_text(whole, encoding="utf-8")
     (copied[0] / "chat_template.jinja").unlink()
-    refuse(copied, "has no chat template")
+    assert "has no chat template" in refusal(copied)
 
 
-@pytest.mark.parametrize("file, text, says", [
-    ("tokenizer.json", "{}", "no readable tokenizer"), ("chat_template.jinja", "{% if %}", "chat template or generation_config"),
-    ("generation_config.json", "{", "chat template or generation_config")])
+@pytest.mark.parametrize(
+    "file, text, says",
+    [
+        ("tokenizer.json", "{}", "no readable tokenizer"),
+        ("chat_template.jinja", "{% if %}", "chat template or generation_config"),
+        ("generation_config.json", "{", "chat template or generation_config"),
+    ],
+)
 def test_damaged_small_files(copied, file, text, says):
-    (copied[0] / file).write_text(text)
-    refuse(copied, says)
-
-
-def test_the_rotary_table_of_old_llama_files_is_left_out(copied):
-    for folder in copied:
-        weights = load_file(folder / "model.safetensors")
-        save_file({**weights, "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}, folder / "model.safetensors")
-    assert not any("rotary" in n for n in open_pair(*map(str, copied)).names)
+    (copied[0] / file).write_text(text, encoding="utf-8")
+    assert says in refusal(copied)
 
 
 def test_a_hub_id_offline_is_one_sentence():
-    with pytest.raises(UserError, match="nobody/nothing.*(Hub cannot be reached|could not be fetched)"):
+    with pytest.raises(UserError, match=r"nobody/nothing.*(Hub cannot be reached|could not be fetched)"):
         open_checkpoint("nobody/nothing")
