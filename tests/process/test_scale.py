@@ -93,7 +93,7 @@ def scale_of(module: str, old: Qwen3Config, new: Qwen3Config) -> float:
 
 
 def grow(source: Path, out: Path, size: dict) -> None:
-    """Write `source`, a small tied Qwen3, in a larger shape and in bf16: the same function of the same tokens."""
+    """Write `source`, a small tied Qwen3, in a larger shape and in bf16; the tokens it says stay the same."""
     old, small = AutoConfig.from_pretrained(source), load_file(source / "model.safetensors")
     new = grown_config(old, size)
     where = places(old, new)
