@@ -59,6 +59,19 @@ def test_a_write_is_whole_or_not_at_all(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
+def test_a_file_of_any_kind_is_replaced_only_when_its_writer_succeeds(tmp_path):
+    """A trainer's state is written by safetensors, under the temporary name."""
+    path = tmp_path / "deep" / "x.bin"
+    with runs.atomic_file(path) as temporary:
+        temporary.write_bytes(b"old")
+        assert not path.exists()
+    with pytest.raises(ZeroDivisionError), runs.atomic_file(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise ZeroDivisionError
+    assert path.read_bytes() == b"old"
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_a_file_that_somebody_reads_is_replaced_a_moment_later(tmp_path, monkeypatch):
     """On Windows `os.replace` fails while the page has run.json open, which ended runs of many hours."""
     path = tmp_path / "run.json"
