@@ -144,9 +144,7 @@ def distil(context: RunContext, before: Round, kept: list[dict]) -> Stage:
     if (folder / "adapter").is_dir():
         return
     if distributed.rank() == 0:
-        distributed.broadcast(
-            (context.folder, number)
-        )  # the other processes train along, see cli/worker.py
+        distributed.broadcast((context.folder, number))  # the other processes train along, see cli/worker.py
     seed = seed_of(context.preset.seed, "distil", number) % 2**31
     examples = training_examples(context, before, kept, seed)
     model = context.model(before, before.instruct)
