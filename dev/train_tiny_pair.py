@@ -18,8 +18,6 @@ import time
 from pathlib import Path
 
 import torch
-from tiny_problems import TINY, Made, take
-from tiny_problems import problems as made_problems
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -29,6 +27,8 @@ from thinkswitch.preset import Preset
 from thinkswitch.text import format_accuracy
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.pair import open_pair
+from tiny_problems import TINY, Made, take
+from tiny_problems import problems as made_problems
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TAGS = ["<think>", "</think>", "<tool_call>", "</tool_call>"]

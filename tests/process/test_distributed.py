@@ -11,14 +11,45 @@ from safetensors.torch import load_file
 from conftest import ROOT, cli
 from thinkswitch import runs
 
-SMALL = ["prompts=24", "held_out=4", "rounds=1", "batch=5", "micro_batch=1", "epochs=2", "save_steps=2", "labels=thinking"]
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--num_processes", "2", "--mixed_precision", "no",
-          "--dynamo_backend", "no", "-m", "thinkswitch"]
+SMALL = [
+    "prompts=24",
+    "held_out=4",
+    "rounds=1",
+    "batch=5",
+    "micro_batch=1",
+    "epochs=2",
+    "save_steps=2",
+    "labels=thinking",
+]
+LAUNCH = [
+    sys.executable,
+    "-m",
+    "accelerate.commands.launch",
+    "--multi_gpu",
+    "--num_machines",
+    "1",
+    "--num_processes",
+    "2",
+    "--mixed_precision",
+    "no",
+    "--dynamo_backend",
+    "no",
+    "-m",
+    "thinkswitch",
+]
 
 
 def launched(*args, **kwargs) -> subprocess.Popen:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return subprocess.Popen([*LAUNCH, *map(str, args)], cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **kwargs)
+    return subprocess.Popen(
+        [*LAUNCH, *map(str, args)],
+        cwd=ROOT,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        **kwargs,
+    )
 
 
 def adapter(folder, number: int) -> dict:
@@ -27,7 +58,7 @@ def adapter(folder, number: int) -> dict:
 
 @pytest.mark.skipif(os.name == "nt", reason="torchrun's rendezvous is not tried on Windows")
 def test_two_processes_train_the_adapter_that_one_would(tmp_path):
-    """24 answers in batches of 5: shares of 3 and 2, and of 2 and 2 at the end. Sums come in another order, nothing else differs."""
+    """24 answers in batches of 5: shares of 3 and 2, then 2 and 2. Only the order of sums differs."""
     cli("run", "tiny", "--out", tmp_path / "one", "--set", *SMALL, check=0)
     two = launched("run", "tiny", "--out", tmp_path / "two", "--set", *SMALL)
     said = two.communicate(timeout=240)[0]
@@ -37,7 +68,14 @@ def test_two_processes_train_the_adapter_that_one_would(tmp_path):
     assert one.keys() == two.keys() and max(float(x.abs().max()) for x in one.values()) > 0.01
     for name, x in one.items():
         assert (x - two[name]).abs().max() < 1e-4, name
-    losses = [[e["loss"] for e in runs.read_lines(tmp_path / run / "events.jsonl") if e["phase"] == "distil" and e["round"] == 1] for run in ("one", "two")]
+    losses = [
+        [
+            e["loss"]
+            for e in runs.read_lines(tmp_path / run / "events.jsonl")
+            if e["phase"] == "distil" and e["round"] == 1
+        ]
+        for run in ("one", "two")
+    ]
     assert len(losses[0]) == 10 and losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 

@@ -49,7 +49,7 @@ def test_the_majority_is_kept_once():
 
 
 def test_an_answer_too_long_to_train_on_leaves_its_vote_to_a_shorter_one():
-    """The vote came first: a prompt was lost when its first answer was too long, despite an equal short one."""
+    """The vote came first: a prompt was lost when its first answer was too long."""
     long, short = (
         sample(0, "t</think>so very, very long \\boxed{7}"),
         sample(0, "t</think>\\boxed{7}", number=1),
