@@ -8,15 +8,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, wait
 from fake_teacher import FakeTeacher
 from thinkswitch import runs
 
-SMALL = ["rounds=1", "prompts=8", "held_out=2", "rows=4"]
+SETTINGS = ["rounds=1", "prompts=8", "held_out=2", "rows=4"]
 
 
 @pytest.fixture
@@ -39,29 +38,25 @@ def start(server, folder) -> subprocess.Popen:
         "--out",
         str(folder),
     ]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     return subprocess.Popen(
-        [*command, "--set", *SMALL],
+        [*command, "--set", *SETTINGS],
         cwd=ROOT,
-        env=env,
-        text=True,
+        env={**os.environ, "COLUMNS": "200"},
+        encoding="utf-8",
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
 
 
 def wait_for_requests(server, child, count: int) -> None:
-    deadline = time.monotonic() + 120
-    while len(server.bodies) < count:
-        assert child.poll() is None, child.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait(lambda: child.poll() is not None or len(server.bodies) >= count)
+    assert child.poll() is None, child.communicate()[0]
 
 
 def output_of(child) -> str:
     """What it printed, once it has ended; a process that hangs fails the test and is killed."""
     try:
-        return child.communicate(timeout=120)[0]
+        return child.communicate(timeout=300)[0]
     finally:
         child.kill()
 
