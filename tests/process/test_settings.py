@@ -10,9 +10,9 @@ from thinkswitch.recipe import Schedule
 
 CHILD = """
 import pathlib, sys
-from thinkswitch.cli.main import make_parser
+from thinkswitch.cli.main import parser
 from thinkswitch.preset import apply_settings, load_preset, to_yaml
-args = make_parser().parse_args(sys.argv[2:])
+args = parser().parse_args(sys.argv[2:])
 preset = apply_settings(load_preset(args.preset), args.set)
 pathlib.Path(sys.argv[1]).write_text(to_yaml(preset), encoding="utf-8")
 """

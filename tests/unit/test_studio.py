@@ -167,7 +167,7 @@ def test_one_damaged_run_does_not_take_the_page_away(root):
 
 def test_the_page_starts_the_preset_that_its_form_holds(root, monkeypatch):
     """The command is read back by the real parser."""
-    from thinkswitch.cli.main import make_parser
+    from thinkswitch.cli.main import parser
 
     started = []
     monkeypatch.setattr(
@@ -186,7 +186,7 @@ def test_the_page_starts_the_preset_that_its_form_holds(root, monkeypatch):
     )
     folder, command = studio.start(wanted)
     assert started == [(command, folder)] and folder.parent == root
-    args = make_parser().parse_args(command)
+    args = parser().parse_args(command)
     assert (args.preset, args.out) == ("tiny", folder) and apply_settings(
         load_preset(args.preset), args.set
     ) == wanted
