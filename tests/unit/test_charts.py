@@ -1,10 +1,12 @@
-"""Charts as the browser gets them, and the small parts of the theme."""
+"""Charts as the browser gets them."""
 
 import json
+import math
 
 import pytest
 
-from ui.widgets import charts, html, theme
+from thinkswitch.statistics import wilson
+from ui.widgets import charts
 
 
 def drawn(text: str) -> dict:
@@ -12,139 +14,163 @@ def drawn(text: str) -> dict:
     return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
 
 
-def plain(values) -> list:
-    """Numbers of a trace; plotly may pack an array as base64."""
-    if isinstance(values, dict):
-        import base64
-
-        import numpy as np
-
-        return np.frombuffer(base64.b64decode(values["bdata"]), values["dtype"]).tolist()
-    return list(values)
-
-
-def distil(round, steps, total):
+def distil(number: int, steps, total: int) -> list[dict]:
     return [
-        dict(phase="distil", round=round, step=step, total=total, loss=round + 1 / step) for step in steps
+        {"phase": "distil", "round": number, "step": step, "total": total, "loss": number + 1 / step}
+        for step in steps
     ]
 
 
-def measure(round, checkpoint, right, n=100):
-    from thinkswitch.statistics import wilson
-
+def measure(number: int, checkpoint: str, right: int, n: int = 100) -> dict:
+    """The event that ends a measurement."""
     low, high = wilson(right, n)
-    return dict(
-        phase="measure",
-        round=round,
-        checkpoint=checkpoint,
-        step=n,
-        total=n,
-        n=n,
-        correct=right,
-        accuracy=right / n,
-        low=low,
-        high=high,
-        think_rate=float(checkpoint == "thinking"),
-        mean_tokens=40.0,
-    )
+    return {
+        "phase": "measure",
+        "round": number,
+        "checkpoint": checkpoint,
+        "step": n,
+        "total": n,
+        "n": n,
+        "correct": right,
+        "accuracy": right / n,
+        "low": low,
+        "high": high,
+        "think_rate": float(checkpoint == "thinking"),
+        "mean_tokens": 40.0,
+    }
 
 
-def test_loss_is_one_line_a_round_and_a_resumed_run_s_steps_count_once():
-    """Killed at step 7 of 10, resumed from the save at 5: steps 6 and 7 are told twice."""
+def test_loss_is_one_line_a_round_and_a_resumed_runs_steps_count_once():
+    """Killed at step 7 of 10, resumed from the save at 5: steps 6 and 7 are in the events twice."""
     events = [
-        dict(phase="think", round=1, step=1, total=2),
+        {"phase": "think", "round": 1, "step": 1, "total": 2},
         *distil(1, range(1, 8), 10),
         *distil(1, range(6, 11), 10),
         *distil(2, range(1, 4), 10),
     ]
     one, two = drawn(charts.loss(events))["data"]
-    assert plain(one["x"]) == list(range(1, 11)) and plain(two["x"]) == [11, 12, 13]
-    assert plain(one["y"]) == pytest.approx([1 + 1 / s for s in range(1, 11)]) and plain(
-        two["y"]
-    ) == pytest.approx([3, 2.5, 2 + 1 / 3])
-    assert (one["name"], two["name"]) == ("round 1", "round 2") and one["line"]["color"] != two["line"][
-        "color"
-    ]
+    assert one["x"] == list(range(1, 11))
+    assert two["x"] == [11, 12, 13]
+    assert one["y"] == pytest.approx([1 + 1 / step for step in range(1, 11)])
+    assert two["y"] == pytest.approx([3, 2.5, 2 + 1 / 3])
+    assert (one["name"], two["name"]) == ("round 1", "round 2")
+    assert one["line"]["color"] != two["line"]["color"]
 
 
-def test_loss_before_anything_was_learnt():
-    assert (
-        charts.loss([dict(phase="think", round=1, step=1, total=2)]) == ""
-    )  # an empty chart says what will be there
-    long = drawn(charts.loss(distil(1, range(1, 20_001), 20_000)))["data"][0]
-    assert (
-        len(plain(long["x"])) <= charts.MOST_POINTS + 1
-        and plain(long["x"])[0] == 1
-        and plain(long["x"])[-1] == 20_000
-    )
+def test_a_long_round_gets_a_running_mean_with_its_own_steps():
+    events = distil(1, range(1, 101), 100)
+    single, mean = drawn(charts.loss(events))["data"]
+    losses = [event["loss"] for event in events]
+    n = charts.MEAN_STEPS
+    assert mean["x"] == list(range(n, 101))
+    assert mean["y"] == pytest.approx([sum(losses[end - n : end]) / n for end in range(n, 101)])
+    assert single["x"] == list(range(1, 101))
+    assert not single["showlegend"]  # one entry a round
+
+
+def test_there_is_no_loss_before_distillation():
+    """An empty value: the chart shows its hint."""
+    assert charts.loss([{"phase": "think", "round": 1, "step": 1, "total": 2}]) == ""
+
+
+def test_a_line_has_no_more_points_than_can_be_seen():
+    x = drawn(charts.loss(distil(1, range(1, 20_001), 20_000)))["data"][0]["x"]
+    assert len(x) <= charts.MAX_POINTS + 1
+    assert (x[0], x[-1]) == (1, 20_000)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 799, 800, 801, 802, 1599, 1600, 1601, 12_345])
-def test_thinned_keeps_the_ends(n):
+def test_thinning_keeps_order_and_ends(n):
     rows = charts.thinned(list(range(n)))
-    assert (
-        len(rows) <= charts.MOST_POINTS + 1
-        and rows == sorted(set(rows))
-        and (rows == list(range(n)) if n <= 800 else len(rows) >= 400)
-    )
+    assert len(rows) <= charts.MAX_POINTS + 1
+    assert rows == sorted(set(rows))
+    assert rows == list(range(n)) if n <= charts.MAX_POINTS else len(rows) >= charts.MAX_POINTS // 2
     assert not n or (rows[0], rows[-1]) == (0, n - 1)
 
 
 def test_accuracy_bands_hold_their_line():
     """A band goes there and back: the upper edge, then the lower one reversed."""
+    rights = [(35, 99), (62, 100), (75, 0)]
     measured = [
-        measure(r, c, k)
-        for r, (i, t) in enumerate([(35, 99), (62, 100), (75, 0)])
-        for c, k in (("instruct", i), ("thinking", t))
+        measure(number, role, right)
+        for number, pair in enumerate(rights)
+        for role, right in zip(("instruct", "thinking"), pair, strict=True)
     ]
-    bands = drawn(charts.accuracy(measured))["data"]
-    assert [t.get("name") for t in bands[1::2]] == ["instruct", "thinking"]
-    for band, line in zip(bands[::2], bands[1::2]):
-        x, y = plain(band["x"]), plain(band["y"])
-        assert x == [0, 1, 2, 2, 1, 0] and plain(line["x"]) == [0, 1, 2] and band["fill"] == "toself"
-        high, low = y[:3], y[:2:-1]
-        assert all(0 <= lo <= at <= hi <= 100 for lo, at, hi in zip(low, plain(line["y"]), high)) and all(
-            hi - lo > 3 for lo, hi in zip(low, high)
-        )
-    assert bands[1]["text"][0] == "35/100 = 35.0 % [26.4, 44.7]"
-    assert bands[1]["marker"]["symbol"] != bands[3]["marker"]["symbol"]  # told apart without colour, too
+    traces = drawn(charts.accuracy(measured))["data"]
+    bands, lines = traces[::2], traces[1::2]
+    assert [line["name"] for line in lines] == ["instruct", "thinking"]
+    for band, line in zip(bands, lines, strict=True):
+        assert band["x"] == [0, 1, 2, 2, 1, 0]
+        assert line["x"] == [0, 1, 2]
+        assert band["fill"] == "toself"
+        high, low = band["y"][:3], band["y"][:2:-1]
+        for lower, at, upper in zip(low, line["y"], high, strict=True):
+            assert 0 <= lower <= at <= upper <= 100
+            assert upper - lower > 3
+    assert lines[0]["text"][0] == "35/100 = 35.0 % [26.4, 44.7]"
+    assert lines[0]["marker"]["symbol"] != lines[1]["marker"]["symbol"]  # told apart without colour, too
 
 
-def test_every_figure_is_json():
-    rows = [dict(measure(0, "instruct", right), t=t) for t, right in ((0.0, 30), (0.5, 5), (1.0, 90))]
-    right, think = map(drawn, charts.spectrum({"the pair": rows, "a run · round 1": rows}, [0.5], 0.75))
-    assert (
-        len(right["data"]) == 4
-        and [s["type"] for s in right["layout"]["shapes"]] == ["rect", "line"]
-        and right["layout"]["shapes"][0]["x0"] < 0.5 < right["layout"]["shapes"][0]["x1"]
-    )
-    assert "flip 0.75" in json.dumps(right["layout"]["annotations"]) and len(think["data"]) == 4
-    assert (
-        charts.spectrum({}, [], None) == ("", "")
-        and charts.accuracy([]) == ""
-        and len(drawn(charts.tokens([measure(0, "instruct", 3)]))["data"]) == 4
-    )
-    heat = drawn(charts.heatmap("x", ["q", "k"], [[1.0, None], [float("nan"), 2.0]], "°", "Blues", zmin=0))[
-        "data"
-    ][0]
+def test_tokens_and_think_rate_have_a_scale_each():
+    assert charts.accuracy([]) == charts.tokens([]) == ""
+    traces = drawn(charts.tokens([measure(0, "instruct", 3), measure(0, "thinking", 9)]))["data"]
+    assert len(traces) == 4
+    scales = {trace["name"]: trace.get("yaxis", "y") for trace in traces}
+    assert scales == {
+        "instruct tokens": "y",
+        "instruct rate": "y2",
+        "thinking tokens": "y",
+        "thinking rate": "y2",
+    }
+
+
+def sweep_of(*rights: int) -> list[dict]:
+    ts = [i / (len(rights) - 1) for i in range(len(rights))]
+    return [{**measure(0, "instruct", right), "t": t} for t, right in zip(ts, rights, strict=True)]
+
+
+def test_a_spectrum_marks_the_flip_and_the_broken_zone():
+    rows = sweep_of(30, 5, 90)
+    accuracy, think = map(drawn, charts.spectrum({"the pair": rows}, [0.5], 0.75))
+    box, line = accuracy["layout"]["shapes"]
+    assert (box["type"], line["type"]) == ("rect", "line")
+    assert box["x0"] < 0.5 < box["x1"]
+    assert line["x0"] == line["x1"] == 0.75
+    assert [note["text"] for note in accuracy["layout"]["annotations"]] == ["broken zone", "flip 0.75"]
+    assert len(accuracy["data"]) == len(think["data"]) == 2
+    assert charts.spectrum({}, [], None) == ("", "")
+
+
+def test_of_several_sweeps_the_marks_say_whose_they_are():
+    rows = sweep_of(30, 5, 90)
+    accuracy, think = map(drawn, charts.spectrum({"the pair": rows, "a run · round 1": rows}, [0.5], 0.75))
+    assert len(accuracy["data"]) == len(think["data"]) == 4
+    assert all("latest sweep" in note["text"] for note in accuracy["layout"]["annotations"])
+
+
+def test_what_is_not_a_number_leaves_a_gap():
+    rows = [[1.0, None], [math.nan, 2.0]]
+    heat = drawn(charts.heatmap("x", ["q", "k"], rows, "°", [[0, "#fff"], [1, "#000"]], zmin=0))["data"][0]
     assert heat["z"] == [[1.0, None], [None, 2.0]]
+
+
+def test_the_strip_shows_where_the_slider_stands():
     strip = drawn(charts.probability([0.0, 0.5, 1.0], [0.0, 0.2, 1.0], 0.3))
-    assert strip["layout"]["shapes"][0]["x0"] == 0.3 and plain(strip["data"][0]["y"]) == [0, 0.2, 1]
+    assert strip["layout"]["shapes"][0]["x0"] == 0.3
+    assert strip["data"][0]["y"] == [0, 0.2, 1]
+
+
+def test_names_in_a_chart_are_text():
+    """Plotly reads tags in a label, and the name of a run or tensor comes from outside."""
+    hostile = '<a href="javascript:x()">x</a>'
+    charts_of_it = [
+        *charts.spectrum({hostile: sweep_of(1, 2)}, [], None),
+        charts.heatmap("x", [hostile], [[1.0]], "°", [[0, "#fff"], [1, "#000"]]),
+    ]
+    for chart in charts_of_it:
+        assert "<a" not in chart
+        assert "&lt;a" in chart
 
 
 def test_rgba():
     assert charts.rgba("#10ff80", 0.5) == "rgba(16,255,128,0.5)"
-
-
-def test_the_blend_s_colour_is_as_far_as_t_is():
-    assert theme.blend_colour(0) == f"color-mix(in oklab, {theme.INSTRUCT} 100%, {theme.THINKING})"
-    assert theme.blend_colour(1) == f"color-mix(in oklab, {theme.INSTRUCT} 0%, {theme.THINKING})"
-    assert [theme.blend_colour(t).split("%")[0].split()[-1] for t in (0.25, 0.5, 0.8)] == ["75", "50", "20"]
-    assert theme.INSTRUCT != theme.THINKING
-
-
-@pytest.mark.parametrize(
-    "done, total, width", [(0, 0, "0.0"), (0, 4, "0.0"), (1, 3, "33.3"), (9, 4, "100.0")]
-)
-def test_bars(done, total, width):
-    assert f"width:{width}%" in html.progress_bar(done, total)
