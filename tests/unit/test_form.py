@@ -11,15 +11,15 @@ from thinkswitch.recipe import Schedule
 from ui.widgets import form
 
 FIELDS = [f.name for f in dataclasses.fields(Preset)]
-PATHS = {f.name for f in dataclasses.fields(Preset) if f.metadata["hide_in_demo"]}
+HIDDEN_IN_DEMO = {f.name for f in dataclasses.fields(Preset) if f.metadata["hide_in_demo"]}
 
 
 @pytest.mark.parametrize("demo", [False, True])
-def test_every_knob_has_one_home(demo):
-    """The name is the preset's; a stage shows no paths of its machine."""
-    shown = [*form.FEW, *(name for names in form.groups(demo).values() for name in names)]
+def test_every_setting_is_in_the_form_once(demo):
+    """But for the preset's name; a demo shows no paths of its machine."""
+    shown = [*form.MAIN_FIELDS, *(name for names in form.groups(demo).values() for name in names)]
     assert len(shown) == len(set(shown))
-    assert set(shown) == set(FIELDS) - {"name"} - (PATHS if demo else set())
+    assert set(shown) == set(FIELDS) - {"name"} - (HIDDEN_IN_DEMO if demo else set())
     assert all(form.groups(demo))  # each under a heading
 
 
@@ -28,15 +28,43 @@ def test_the_built_form_holds_what_the_preset_says(demo):
     base = load_preset("tiny")
     with gr.Blocks():
         made = form.build(base, demo)
-    assert set(made) == set(FIELDS) - {"name"} - (PATHS if demo else set())
+    assert set(made) == set(FIELDS) - {"name"} - (HIDDEN_IN_DEMO if demo else set())
     assert len({c.elem_id for c in made.values()}) == len(made)
     assert form.read(base, {name: c.value for name, c in made.items()}) == base
     fields = {f.name: f for f in dataclasses.fields(Preset)}
     for name, c in made.items():
         assert c.info == fields[name].metadata["help"]
-    assert [value for _, value in made["labels"].choices] == ["thinking", "self", "shuffled"] and made[
-        "four_bit"
-    ].value == "auto"
+    assert [value for _, value in made["labels"].choices] == ["thinking", "self", "shuffled"]
+    assert made["four_bit"].value == "auto"
+
+
+def test_a_number_reaches_the_preset_as_it_was_typed():
+    """1.5 rounds were rounded to 2 by the component, and the loop started."""
+    base = load_preset("tiny")
+    with gr.Blocks():
+        rounds = form.build(base, demo=False)["rounds"]
+    assert rounds.preprocess(3) == 3
+    with pytest.raises(UserError, match="rounds must be a whole number"):
+        form.read(base, {"rounds": rounds.preprocess(1.5)})
+
+
+@pytest.mark.parametrize(
+    "name, label",
+    [
+        ("rounds", "Rounds"),
+        ("learning_rate", "Learning rate"),
+        ("lora_rank", "LoRA rank"),
+        ("price_per_kwh", "Price per kWh"),
+        ("t", "t"),
+    ],
+)
+def test_labels_are_written_like_sentences(name, label):
+    assert form.label(name) == label
+
+
+def test_another_preset_fills_the_form_in_its_order():
+    tiny = load_preset("tiny")
+    assert form.values_of(tiny, ["t", "four_bit", "rounds"]) == [tiny.t, "auto", tiny.rounds]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +82,7 @@ def test_a_form_that_nobody_touched_is_the_preset(base):
     assert form.read(base, {}) == base
 
 
-def test_a_form_s_values_become_knobs():
+def test_a_forms_values_become_settings():
     base = load_preset("tiny")
     values = {name: form.shown(getattr(base, name)) for name in FIELDS} | dict(
         rounds=2, t=1, four_bit="true", fresh=False, schedule="{mlp: 0.5, depth: [0, 1]}", labels="self"
@@ -91,12 +119,12 @@ def test_a_form_s_values_become_knobs():
         ("labels", None, "labels is empty"),
     ],
 )
-def test_a_wrong_value_names_its_knob(name, value, says):
+def test_a_wrong_value_names_its_setting(name, value, says):
     with pytest.raises(UserError, match=says):
         form.read(load_preset("tiny"), {"epochs": 3, name: value})
 
 
 def test_a_schedule_that_looks_like_a_date_is_refused_in_words():
-    """yaml raises a bare ValueError for it; `presets.load` catches that, the form does not."""
+    """yaml raises a bare ValueError for it."""
     with pytest.raises(UserError, match="schedule"):
         form.read(Preset(), {"schedule": "{depth: 2024-13-45}"})

@@ -1,80 +1,118 @@
-"""A form from the Preset's fields: one knob, one home. Nothing here knows a knob by name but FEW."""
+"""The settings form, built from the fields of `Preset`. Only MAIN_FIELDS are known by name."""
 
 import dataclasses
 import types
 import typing
+from collections.abc import Iterable
+from typing import Any
 
 import gradio as gr
 import yaml
 
 from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset, make_preset
+from ui.widgets.events import on
 
-FEW = ("rounds", "prompts", "held_out", "t", "epochs", "learning_rate", "lora_rank", "labels")  # the rest is folded
+MAIN_FIELDS = ("rounds", "prompts", "held_out", "t", "epochs", "learning_rate", "lora_rank", "labels")
 TYPES = typing.get_type_hints(Preset)
+SPELLED = {"lora": "LoRA", "kwh": "kWh", "t": "t"}  # words with a case of their own
+
+Component = gr.components.Component
 
 
-def build(preset: Preset, demo: bool) -> dict[str, gr.components.Component]:
-    """{knob: component}, laid out: a few, then the rest under their headings. A stage shows no paths."""
+def build(preset: Preset, demo: bool) -> dict[str, Component]:
+    """Lay out the form: the main settings, then all others folded. Returns {setting: component}."""
+    fields = {field.name: field for field in dataclasses.fields(Preset)}
     made = {}
-    fields = {f.name: f for f in dataclasses.fields(Preset)}
     with gr.Row(equal_height=True):
-        for name in FEW:
+        for name in MAIN_FIELDS:
             made[name] = component(fields[name], getattr(preset, name))
-    with gr.Accordion("All knobs", open=False, elem_id="loop-knobs") as folded:
-        with gr.Column(visible=False) as rest:  # not drawn before it is asked for: it is forty components
-            for heading, names in groups(demo).items():
-                gr.Markdown(f"**{heading}**")
-                with gr.Row(equal_height=True):
-                    for name in names:
-                        made[name] = component(fields[name], getattr(preset, name))
-    folded.expand(lambda: gr.Column(visible=True), None, rest, show_progress="hidden", api_visibility="private")
+    # the folded column is rendered when it is opened: it holds forty components
+    folded = gr.Accordion("All settings", open=False, elem_id="loop-knobs")
+    with folded, gr.Column(visible=False) as rest:
+        for heading, names in groups(demo).items():
+            gr.Markdown(f"**{heading}**")
+            with gr.Row(equal_height=True):
+                for name in names:
+                    made[name] = component(fields[name], getattr(preset, name))
+
+    def show():
+        return gr.Column(visible=True)
+
+    on(folded.expand, show, None, rest)
     return made
 
 
 def groups(demo: bool) -> dict[str, list[str]]:
-    result, heading = {}, ""
-    for f in dataclasses.fields(Preset):
-        heading = f.metadata["group"] or heading
-        if f.name not in FEW and not (demo and f.metadata["hide_in_demo"]) and f.name != "name":
-            result.setdefault(heading, []).append(f.name)
-    return result
+    """{heading: settings below it}, without the main ones. A public demo shows no paths."""
+    found: dict[str, list[str]] = {}
+    heading = ""
+    for field in dataclasses.fields(Preset):
+        heading = field.metadata["group"] or heading
+        hidden = demo and field.metadata["hide_in_demo"]
+        if field.name != "name" and field.name not in MAIN_FIELDS and not hidden:
+            found.setdefault(heading, []).append(field.name)
+    return found
 
 
-def component(field: dataclasses.Field, value) -> gr.components.Component:
-    kind, meta = TYPES[field.name], field.metadata
-    label = field.name.replace("_", " ")
-    common = dict(label=label, info=meta["help"], value=shown(value), elem_id=f"knob-{field.name}", min_width=240, interactive=True)
+def component(field: dataclasses.Field, value: Any) -> Component:
+    """The input for one setting. Its limits are checked when the form is read, so numbers have none here."""
+    kind = TYPES[field.name]
+    common: dict[str, Any] = {
+        "label": label(field.name),
+        "info": field.metadata["help"],
+        "value": shown(value),
+        "elem_id": f"knob-{field.name}",
+        "min_width": 240,
+        "interactive": True,
+    }
     if kind is bool:
         return gr.Checkbox(**common)
     if isinstance(kind, types.UnionType):
         return gr.Dropdown(["auto", "true", "false"], **common)
-    if meta["choices"]:
-        return gr.Dropdown(list(meta["choices"]), **common)
+    if field.metadata["choices"]:
+        return gr.Dropdown(list(field.metadata["choices"]), **common)
     if kind in (int, float):
-        return gr.Number(precision=0 if kind is int else None, **common)  # limits are the preset's to tell, by the knob's name
+        return gr.Number(**common)  # a `precision` would silently round 1.5 rounds to 2
     return gr.Textbox(max_lines=3, **common)
 
 
-def shown(value):
-    """A knob's value as its component holds it."""
+def label(name: str) -> str:
+    """`learning_rate` as people read it: Learning rate."""
+    first, *others = name.split("_")
+    words = [SPELLED.get(first, first.capitalize()), *(SPELLED.get(word, word) for word in others)]
+    return " ".join(words)
+
+
+def shown(value: Any) -> Any:
+    """A setting's value as its component holds it."""
     if dataclasses.is_dataclass(value):
-        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(value).items()}
+        plain = {key: list(item) if isinstance(item, tuple) else item for key, item in vars(value).items()}
         return yaml.safe_dump(plain, default_flow_style=True, width=10**9).strip()
     return "auto" if value is None else value
 
 
-def read(base: Preset, values: dict) -> Preset:
-    """`base` with what the form says; says which knob is wrong."""
-    plain = {}
+def values_of(preset: Preset, names: Iterable[str]) -> list[Any]:
+    """What the components of these settings show for a preset."""
+    return [shown(getattr(preset, name)) for name in names]
+
+
+def read(base: Preset, values: dict[str, Any]) -> Preset:
+    """`base` with the form's values; an error names the setting that is wrong."""
+    changed = {}
     for name, value in values.items():
+        before = shown(getattr(base, name))
         if value is None:
-            raise UserError(f"{name} is empty; give it a value (the preset has {shown(getattr(base, name))})")
+            raise UserError(f"{name} is empty; give it a value (the preset has {before})")
         if dataclasses.is_dataclass(TYPES[name]):
-            try:
-                value = yaml.safe_load(str(value))
-            except (yaml.YAMLError, ValueError):
-                raise UserError(f"{name} is not readable; write for example {{mlp: 1, attention: 0}}") from None
-        if value != shown(getattr(base, name)):
-            plain[name] = value
-    return make_preset(plain, "form", base)
+            value = _mapping(name, value)
+        if value != before:
+            changed[name] = value
+    return make_preset(changed, "form", base)
+
+
+def _mapping(name: str, text: Any) -> Any:
+    try:
+        return yaml.safe_load(str(text))
+    except (yaml.YAMLError, ValueError):  # ValueError: what looks like a date and is none
+        raise UserError(f"{name} is not readable; write for example {{mlp: 1, attention: 0}}") from None
