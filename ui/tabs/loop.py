@@ -1,285 +1,310 @@
-"""Loop: start, stop and resume runs, and watch them. The run's folder is all this page reads."""
+"""Loop: start, stop and resume runs, and watch them. What is shown is read from the run's folder."""
 
 import shlex
-import time
-from functools import lru_cache
-from html import escape
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
+from gradio.events import Dependency
 
-from thinkswitch import runs
+from thinkswitch import problems, runs
 from thinkswitch.errors import UserError
-from thinkswitch.text import format_seconds
-from thinkswitch.think_parser import parse_response
+from thinkswitch.preset import Preset
 from ui.studio import Studio
-from ui.widgets import charts, form, html
+from ui.widgets import charts, form, html, run_progress, samples
 from ui.widgets.components import Chart, LogBox, MessageBox
+from ui.widgets.events import on
 
-ROWS = 200  # samples shown at once
-TAIL = 12_000  # characters of the log
-LIST = ["round", "no.", "prompt", "answer", "kept?", "tokens"]
+INTRODUCTION = (
+    "Start runs the loop with the settings above. "
+    "It has a process of its own: closing this page does not stop it."
+)
+IMPORT_SECONDS = 300  # torch may be read from a slow disk
+RESUMABLE = ("new", "stopped", "error", "interrupted")
+Updates = dict[gr.blocks.Block, Any]
+
+
+@dataclass(frozen=True)
+class View:
+    """The components that follow a run."""
+
+    run: gr.Dropdown
+    progress: MessageBox
+    loss: Chart
+    accuracy: Chart
+    tokens: Chart
+    round: gr.Dropdown
+    stop: gr.Button
+    resume: gr.Button
+    command: gr.Code
+    log: LogBox
+    seen: gr.State  # a Seen, or None: draw everything
+
+    @property
+    def outputs(self) -> list[gr.blocks.Block]:
+        return [part for part in vars(self).values() if part is not self.run]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a page has drawn of a run."""
+
+    name: str
+    state: str
+    events: int
+    steps: int
+    measurements: int
 
 
 def build(studio: Studio) -> dict:
-    quiet = dict(show_progress="hidden", api_visibility="private", concurrency_limit=None)
-    knobs = form.build(studio.preset, studio.demo)
+    """Lay out the tab; returns what a reload brings back, and what the rest of the page updates."""
+    settings = form.build(studio.preset, studio.demo)
     with gr.Row():
         start = gr.Button("Start", variant="primary", elem_id="loop-start")
         stop = gr.Button("Stop", elem_id="loop-stop", interactive=False)
         resume = gr.Button("Resume", elem_id="loop-resume", interactive=False)
     with gr.Row(equal_height=True):
-        run = gr.Dropdown(studio.board()[1], value=newest(), label="Run", elem_id="loop-run", allow_custom_value=True, scale=2, min_width=300)
+        run = gr.Dropdown(
+            studio.board()[1],
+            value=newest(),
+            label="Run",
+            elem_id="loop-run",
+            allow_custom_value=True,
+            scale=2,
+            min_width=300,
+        )
         with gr.Column(scale=3):
-            progress = MessageBox(html.quiet("Start runs the loop with the knobs above. It is a process of its own: closing this page does not harm it."), elem_id="loop-progress")
+            progress = MessageBox(html.quiet(INTRODUCTION), elem_id="loop-progress")
+    loss, accuracy, tokens = chart_row()
+    with gr.Accordion("Samples: kept and dropped answers", open=False, elem_id="loop-samples-box"):
+        number, which, table, detail = sample_browser()
+    with gr.Accordion("Log and command", open=False, elem_id="loop-log-box", visible=not studio.demo):
+        command = gr.Code(
+            "", language="shell", label="Command of this run", elem_id="loop-command", interactive=False
+        )
+        log = LogBox(elem_id="loop-log")
+    seen, timer = gr.State(None), gr.Timer(1.0, active=False)
+    view = View(run, progress, loss, accuracy, tokens, number, stop, resume, command, log, seen)
+    chosen = follow_run(studio, view, timer)
+    control_runs(studio, view, start, settings)
+    browse_samples(studio, view, chosen, which, table, detail)
+    return {"kept": list(settings.values()), "run": run, "knobs": settings, "timer": timer}
+
+
+# ---- layout
+
+
+def chart_row() -> tuple[Chart, Chart, Chart]:
     with gr.Row():
         with gr.Column(min_width=320):
-            loss = Chart(elem_id="loop-loss", description="Loss by step, rounds told apart", height=300, hint="Loss by step: comes with the first distillation")
+            loss = Chart(
+                elem_id="loop-loss",
+                description="Training loss by step, one line per round",
+                hint="Loss: drawn once distillation begins",
+                height=charts.LOOP_HEIGHT,
+            )
         with gr.Column(min_width=320):
-            accuracy = Chart(elem_id="loop-accuracy", description="Accuracy by round of both checkpoints", height=300, hint="Accuracy by round: comes with the first measurement")
+            accuracy = Chart(
+                elem_id="loop-accuracy",
+                description="Held-out accuracy of both checkpoints by round",
+                hint="Accuracy: drawn after the first measurement",
+                height=charts.LOOP_HEIGHT,
+            )
         with gr.Column(min_width=320):
-            tokens = Chart(elem_id="loop-tokens", description="Mean tokens and think rate by round", height=300, hint="Tokens and think rate: come with the first measurement")
-    with gr.Accordion("Samples: what was thought, kept and dropped", open=False, elem_id="loop-samples-box"):
-        with gr.Row():
-            which = gr.Dropdown([], label="Round", allow_custom_value=True, elem_id="loop-samples-round")
-            only = gr.Radio(["all", "kept", "dropped"], value="all", label="Show", elem_id="loop-samples-only")
-        table = gr.Dataframe(headers=LIST, datatype=["number", "str", "str", "str", "str", "number"], type="array", interactive=False, elem_id="loop-samples",
-                             wrap=False, max_height=320, column_widths=["8%", "8%", "42%", "16%", "16%", "10%"], show_label=False)
-        detail = MessageBox(elem_id="loop-sample", elem_classes=["sample"])
-    with gr.Accordion("Log and command", open=False, elem_id="loop-log-box", visible=not studio.demo):  # they name paths
-        command = gr.Code("", language="shell", label="The command", elem_id="loop-command", interactive=False)
-        log = LogBox(elem_id="loop-log")
-    seen = gr.State(None)
-    timer = gr.Timer(1.0, active=False)
-    view = [progress, loss, accuracy, tokens, which, stop, resume, command, log, seen]
+            tokens = Chart(
+                elem_id="loop-tokens",
+                description="Mean tokens and think rate of both checkpoints by round",
+                hint="Tokens and think rate: drawn after the first measurement",
+                height=charts.LOOP_HEIGHT,
+            )
+    return loss, accuracy, tokens
 
-    def do_start(*values):
+
+def sample_browser() -> tuple[gr.Dropdown, gr.Radio, gr.Dataframe, MessageBox]:
+    with gr.Row():
+        number = gr.Dropdown([], label="Round", allow_custom_value=True, elem_id="loop-samples-round")
+        which = gr.Radio(["all", "kept", "dropped"], value="all", label="Show", elem_id="loop-samples-only")
+    table = gr.Dataframe(
+        headers=samples.COLUMNS,
+        datatype=["number", "str", "str", "str", "str", "number"],
+        type="array",
+        interactive=False,
+        elem_id="loop-samples",
+        wrap=False,
+        max_height=320,
+        column_widths=["8%", "10%", "40%", "16%", "16%", "10%"],
+        show_label=False,
+    )
+    detail = MessageBox(elem_id="loop-sample", elem_classes=["sample"])
+    return number, which, table, detail
+
+
+# ---- events
+
+
+def follow_run(studio: Studio, view: View, timer: gr.Timer) -> Dependency:
+    """Returns the event of choosing a run, so that others can follow it."""
+
+    def tick(name: str | None, seen: Seen | None):
+        return refresh(studio, view, name, seen) or gr.skip()
+
+    def choose(name: str | None):
+        return refresh(studio, view, name, None) or gr.skip()
+
+    on(timer.tick, tick, [view.run, view.seen], view.outputs)
+    return on(view.run.input, choose, view.run, view.outputs)
+
+
+def control_runs(studio: Studio, view: View, start: gr.Button, settings: dict[str, form.Component]) -> None:
+    def do_start(request: gr.Request, *values):
         try:
-            preset = form.read(studio.preset, dict(zip(knobs, values)))
+            preset = form.read(studio.preset, dict(zip(settings, values, strict=True)))
+            check_problems(preset)
             folder, _ = studio.start(preset)
         except UserError as error:
-            return gr.skip(), html.toast(UserError(studio.public(str(error)))), gr.skip()
-        return gr.update(choices=studio.board()[1], value=folder.name), html.quiet("Starting …"), None
+            return {view.progress: html.toast(UserError(studio.public(str(error))))}
+        chosen = gr.update(choices=studio.board()[1], value=folder.name)
+        return {view.run: chosen, view.progress: html.quiet("Starting …"), view.seen: None}
 
-    def do_stop(name):
+    def do_stop(request: gr.Request, name: str | None):
         try:
             runs.request_stop(folder_of(name))
         except UserError as error:
-            return html.toast(error)
+            return html.toast(UserError(studio.public(str(error))))
         return html.quiet("Stopping at the next step …")
 
-    def do_resume(name):
+    def do_resume(request: gr.Request, name: str | None):
         try:
             studio.resume(folder_of(name))
         except UserError as error:
-            return html.toast(error), gr.skip()
-        return html.quiet("Resuming …"), None
+            return {view.progress: html.toast(UserError(studio.public(str(error))))}
+        return {view.progress: html.quiet("Resuming …"), view.seen: None}
 
-    def tick(name, last):
-        return refresh(studio, name, last)
+    def draw(name: str | None, seen: Seen | None):
+        return refresh(studio, view, name, seen) or gr.skip()
 
-    def show_samples(name, number, which):
+    started = on(start.click, do_start, list(settings.values()), [view.run, view.progress, view.seen])
+    resumed = on(view.resume.click, do_resume, view.run, [view.progress, view.seen])
+    for done in (started, resumed):
+        on(done.then, draw, [view.run, view.seen], view.outputs)
+    on(view.stop.click, do_stop, view.run, view.progress)
+
+
+def browse_samples(
+    studio: Studio,
+    view: View,
+    chosen: Dependency,
+    which: gr.Radio,
+    table: gr.Dataframe,
+    detail: MessageBox,
+) -> None:
+    def show_table(name: str | None, number: Any, chosen: str):
         try:
-            return samples(folder_of(name), number, which), ""
-        except UserError:
-            return [], ""
+            return {table: samples.table(folder_of(name), number, chosen), detail: ""}
+        except UserError:  # the progress line says what is wrong with the run
+            return {table: [], detail: ""}
 
-    def show_one(name, event: gr.SelectData):
-        studio.imported.wait(300)
+    def show_details(name: str | None, event: gr.SelectData):
+        studio.imported.wait(IMPORT_SECONDS)
         try:
-            return inspect(folder_of(name), int(event.row_value[0]), str(event.row_value[1]))
+            return samples.details(folder_of(name), event.row_value[0], str(event.row_value[1]))
         except UserError as error:
-            return html.toast(error)
+            return html.toast(UserError(studio.public(str(error))))
 
-    start.click(do_start, list(knobs.values()), [run, progress, seen], **quiet).then(tick, [run, seen], view, **quiet)
-    stop.click(do_stop, run, progress, **quiet)
-    resume.click(do_resume, run, [progress, seen], **quiet).then(tick, [run, seen], view, **quiet)
-    timer.tick(tick, [run, seen], view, **quiet)
-    run.input(lambda name: refresh(studio, name, None), run, view, **quiet).then(show_samples, [run, which, only], [table, detail], **quiet)
-    for choice in (which, only):
-        choice.change(show_samples, [run, which, only], [table, detail], **quiet)
-    table.select(show_one, run, detail, **quiet)
-
-    return dict(kept=list(knobs.values()), run=run, knobs=knobs, timer=timer)
+    for choice in (chosen.then, view.round.change, which.change):
+        on(choice, show_table, [view.run, view.round, which], [table, detail])
+    on(table.select, show_details, view.run, detail)
 
 
-def refilled(studio: Studio, names) -> list:
-    """The form, as another preset has it."""
-    return [form.shown(getattr(studio.preset, name)) for name in names]
+# ---- what the tab shows of a run
+
+
+def refresh(studio: Studio, view: View, name: str | None, seen: Seen | None) -> Updates:
+    """What has changed since `seen`; empty if nothing has, so that an idle page costs nothing."""
+    if not name:
+        return {}
+    try:
+        folder = folder_of(name)
+        events, state = studio.events(folder), runs.state(folder)
+        progress = run_progress.progress_html(folder, state, events, studio.public)
+    except UserError as error:
+        return unreadable(view, studio.public(str(error)))
+    measured = runs.measured(events)
+    steps = sum(event["phase"] == "distil" for event in events)
+    now = Seen(name, state, len(events), steps, len(measured))
+    if now == seen and state != "running":
+        return {}
+    before = seen if seen is not None and seen.name == name else Seen(name, "", -1, -1, -1)
+    updates: Updates = {view.progress: progress, view.seen: now}
+    if now.steps != before.steps:
+        updates[view.loss] = charts.loss(events)
+    if now.measurements != before.measurements:
+        updates |= {view.accuracy: charts.accuracy(measured), view.tokens: charts.tokens(measured)}
+    if now.measurements != before.measurements or now.state != before.state:
+        finished = rounds_with_samples(folder, events)
+        updates[view.round] = gr.update(choices=finished, value=finished[-1] if finished else None)
+    if now.state != before.state:
+        updates[view.stop] = gr.update(interactive=state == "running")
+        updates[view.resume] = gr.update(interactive=state in RESUMABLE and studio.running() is None)
+        updates[view.command] = command_of(folder)
+    if now.events != before.events or now.state != before.state:
+        updates[view.log] = run_progress.log_tail(folder)
+    return updates
+
+
+def unreadable(view: View, message: str) -> Updates:
+    """A run that is gone or damaged: say so, and draw nothing."""
+    idle = gr.update(interactive=False)
+    return {
+        view.progress: html.error(message),
+        view.loss: "",
+        view.accuracy: "",
+        view.tokens: "",
+        view.stop: idle,
+        view.resume: idle,
+        view.seen: None,
+    }
+
+
+def rounds_with_samples(folder: Path, events: list[dict]) -> list[str]:
+    last = max((event["round"] for event in events), default=0)
+    numbers = range(1, last + 1)
+    return [str(n) for n in numbers if (runs.round_dir(folder, n) / "samples.jsonl").is_file()]
+
+
+def command_of(folder: Path) -> str:
+    """The command that started a run; one that a terminal started can be repeated from its preset."""
+    started = runs.read_info(folder).get("command")
+    return shlex.join(started) if started else f"./start.sh run {shlex.quote(str(folder / 'preset.yaml'))}"
+
+
+# ---- runs and settings
 
 
 def newest() -> str | None:
+    """The name of the newest run."""
     found = runs.runs_in(runs.ROOT)
     return found[0].name if found else None
 
 
 def folder_of(name: str | None) -> Path:
-    """Only a listed run: the text comes from outside."""
-    found = next((f for f in runs.runs_in(runs.ROOT) if f.name == name), None)
+    """The folder of a listed run. The name comes from outside: it must not reach other folders."""
+    found = next((folder for folder in runs.runs_in(runs.ROOT) if folder.name == name), None)
     if found is None:
-        raise UserError(f"there is no run {name!r}; start one, or choose another" if name else "no run is chosen; start one")
+        raise UserError(
+            f"there is no run {name!r}; choose another one" if name else "start or choose a run first"
+        )
     return found
 
 
-def refresh(studio: Studio, name: str | None, last) -> tuple:
-    """Everything that has changed since `last`; skips what has not, so an idle page costs nothing."""
-    none = (gr.skip(),) * 10
-    if not name:
-        return none
-    try:
-        folder = folder_of(name)
-        events, state = studio.events(folder), runs.state(folder)
-    except UserError as error:
-        idle = gr.update(interactive=False)
-        return html.error(studio.public(str(error))), "", "", "", gr.skip(), idle, idle, *none[7:]
-    measured, steps = runs.measured(events), sum(e["phase"] == "distil" for e in events)
-    now = (name, len(events), steps, len(measured), state)
-    if now == last and state != "running":
-        return none
-    changed = lambda *at: last is None or last[0] != name or any(last[i] != now[i] for i in at)
-    busy = studio.running()
-    buttons = (gr.skip(),) * 2
-    if changed(0, 4):
-        buttons = gr.update(interactive=state == "running"), gr.update(interactive=busy is None and state not in ("done", "running", "refused"))
-    finished = [str(n) for n in range(1, 1 + max((e["round"] for e in events), default=0)) if (runs.round_dir(folder, n) / "samples.jsonl").is_file()]
-    return (progress_html(folder, state, events, studio.public), charts.loss(events) if changed(0, 2) else gr.skip(),
-            charts.accuracy(measured) if changed(0, 3) else gr.skip(), charts.tokens(measured) if changed(0, 3) else gr.skip(),
-            gr.update(choices=finished, value=finished[-1] if finished else None) if changed(0, 3, 4) else gr.skip(),
-            *buttons, command_of(folder) if changed(0, 4) else gr.skip(), tail(folder) if changed(1, 4) else gr.skip(), now)
+def refilled(studio: Studio, names) -> list:
+    """The form's values for the preset that is loaded now."""
+    return form.values_of(studio.preset, names)
 
 
-def progress_html(folder: Path, state: str, events: list[dict], public=str) -> str:
-    """Phase, how far, how long still, what it has cost. `public` takes paths out of what others have written."""
-    if state == "refused":
-        return html.error(public(f"{folder.name} did not start: {last_line(folder)}"))
-    preset, info = opened(folder, (folder / "preset.yaml").stat().st_mtime) if (folder / "preset.yaml").is_file() else None, runs.read_info(folder)
-    if preset is None or not events:
-        return f"<b>{escape(folder.name)}</b>: starting; torch is being imported …"
-    event, seconds = events[-1], info.get("seconds", 0.0) + (max(0.0, time.time() - info["heartbeat"]) if state == "running" else 0.0)
-    if state == "error":
-        return str(html.error(public(f"{folder.name}: {event.get('message', 'failed')}"))) + f'<br><span class="quiet">{bill(preset, info, seconds)}. Resume goes on from the last good step.</span>'
-    share = done_share(preset.rounds, events)
-    left = remaining(preset.rounds, events)
-    head = {"running": f"round {event['round']} of {preset.rounds} · {event['phase']} {event['step']:,}/{event['total']:,}", "done": "done",
-            "stopped": f"stopped in round {event['round']}; Resume goes on", "interrupted": f"was interrupted in round {event['round']} ({event['phase']}); Resume goes on"}.get(state, state)
-    detail = [f"loss {event['loss']:.3f}"] if "loss" in event else []
-    detail += [f"{event['checkpoint']} {100 * event['accuracy']:.1f} % so far"] if event["phase"] == "measure" and "accuracy" in event else []
-    detail += [f"{event['tokens_per_s']:,.0f} tokens/s"] if "tokens_per_s" in event else []
-    detail += [f"{event['writing']:,} tokens into the answers at hand"] if "writing" in event else []
-    if state == "running":
-        detail.append(left)
-    return (f"<b>{escape(folder.name)}</b>: {head}" + (" · " + " · ".join(detail) if detail else "") + str(html.progress_bar(1 if state == "done" else share, 1))
-            + f'<span class="quiet">{bill(preset, info, seconds)}{kept(events)}</span>')
-
-
-@lru_cache(maxsize=64)
-def opened(folder: Path, changed: float):
-    return runs.open_run(folder)
-
-
-def bill(preset, info: dict, seconds: float) -> str:
-    """Time, and money: by the hour where that has a price, else by energy, as the card tells or as `watts` says."""
-    text = f"{format_seconds(seconds)} of work"
-    kwh = info.get("joules", 0.0) / 3.6e6 or preset.watts * seconds / 3.6e6
-    if kwh:
-        text += f", {kwh:.3g} kWh" + (" (read from the card)" if info.get("joules") else "")
-    if preset.price_per_hour:
-        return text + f", cost {preset.price_per_hour * seconds / 3600:.3f}"
-    return text + (f", cost {kwh * preset.price_per_kwh:.4f}" if kwh else ", cost: set watts or price per hour")
-
-
-def kept(events: list[dict]) -> str:
-    strips = [e for e in events if e["phase"] == "strip"]
-    if not strips:
-        return ""
-    e = strips[-1]
-    dropped = ", ".join(f"{n} {escape(why)}" for why, n in e["dropped"].items())
-    return f" · round {e['round']}: kept {e['kept']:,} of {e['total']:,}" + (f", dropped {dropped}" if dropped else "")
-
-
-def done_share(rounds: int, events: list[dict]) -> float:
-    """Of the whole run, counting rounds; within one, phases by a third (think, distil, measure)."""
-    e = events[-1]
-    within = e["step"] / e["total"] if e["total"] else 0
-    third = {"think": 0, "strip": 1, "distil": 1, "rebuild": 2, "measure": 2}.get(e["phase"], 0)
-    if e["phase"] == "measure":
-        within = within / 2 + 0.5 * (e.get("checkpoint") == "thinking")
-    number = e["round"]
-    return max(0.0, (number - 1 + (third + within) / 3) / rounds) if number else 0.0
-
-
-def remaining(rounds: int, events: list[dict]) -> str:
-    """How long still: a finished round tells how long the others take; before that, only the phase's end is known."""
-    ends = {e["round"]: e["time"] for e in runs.measured(events) if e["checkpoint"] == "thinking"}
-    now, number = events[-1], events[-1]["round"]
-    whole = [ends[n] - ends[n - 1] for n in ends if n and n - 1 in ends]
-    if whole:
-        each = sum(whole) / len(whole)
-        spent = now["time"] - ends.get(number - 1, now["time"])
-        return f"about {format_seconds(max(0.0, each * (rounds - number + 1) - spent))} left"
-    phase = [e for e in events if e["round"] == number and e["phase"] == now["phase"] and e.get("checkpoint") == now.get("checkpoint")]
-    took, steps = now["time"] - phase[0]["time"], now["step"] - phase[0]["step"]
-    if steps <= 0 or not now["total"]:
-        return "time left: known after the first round"
-    return f"this phase: {format_seconds(took / steps * (now['total'] - now['step']))} left; the whole is known after round 1"
-
-
-def command_of(folder: Path) -> str:
-    """As its process was started; a run that a terminal started is told by its preset."""
-    started = runs.read_info(folder).get("command")
-    return shlex.join(started) if started else f"./start.sh run {shlex.quote(str(folder / 'preset.yaml'))}"
-
-
-def tail(folder: Path) -> str:
-    path = folder / "log.txt"
-    if not path.is_file():
-        return "started from a terminal: its log is there"
-    with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - TAIL))
-        return file.read().decode("utf-8", "replace")
-
-
-def last_line(folder: Path) -> str:
-    lines = [line for line in tail(folder).splitlines() if line.strip()]
-    return lines[-1].removeprefix("error: ") if lines else "its process ended without a word"
-
-
-def samples(folder: Path, number, which: str) -> list[list]:
-    """Rows of the table: the last ROWS of a round, dropped ones first when all are shown."""
-    rows = []
-    for line in runs.read_lines(runs.round_dir(folder, int(number or 0)) / "samples.jsonl"):
-        verdict = "kept" if line.get("kept") else line.get("why") or "not stripped yet"
-        if which == "all" or (which == "kept") == (verdict == "kept"):
-            answer = line["answer"] if "answer" in line else parse_response(line["text"], line["prefilled"]).answer
-            rows.append([int(number), f"{line['prompt_index']}.{line['sample']}", short(line["prompt"], 120), short(answer, 60), verdict, line["tokens"]])
-    return sorted(rows, key=lambda row: row[4] == "kept")[:ROWS]
-
-
-def short(text: str, n: int) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= n else text[: n - 1] + "…"
-
-
-def inspect(folder: Path, number: int, key: str) -> str:
-    """One sample: the raw text, what is left of it, and what the loss sees, token by token."""
-    lines = runs.read_lines(runs.round_dir(folder, number) / "samples.jsonl")
-    line = next((s for s in lines if f"{s['prompt_index']}.{s['sample']}" == key), None)
-    if line is None:
-        raise UserError(f"sample {key} of round {number} is not there any more")
-    from thinkswitch.distil import make_example
-    parts = parse_response(line["text"], line["prefilled"])
-    instruct = checkpoint(runs.open_run(folder).instruct)
-    seen, decode = make_example(instruct, line["prompt"], parts.answer), instruct.tokenizer.decode
-    token = lambda kind: lambda i: f'<span class="token {kind}">{escape(decode([i]))}</span>'
-    loss = "".join(map(token("masked"), seen.prompt)) + "".join(map(token("learnt"), seen.answer))
-    raw = ("<think>" if line["prefilled"] else "") + line["text"]
-    verdict = "kept" if line.get("kept") else f"dropped: {line['why']}" if line.get("why") else "not stripped yet"
-    return (f"<b>Prompt</b><pre>{escape(line['prompt'])}</pre><b>Raw response</b>, {line['tokens']} tokens<pre>{escape(raw)}</pre>"
-            f"<b>Stripped answer</b>, {escape(verdict)}<pre>{escape(parts.answer) or '(nothing)'}</pre>"
-            f'<b>What the loss sees</b>: grey is masked, coloured is learnt<pre>{loss}</pre>')
-
-
-@lru_cache(maxsize=4)
-def checkpoint(name: str):
-    from thinkswitch.weights.checkpoint import open_checkpoint
-    return open_checkpoint(name, headers_only=True)
+def check_problems(preset: Preset) -> None:
+    """Refuse more problems than local files hold, instead of letting the child process fail seconds later."""
+    sets = (preset.train_set, preset.held_out_set)
+    if all(Path(name).is_file() for name in sets):  # a Hub data set would have to be downloaded
+        problems.train_and_held_out(preset)
