@@ -39,7 +39,7 @@ def test_a_demo_shows_no_paths_and_exports_into_one_folder(serve, visit):
     for name in ("../out", "/tmp/out", "a/b", ".."):
         fill(page, "export-folder", name)
         page.click("#export-start")
-        until(page, "export-status", "is no plain name")
+        until(page, "export-status", "is not a plain name")
     fill(page, "export-folder", "mine")
     page.click("#export-start")
     until(page, "export-status", "Exported")
