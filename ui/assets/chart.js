@@ -1,8 +1,5 @@
 // One lasting node: `Plotly.react` on it keeps zoom and hover when new points arrive.
 const host = element.querySelector('.chart');
-host.setAttribute('aria-label', props.description);
-host.dataset.hint = props.hint;
-host.style.height = props.height + 'px';
 
 const isDark = () => document.body.classList.contains('dark') || !!document.querySelector('.dark');
 

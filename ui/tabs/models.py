@@ -1,9 +1,10 @@
-"""Models: which pair, whether it fits together, and loading it."""
+"""Models: which pair to use, whether its checkpoints fit together and into memory, and loading it."""
 
-from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import gradio as gr
+from markupsafe import Markup
 
 from thinkswitch.errors import UserError
 from thinkswitch.preset import PRESETS, Preset, load_preset, make_preset
@@ -11,103 +12,191 @@ from thinkswitch.text import format_bytes
 from ui.studio import Studio
 from ui.widgets import html
 from ui.widgets.components import MessageBox
+from ui.widgets.events import on
+
+if TYPE_CHECKING:
+    from thinkswitch.memory_plan import Phase
+    from thinkswitch.weights.pair import Pair
+
+INTRODUCTION = (
+    "Check reads only file headers and reports whether the pair is compatible and what memory it needs."
+)
+CHECKPOINT_HELP = "A folder or a Hub id."
+IMPORT_SECONDS = 300  # torch may be read from a slow disk
 
 
 def build(studio: Studio) -> dict:
-    shipped = sorted(p.stem for p in PRESETS.glob("*.yaml"))
-    names = shipped if studio.source in shipped else [studio.source, *shipped]
-    names = [name for name in names if not studio.demo or is_here(load_preset(name))]  # a stage fetches nothing
-    labels = [(Path(name).stem, name) for name in names]
+    """Lay out the tab; returns what a reload brings back."""
+    names = offered(studio)
     with gr.Row(equal_height=True):
-        preset = gr.Dropdown(labels, value=studio.source, label="Preset", elem_id="models-preset", scale=1, min_width=240, info="a pair, its task and its knobs")
-        instruct = gr.Textbox("" if studio.demo else studio.preset.instruct, label="Instruct checkpoint", elem_id="models-instruct", scale=2, min_width=300, info="a folder or a Hub id",
-                              visible=not studio.demo, max_lines=1)
-        thinking = gr.Textbox("" if studio.demo else studio.preset.thinking, label="Thinking checkpoint", elem_id="models-thinking", scale=2, min_width=300, info="a folder or a Hub id",
-                              visible=not studio.demo, max_lines=1)
+        preset = gr.Dropdown(
+            [(Path(name).stem, name) for name in names],
+            value=studio.source,
+            label="Preset",
+            info="A pair, its task and its settings.",
+            elem_id="models-preset",
+            scale=1,
+            min_width=240,
+        )
+        instruct = checkpoint_box(studio, "instruct", studio.preset.instruct)
+        thinking = checkpoint_box(studio, "thinking", studio.preset.thinking)
     with gr.Row():
         check = gr.Button("Check", elem_id="models-check")
         load = gr.Button("Load", variant="primary", elem_id="models-load")
-    report = MessageBox(html.quiet("Check reads headers only: it says what the pair is, what differs, and what this machine has."), elem_id="models-report")
+    report = MessageBox(html.quiet(INTRODUCTION), elem_id="models-report")
+    boxes = [preset, instruct, thinking]
 
-    def chosen(name):
-        one = load_preset(name) if name in names and not studio.demo else Preset()
-        return one.instruct, one.thinking
+    def choose(name: str):
+        chosen = load_preset(name) if name in names and not studio.demo else Preset()
+        return {instruct: chosen.instruct, thinking: chosen.thinking}
 
     def do_check(*values):
         yield html.quiet("Reading headers …")
-        studio.imported.wait(300)
+        studio.imported.wait(IMPORT_SECONDS)
         try:
             yield report_html(wanted(studio, names, *values))
         except UserError as error:
             yield html.toast(UserError(studio.public(str(error))))
 
-    def do_load(*values):
+    def do_load(request: gr.Request, *values):
         try:
             studio.load(wanted(studio, names, *values), values[0])
         except UserError as error:
             return html.toast(UserError(studio.public(str(error))))
-        return html.quiet("The line above the tabs says how far it is.")
+        return html.quiet("Progress is shown above the tabs.")
 
-    quiet = dict(show_progress="hidden", api_visibility="private", concurrency_limit=None)
-    preset.input(chosen, preset, [instruct, thinking], **quiet)
-    check.click(do_check, [preset, instruct, thinking], report, **quiet)
-    load.click(do_load, [preset, instruct, thinking], report, **quiet)  # the status line is app.beat's alone, or the two would race
-    for box in (instruct, thinking):
-        box.submit(do_check, [preset, instruct, thinking], report, **quiet)
-    return dict(kept=[] if studio.demo else [preset, instruct, thinking])
+    on(preset.input, choose, preset, [instruct, thinking])
+    for event in (check.click, instruct.submit, thinking.submit):
+        on(event, do_check, boxes, report)
+    on(load.click, do_load, boxes, report)  # the status above the tabs is updated by the page, not from here
+    return {"kept": [] if studio.demo else boxes}
+
+
+def checkpoint_box(studio: Studio, role: str, value: str) -> gr.Textbox:
+    return gr.Textbox(
+        "" if studio.demo else value,
+        label=f"{role.capitalize()} checkpoint",
+        info=CHECKPOINT_HELP,
+        elem_id=f"models-{role}",
+        visible=not studio.demo,
+        scale=2,
+        min_width=300,
+        max_lines=1,
+    )
+
+
+def offered(studio: Studio) -> list[str]:
+    """The presets that can be chosen. A demo downloads nothing."""
+    names = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    if studio.source not in names:
+        names.insert(0, studio.source)
+    return [name for name in names if not studio.demo or is_here(load_preset(name))]
 
 
 def is_here(preset: Preset) -> bool:
-    """Whether a preset needs no Hub."""
-    return all(Path(folder).is_dir() for folder in (preset.instruct, preset.thinking)) and Path(preset.held_out_set).is_file()
+    """Whether a preset needs no download."""
+    folders = (preset.instruct, preset.thinking)
+    return all(Path(folder).is_dir() for folder in folders) and Path(preset.held_out_set).is_file()
 
 
 def wanted(studio: Studio, names: list[str], name: str, instruct: str, thinking: str) -> Preset:
-    """The preset with the pair that the boxes name; on a stage the preset's own, whatever is sent."""
+    """The preset with the checkpoints of the two boxes; in a demo with its own, whatever is sent."""
     if name not in names:
-        raise UserError(f"there is no preset {name!r}")
-    base = load_preset(name)
-    return base if studio.demo else make_preset(dict(instruct=str(instruct).strip(), thinking=str(thinking).strip()), "Models", base)
+        raise UserError(f"there is no preset {name!r}; choose one of: {', '.join(names)}")
+    preset = load_preset(name)
+    if studio.demo:
+        return preset
+    values = {"instruct": str(instruct).strip(), "thinking": str(thinking).strip()}
+    return make_preset(values, "Models", preset)
 
 
-def status_html(studio: Studio) -> str:
-    wrong = html.error(studio.public(studio.status)) if studio.failed else ""
-    if studio.loaded is None and wrong:
-        return wrong
-    if studio.loaded is None or studio.loading:
-        done, total = studio.progress
-        return f"{studio.status} …" + (html.progress_bar(done, total) if total else "")
+# ---- messages
+
+
+def status_html(studio: Studio) -> Markup:
+    """The line above the tabs: what is loaded, or how far loading is."""
+    problem = html.error(studio.public(studio.status)) if studio.failed else Markup()
     loaded = studio.loaded
-    where = f"{loaded.blend.device.type}, {str(loaded.blend.dtype).removeprefix('torch.')}"
-    return (f"{wrong}{'<br>' if wrong else ''}<b>{escape(loaded.preset.name or Path(studio.source).stem)}</b> is ready: two checkpoints of {loaded.pair.parameters:,} parameters in one live blend ({where}), "
-            f"{format_bytes(loaded.blend.nbytes)} in memory.")
+    if loaded is None and studio.failed:
+        return problem
+    if loaded is None or studio.loading:
+        done, total = studio.progress
+        bar = html.progress_bar(done, total) if total else Markup()
+        return Markup("{} …{}").format(studio.status, bar)
+    blend = loaded.blend
+    name = loaded.preset.name or Path(studio.source).stem
+    where = f"{blend.device.type}, {str(blend.dtype).removeprefix('torch.')}"
+    memory = format_bytes(blend.nbytes)
+    facts = (
+        f"two checkpoints of {loaded.pair.parameters:,} parameters in one live model ({where}), "
+        f"{memory} in memory."
+    )
+    ready = Markup("<b>{}</b> is ready: {}").format(name, facts)
+    return Markup("{}<br>{}").format(problem, ready) if problem else ready
 
 
-def report_html(preset: Preset) -> str:
-    """From headers alone: what the pair is and what differs; and the memory of this machine."""
+def report_html(preset: Preset) -> Markup:
+    """From file headers: what the pair is and what differs; and what memory it needs on this machine."""
     from thinkswitch.weights.checkpoint import open_checkpoint
     from thinkswitch.weights.pair import Pair, differences
-    pair = Pair(*(open_checkpoint(name, headers_only=True) for name in (preset.instruct, preset.thinking)))
-    found, config = differences(pair), pair.config
-    kinds = sorted({e.dtype for c in (pair.instruct, pair.thinking) for e in c.entries.values()})
-    rows = [("Verdict", "<b>compatible</b>" if not found else html.error("cannot be interpolated: " + "; ".join(found))),
-            ("Architecture", escape(f"{config.model_type}, {config.num_hidden_layers} layers, hidden {config.hidden_size}, vocabulary {config.vocab_size:,}, "
-                                    f"{'tied' if config.tie_word_embeddings else 'untied'} embeddings")),
-            ("Size", f"{pair.parameters:,} parameters in {len(pair.names)} tensors each ({', '.join(kinds)})"),
-            ("Chat templates", " · ".join(f'<b class="{role}">{role}</b> {"opens" if getattr(pair, role).template_opens_think else "does not open"} the trace'
-                                          for role in ("instruct", "thinking"))),
-            ("Memory", "" if found else memory_html(pair, preset))]
-    return "<table>" + "".join(f"<tr><th>{name}</th><td>{text}</td></tr>" for name, text in rows) + "</table>"
+
+    instruct = open_checkpoint(preset.instruct, headers_only=True)
+    thinking = open_checkpoint(preset.thinking, headers_only=True)
+    pair = Pair(instruct, thinking)
+    found = differences(pair)
+    facts = [
+        ("Verdict", verdict_html(found)),
+        ("Architecture", architecture(pair)),
+        ("Size", size(pair)),
+        ("Chat templates", templates_html(pair)),
+    ]
+    if not found:
+        facts.append(("Memory", memory_html(pair, preset)))
+    return html.facts(facts)
 
 
-def memory_html(pair, preset: Preset) -> str:
-    """The plan for this machine, a line a phase."""
+def verdict_html(found: list[str]) -> Markup:
+    return html.error(f"cannot be interpolated: {'; '.join(found)}") if found else html.bold("compatible")
+
+
+def architecture(pair: "Pair") -> str:
+    config = pair.config
+    embeddings = "tied" if config.tie_word_embeddings else "untied"
+    return (
+        f"{config.model_type}, {config.num_hidden_layers} layers, hidden {config.hidden_size}, "
+        f"vocabulary {config.vocab_size:,}, {embeddings} embeddings"
+    )
+
+
+def size(pair: "Pair") -> str:
+    entries = [entry for side in (pair.instruct, pair.thinking) for entry in side.entries.values()]
+    dtypes = ", ".join(sorted({entry.dtype for entry in entries}))
+    return f"{pair.parameters:,} parameters in {len(pair.names)} tensors each ({dtypes})"
+
+
+def templates_html(pair: "Pair") -> Markup:
+    """A template that opens the trace ends with `<think>`."""
+    lines = []
+    for role, side in (("instruct", pair.instruct), ("thinking", pair.thinking)):
+        verb = "opens" if side.template_opens_think else "does not open"
+        lines.append(Markup('<b class="{}">{}</b> {} the trace').format(role, role, verb))
+    return Markup(" · ").join(lines)
+
+
+def memory_html(pair: "Pair", preset: Preset) -> Markup:
+    """The memory plan for this machine, one line per phase."""
     from thinkswitch import memory_plan
-    rows = "".join(f"<tr><td>{p.name}</td><td>{format_bytes(p.needs)}</td><td>of {format_bytes(p.have)} free</td><td>"
-                   + (str(html.error(f"does not fit: {p.advice}")) if p.advice else "fits") + f'</td><td class="quiet">{escape(largest(p))}</td></tr>'
-                   for p in memory_plan.plan_memory(pair, preset))
-    return f"<table>{rows}</table>"
+
+    return html.table(map(memory_row, memory_plan.plan_memory(pair, preset)))
 
 
-def largest(phase) -> str:
-    return ", ".join(f"{name} {format_bytes(size)}" for name, size in sorted(phase.parts.items(), key=lambda part: -part[1])[:3])
+def memory_row(phase: "Phase") -> list[str]:
+    verdict = html.error(f"does not fit: {phase.advice}") if phase.advice else "fits"
+    free = f"of {format_bytes(phase.have)} free"
+    return [phase.name, format_bytes(phase.needs), free, verdict, html.quiet(largest(phase))]
+
+
+def largest(phase: "Phase") -> str:
+    """The three largest parts of a phase."""
+    parts = sorted(phase.parts.items(), key=lambda part: part[1], reverse=True)
+    return ", ".join(f"{name} {format_bytes(size)}" for name, size in parts[:3])

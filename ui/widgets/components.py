@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 import gradio as gr
 from gradio.component_meta import ComponentMeta, updateable
+from markupsafe import Markup, escape
 
 from ui.widgets.assets import asset
 
@@ -23,7 +24,7 @@ class _WithoutStub(ComponentMeta):
 
 
 class MessageBox(gr.HTML, metaclass=_WithoutStub):
-    """Short HTML, announced to screen readers."""
+    """Short HTML, announced to screen readers. Plain text is escaped: only `Markup` is taken as HTML."""
 
     def __init__(self, value: str = "", **kwargs: Any):
         super().__init__(
@@ -35,7 +36,7 @@ class MessageBox(gr.HTML, metaclass=_WithoutStub):
         )
 
     def postprocess(self, value: str | None) -> str:
-        return str(value or "")
+        return str(escape(value or ""))
 
 
 class LogBox(gr.HTML, metaclass=_WithoutStub):
@@ -58,14 +59,15 @@ class Chart(gr.HTML, metaclass=_WithoutStub):
     """
 
     def __init__(self, value: str = "", *, description: str, height: int, hint: str = "", **kwargs: Any):
+        # not as props of the template, which Gradio 6.31 erases when an event leaves the component as it is
+        template = Markup(asset("chart.html")).format(
+            description=description, hint=hint or description, height=height
+        )
         super().__init__(
             value,
-            html_template=asset("chart.html"),
+            html_template=str(template),
             js_on_load=asset("chart.js"),
             apply_default_css=False,
-            description=description,
-            height=height,
-            hint=hint or description,
             **kwargs,
         )
 
