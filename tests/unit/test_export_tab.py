@@ -112,6 +112,7 @@ def test_the_tab_follows_an_export_to_its_end():
     task.ended, task.result = True, Exported(Path("exports") / HOSTILE)
     updates = export.refresh(studio, view, updates[view.seen])
     assert "<b>Exported</b>" in updates[view.status]
+    assert updates[view.plan] == ""  # it went on promising what a second export would be refused
     assert "by more than 3.4e-03" in updates[view.status]
     assert "<img" not in updates[view.status]
     assert updates[view.code] == gr.update(value="load()", visible=True)

@@ -63,6 +63,7 @@ class Wanted:
 class View:
     """The components that follow an export."""
 
+    plan: MessageBox
     status: MessageBox
     code: gr.Code
     stop: gr.Button
@@ -88,7 +89,7 @@ def build(studio: Studio, schedule: gr.State) -> dict:
     code = gr.Code(
         "", language="python", label="How to load it", elem_id="export-code", visible=False, interactive=False
     )
-    view = View(status, code, stop, gr.State(None))
+    view = View(plan, status, code, stop, gr.State(None))
     timer = gr.Timer(1.0, active=False)
     look = show_plan(studio, form, plan)
     control_exports(studio, form, view, start)
@@ -294,6 +295,7 @@ def refresh(studio: Studio, view: View, seen: Seen | None) -> Updates:
         updates[view.status] = ended_early_html(studio, task)
     else:
         updates[view.status] = result_html(studio, task.result)
+        updates[view.plan] = ""  # it said what would be written
         updates[view.code] = gr.update(value="" if studio.demo else task.result.code, visible=not studio.demo)
     return updates
 
