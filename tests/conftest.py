@@ -24,6 +24,7 @@ os.environ.pop("HF_HOME", None)
 os.environ.pop("HF_TOKEN", None)
 
 import gc
+import signal
 import subprocess
 import sys
 import time
@@ -49,6 +50,8 @@ ROOT = Path(__file__).parents[1]
 TINY = ROOT / "presets" / "tiny"
 os.environ["PYTHONPATH"] = str(ROOT)  # children find the product wherever they run
 os.umask(0o022)  # some tests look at mode bits
+# It is ignored where a shell starts us with `&`, and children would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # ---- pytest
 

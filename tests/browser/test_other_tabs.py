@@ -11,6 +11,7 @@ from conftest import TINY
 
 def test_models_says_what_differs_and_what_the_pair_is(tiny, visit):
     page = visit(tiny.url)
+    until(page, "models-status", "tiny is ready")  # or that would come later, over what is awaited below
     open_tab(page, "Models")
     page.click("#models-check")
     report = until(page, "models-report", "835,840")

@@ -42,7 +42,6 @@ def test_stopped_is_130_and_can_be_resumed(tmp_path, capsys, how):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         encoding="utf-8",
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's `&` has it ignored
     )
     wait(lambda: child.poll() is not None or (folder / "rounds" / "1" / "samples.jsonl").exists())
     assert child.poll() is None, child.stderr.read()
