@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import Future
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -66,21 +65,19 @@ def writing(pair, out: Path) -> dict:
     """Our stream alone, in this process: from angles to settled files."""
     from thinkswitch import rounds
     from thinkswitch.export.destination import fsync_tree
-    from thinkswitch.export.layout import blocks, checkpoint_entries
+    from thinkswitch.export.layout import checkpoint_entries, tensor_blocks
     from thinkswitch.export.point import ExportPoint
-    from thinkswitch.export.safetensors_writer import write_tensors
+    from thinkswitch.export.safetensors_writer import write_shards
     from thinkswitch.preset import Preset
     from thinkswitch.recipe import Schedule
 
     began = time.perf_counter()
     start = rounds.start(pair)
     angles = time.perf_counter()
-    point = ExportPoint(pair, start, 0.5, Schedule(), Preset(), False)
+    point = ExportPoint(pair, start, 0.5, Schedule(), Preset())
     entries = checkpoint_entries(pair)
     out.mkdir()
-    for _ in write_tensors(
-        out, entries, lambda name: blocks(point, name, entries[name]), {name: Future() for name in entries}
-    ):
+    for _ in write_shards(out, entries, lambda name: tensor_blocks(point, name, entries[name])):
         pass
     fsync_tree(out)
     return dict(angles_s=angles - began, write_s=time.perf_counter() - angles)

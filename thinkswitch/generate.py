@@ -9,7 +9,7 @@ unless two tokens tie to within rounding (about 1e-6): the same bits need the sa
 
 import random
 import time
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Generator, Iterator, Set
 from dataclasses import dataclass
 from typing import cast
 
@@ -21,6 +21,7 @@ from thinkswitch.errors import UserError
 from thinkswitch.recipe import Recipe
 from thinkswitch.think_parser import ThinkParser
 from thinkswitch.weights.device import out_of_memory, release
+from thinkswitch.weights.kv_cache import PreallocatedCacheLayer
 from thinkswitch.weights.live_blend import Blend
 
 
@@ -71,7 +72,7 @@ def generate(
     every: float = 0.0,
     done: Set[int] = frozenset(),
     between_steps: Callable[[], None] = lambda: None,
-) -> Iterator[Chunk]:
+) -> Generator[Chunk, None, None]:
     """Decode `rows`, at most `batch` at once, in groups of similar length.
 
     Every row that is not in `done` ends with exactly one last chunk. `stream=False` yields only these;
@@ -221,46 +222,6 @@ class Batch:
         self.sampler.filter(chosen)
 
 
-class PreallocatedCacheLayer(DynamicLayer):
-    """Keys and values (rows, heads, length, size) at the beginning of buffers that grow by a quarter.
-
-    Ours because DynamicLayer copies the whole cache at every token, and StaticLayer takes its final length at
-    the start. It relies on a private API of transformers (lazy_initialization, and what a model calls of a
-    layer): transformers is pinned, and a test compares with model.generate.
-    """
-
-    keys: torch.Tensor  # views of the buffers
-    values: torch.Tensor
-    buffers: list[torch.Tensor]
-    capacity = 0
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        old = self.get_seq_length()
-        new = old + key_states.shape[-2]
-        if new > self.capacity:
-            self.capacity = new + max(64, new // 4)
-            both = (key_states, value_states)
-            larger = [x.new_empty(*x.shape[:2], self.capacity, x.shape[-1]) for x in both]
-            if old:
-                larger[0][:, :, :old] = self.keys
-                larger[1][:, :, :old] = self.values
-            self.buffers = larger
-        keys, values = self.buffers
-        keys[:, :, old:new] = key_states
-        values[:, :, old:new] = value_states
-        self.keys, self.values = keys[:, :, :new], values[:, :, :new]
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        used = self.get_seq_length()
-        self.buffers = [buffer[indices] for buffer in self.buffers]
-        self.keys, self.values = (buffer[:, :, :used] for buffer in self.buffers)
-
-
 class IncrementalDetokenizer:
     """The tokens of one row as text, trace and answer apart. A character waits for the last of its tokens.
 
@@ -273,9 +234,9 @@ class IncrementalDetokenizer:
         self.ids: list[int] = []
         self.parser = ThinkParser(row.prefilled)
         self.text = ""
-        self._context = self._end = (
-            0  # ids[:_end] are in `text`; ids[_context:_end] are context of what follows
-        )
+        # ids[:_end] are in `text`; ids[_context:_end] are the context of what follows
+        self._context = 0
+        self._end = 0
 
     def add(self, token: int) -> int:
         """Append a token; returns how many there are."""

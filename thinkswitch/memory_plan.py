@@ -19,6 +19,7 @@ from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset
 from thinkswitch.recipe import module_kind
 from thinkswitch.text import format_bytes
+from thinkswitch.weights import kv_cache
 from thinkswitch.weights.device import Machine, resolve_device
 from thinkswitch.weights.offload import LARGE_BYTES
 from thinkswitch.weights.pair import Pair
@@ -28,7 +29,7 @@ from thinkswitch.weights.quantise import NF4_BLOCK
 NF4_BYTES = 0.5 + 1 / NF4_BLOCK + 4 / (NF4_BLOCK * 256)
 # Bytes besides tensors: context, kernels and allocator; on a CPU, Python and torch.
 OVERHEAD = {"cuda": 1.1e9, "mps": 0.6e9, "cpu": 0.6e9}
-CACHE_GROWTH = 1.25  # the cache grows by a quarter at a time (generate.PreallocatedCacheLayer)
+CACHE_GROWTH = 1 + kv_cache.GROWTH
 LOGIT_BYTES = 4 * 3  # per token of the vocabulary and row: float32, as computed, scaled and sorted
 PROMPT_TOKENS = 512  # assumed length of a prompt
 COMPARE_ROWS = 3  # instruct, blend and thinking

@@ -69,20 +69,21 @@ class RunContext:
         """One checkpoint of a round answers the rows not in `done`: last chunks, and pulses of long ones."""
         checkpoint = self.checkpoint(role)
         model = self.model(state, getattr(state, role))
+        chunks = generate(
+            model,
+            checkpoint.tokenizer,
+            rows,
+            checkpoint.stop_token_ids,
+            batch=self.preset.rows,
+            cancelled=self.stop_requested,
+            every=PULSE_SECONDS,
+            done=done,
+        )
         try:
-            chunks = generate(
-                model,
-                checkpoint.tokenizer,
-                rows,
-                checkpoint.stop_token_ids,
-                batch=self.preset.rows,
-                cancelled=self.stop_requested,
-                every=PULSE_SECONDS,
-                done=done,
-            )
             yield from _until_stopped(chunks)
         finally:
-            del model
+            chunks.close()  # it holds the model, too
+            del model, chunks
             release()
 
     def teacher_answers(self, rows: list[Row], done: set[int]) -> Iterator[Chunk]:

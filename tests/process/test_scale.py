@@ -224,7 +224,7 @@ def test_kill_9_in_the_middle_of_an_export_leaves_nothing_that_looks_finished(gr
 
     def begun() -> bool:
         """Blocks are looked at, since the file has its full length from the start."""
-        written = tmp_path.glob(".thinkswitch-export-*/*.safetensors")
+        written = tmp_path.glob(".thinkswitch-export-*/new/*.safetensors")
         return any(file.stat().st_blocks > 20_000 for file in written)
 
     wait(lambda: child.poll() is not None or begun())

@@ -1,113 +1,149 @@
-"""Where an export goes: checked before work, filled in hiding, named when it is whole."""
+"""The folder an export goes to: checked first, filled under a hidden name, renamed when it is complete.
+
+While an export runs, its destination's parent holds
+
+    .thinkswitch-export-ID.lock        locked by the process, and released by the system however that ends
+    .thinkswitch-export-ID/new/        the export that is being written
+    .thinkswitch-export-ID/replaced/   an earlier export, for the moment between the two renames
+
+`runs.atomic_folder` is simpler because everything in a run folder is ours. Here the user chooses the place.
+"""
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil
+from filelock import FileLock
 
-from thinkswitch.errors import UserError
-from thinkswitch.weights.pair import Pair
+from thinkswitch.errors import UserError, list_some
 
-MADE_BY = "ThinkSwitch Studio export"  # in recipe.json: how we know our own folder
+MADE_BY = "ThinkSwitch Studio export"  # in recipe.json: marks a folder that an export may replace
 HIDDEN = ".thinkswitch-export-"
 
 
+# ---- before the work
+
+
 def resolve_path(out: Path) -> Path:
+    """An absolute path without links; a UserError where the system cannot have such a folder."""
     try:
-        out = Path(os.path.expanduser(out)).resolve()
-        out.exists()
-        return out
-    except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL, a loop of links
-        raise UserError(f"{str(out)[:100]!r} cannot be a folder: {getattr(error, 'strerror', None) or error}") from None
+        resolved = Path(os.path.expanduser(out)).resolve()
+        resolved.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL character, a loop of links
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{str(out)[:100]!r} cannot be a folder: {reason}") from None
+    return resolved
 
 
 def nearest_existing(out: Path) -> Path:
-    """What is there already of a path: itself, or the nearest folder above."""
-    return next(p for p in (out, *out.parents) if p.exists())
+    """The path itself or the nearest folder above it that exists."""
+    return next(path for path in (out, *out.parents) if path.exists())
 
 
-def validate_target(pair: Pair, out: Path, replace: bool) -> None:
-    for checkpoint in (pair.instruct, pair.thinking):
-        folder = checkpoint.folder.resolve()
+def validate_target(sources: list[Path], out: Path, replace: bool) -> None:
+    """Raise a UserError unless an export that reads `sources` may go to `out` (a resolved path)."""
+    for source in sources:
+        folder = source.resolve()
         if out.is_relative_to(folder) or folder.is_relative_to(out):
-            raise UserError(f"{out} would mix with {checkpoint.name}, which the export reads; name another folder")
+            raise UserError(f"{out} would mix with {source}, which the export reads; name another folder")
     ground = nearest_existing(out)
     if not ground.is_dir():
         raise UserError(f"{ground} is a file; name a folder")
-    if ground == out and not replace:
-        raise UserError(f"{out} already exists; name a new folder, or replace it, if it is an earlier export")
-    if ground == out and (foreign := foreign_files(out)):
-        raise UserError(f"{out} holds what no export has written ({', '.join(foreign[:3])}), so it is not replaced; name another folder")
-    ground = out.parent if ground == out else ground
+    if ground == out:
+        validate_replacement(out, replace)
+        ground = out.parent
     if not os.access(ground, os.W_OK | os.X_OK):
         raise UserError(f"{ground} is not writable; name another folder")
 
 
+def validate_replacement(out: Path, replace: bool) -> None:
+    """Raise a UserError unless the existing folder `out` may be replaced."""
+    if not replace:
+        raise UserError(f"{out} already exists; name a new folder, or replace it, if it is an earlier export")
+    foreign = foreign_files(out)
+    if foreign:
+        raise UserError(
+            f"{out} holds what no export has written ({list_some(foreign)}), so it is not replaced; "
+            "name another folder"
+        )
+
+
 def foreign_files(folder: Path) -> list[str]:
-    """Names in a folder that no earlier export has written."""
+    """Names in a folder that no earlier export wrote."""
     try:
-        told = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
-        ours = set(told["files"]) if told["made_by"] == MADE_BY else set()
+        recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+        ours = set(recipe["files"]) if recipe["made_by"] == MADE_BY else set()
     except (OSError, ValueError, KeyError, TypeError):
         ours = set()
-    return sorted(p.name for p in folder.iterdir() if p.name not in ours or p.is_dir())
+    return sorted(path.name for path in folder.iterdir() if path.name not in ours or path.is_dir())
+
+
+# ---- under a hidden name
 
 
 @contextmanager
 def atomic_directory(out: Path) -> Iterator[Path]:
-    """A hidden folder to fill, which takes the name `out` when it is whole; what had that name goes last.
+    """A hidden folder to fill. When the block ends, it takes the name `out`; what had that name is removed.
 
-    (`runs.whole_folder` removes what is in its way first: right inside a run, which is ours, but not anywhere.)
+    An exception leaves nothing behind, not even folders made above `out`; an OSError becomes a UserError.
     """
-    absent, folder = [p for p in out.parents if not p.exists()], None
+    absent = [parent for parent in out.parents if not parent.exists()]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{HIDDEN}{os.getpid()}-", dir=out.parent))
-        folder.chmod(0o755)
-        yield folder
-        swap_into_place(folder, out)
+        with _hidden_folder(out.parent) as hidden:
+            new = hidden / "new"
+            new.mkdir()
+            new.chmod(0o755)  # whatever the umask
+            yield new
+            swap_into_place(new, out, hidden / "replaced")
     except OSError as error:
-        if error.errno is None:  # transformers': no trouble of the system's
+        if error.errno is None:  # raised by transformers, and no failure of the system
             raise
-        raise UserError(f"the export to {out} failed ({error.strerror}), nothing is left of it; mend that or name another folder") from None
+        raise UserError(
+            f"the export to {out} failed ({error.strerror}) and nothing is left of it; "
+            "remove the cause or name another folder"
+        ) from None
     finally:
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
         for parent in absent:
-            with suppress(OSError):  # it holds the export
+            with suppress(OSError):  # not empty: it holds the export
                 parent.rmdir()
 
 
-def swap_into_place(folder: Path, out: Path) -> None:
-    aside = folder.with_name(f".replaced-{folder.name.removeprefix(HIDDEN)}")
-    if out.exists():
-        os.rename(out, aside)
+@contextmanager
+def _hidden_folder(parent: Path) -> Iterator[Path]:
+    hidden = parent / f"{HIDDEN}{secrets.token_hex(8)}"
+    lock = _writer_lock(hidden)
+    lock.acquire()  # before the folder exists, so it is never seen without its lock
     try:
-        os.rename(folder, out)
-    except OSError:
-        if aside.exists():
-            os.rename(aside, out)
-        raise
-    if aside.exists():
-        os.rename(aside, folder)  # waste now: `appearing` removes it, or after a kill `sweep`
+        hidden.mkdir(mode=0o700)
+        yield hidden
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+        lock.release()
+        _remove_lock_file(lock)
+
+
+def swap_into_place(new: Path, out: Path, replaced: Path) -> None:
+    """Rename `new` to `out`. What had that name goes into the folder `replaced`, or back if that fails."""
+    if not out.exists():
+        os.rename(new, out)
+    else:
+        replaced.mkdir()
+        os.rename(out, replaced / out.name)
+        try:
+            os.rename(new, out)
+        except BaseException:
+            os.rename(replaced / out.name, out)
+            raise
     fsync(out.parent)
 
 
-def remove_stale(parent: Path) -> None:
-    """Remove what killed exports left here."""
-    for left in parent.glob(f"{HIDDEN}*-*"):
-        owner = left.name.removeprefix(HIDDEN).partition("-")[0]
-        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
-            shutil.rmtree(left, ignore_errors=True)
-
-
 def fsync_tree(folder: Path) -> None:
-    """Readable by all, and on the disk before the folder takes its name."""
+    """Make the files of a folder readable by all, and force them to the disk."""
     for path in folder.iterdir():
         path.chmod(0o644)
         fsync(path)
@@ -115,10 +151,72 @@ def fsync_tree(folder: Path) -> None:
 
 
 def fsync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():  # there folders cannot be synced
+    on_windows = os.name == "nt"
+    if on_windows and path.is_dir():  # Windows cannot sync folders
         return
-    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if on_windows else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+# ---- what killed exports left
+
+
+def stale_folders(parent: Path) -> list[Path]:
+    """Hidden folders of exports that were killed: those whose lock nobody holds. Removes nothing."""
+    hidden = (lock_file.with_suffix("") for lock_file in parent.glob(f"{HIDDEN}*.lock"))
+    return sorted(folder for folder in hidden if _is_stale(folder))
+
+
+def _is_stale(hidden: Path) -> bool:
+    try:
+        with _writer_lock(hidden).acquire(timeout=0):
+            return True
+    except OSError:  # a Timeout, since the lock is held; or it cannot be opened
+        return False
+
+
+def stale_bytes(parent: Path) -> int:
+    """Bytes on the disk that `remove_stale` would free."""
+    return sum(
+        _allocated_bytes(path)
+        for folder in stale_folders(parent)
+        for path in folder.rglob("*")
+        if path.is_file()
+    )
+
+
+def _allocated_bytes(path: Path) -> int:
+    """A file being written has its final length from the start, but not yet the blocks on the disk."""
+    status = path.stat()
+    return 512 * status.st_blocks if hasattr(status, "st_blocks") else status.st_size
+
+
+def remove_stale(parent: Path) -> None:
+    """Remove what killed exports left in a folder; an earlier export that one had moved aside is restored."""
+    for hidden in stale_folders(parent):
+        lock = _writer_lock(hidden)
+        with suppress(OSError), lock.acquire(timeout=0):
+            _restore_replaced(hidden)
+            shutil.rmtree(hidden, ignore_errors=True)
+        _remove_lock_file(lock)
+
+
+def _restore_replaced(hidden: Path) -> None:
+    """Killed between the two renames: the earlier export is not replaced, so it gets its name back."""
+    for earlier in (hidden / "replaced").glob("*"):
+        if not (hidden.parent / earlier.name).exists():
+            os.rename(earlier, hidden.parent / earlier.name)
+
+
+def _writer_lock(hidden: Path) -> FileLock:
+    # A generator may be closed by another thread than the one that started it.
+    # Windows alone would delete the file at each release, and so make a stale folder look like nobody's.
+    return FileLock(f"{hidden}.lock", thread_local=False, preserve_lock_file=os.name == "nt")
+
+
+def _remove_lock_file(lock: FileLock) -> None:
+    with suppress(OSError):
+        Path(lock.lock_file).unlink()

@@ -1,97 +1,134 @@
-"""Any point of any round as a folder that others can load: a Hugging Face checkpoint with its card, or a PEFT adapter.
+"""Any point of any round as a folder that others can load: a Hugging Face checkpoint, or a PEFT adapter.
 
-Tensors are combined and written a block of rows at a time, into a hidden folder beside. That is loaded back and compared
-with the live blend (verify.py). Only then does it take its name.
+Tensors are computed and written a block of rows at a time, into a hidden folder. That is loaded back and
+compared with the live blend. Only then it takes its name.
 """
 
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TypeVar
 
 from thinkswitch.errors import UserError
+from thinkswitch.export.comparison import VerificationResult
 from thinkswitch.export.destination import (
     atomic_directory,
     fsync_tree,
     nearest_existing,
     remove_stale,
     resolve_path,
+    stale_bytes,
     validate_target,
 )
 from thinkswitch.export.layout import (
-    adapter_entries,
-    blocks,
-    checkpoint_entries,
+    plan_entries,
     small_files,
+    tensor_blocks,
     write_recipe,
     write_small_files,
 )
-from thinkswitch.export.model_card import as_mergekit, loading_snippet, measured_scores, model_card
-from thinkswitch.export.point import ExportRequest
-from thinkswitch.export.safetensors_writer import KEPT, tensor_bytes, write_tensors
-from thinkswitch.export.verify import (
-    VerificationResult,
-    load_in_transformers,
-    verify,
-    verify_while_writing,
-)
-from thinkswitch.recipe import Recipe, count_layers, layer_of
+from thinkswitch.export.mergekit import mergekit_config
+from thinkswitch.export.model_card import loading_snippet, measured_scores, model_card
+from thinkswitch.export.point import ExportPoint, ExportRequest
+from thinkswitch.export.safetensors_writer import total_bytes, write_shards
+from thinkswitch.export.streaming_verifier import StreamingVerifier
+from thinkswitch.export.verify import verify
+from thinkswitch.recipe import Recipe
 from thinkswitch.text import format_bytes
+from thinkswitch.weights.checkpoint import TensorInfo
 from thinkswitch.weights.device import find_device
 from thinkswitch.weights.live_blend import Blend
 
-MARGIN = 1.02  # of free space, for what the disk itself needs
+DISK_MARGIN = 1.02  # of free space, for what the file system itself needs
+
+T = TypeVar("T")
+Steps = Generator[tuple[int, int], None, T]  # yields (done, total)
+Progress = Generator[tuple[str, int, int], None, T]  # yields (stage, done, total)
 
 
 @dataclass(frozen=True)
 class Plan:
+    """What an export will write."""
+
+    entries: dict[str, TensorInfo]  # every tensor with its file
     size: int  # bytes that will be written
-    free: int  # bytes free where the folder goes
-    tensors: int
-    dtype: str  # stored, as safetensors names it: BF16, F32 ...
-    template: str  # instruct | thinking: whose tokenizer and chat template go along
+    free: int  # bytes free at the destination, once leftovers of killed exports are removed
+    template: str  # instruct | thinking: whose tokenizer and chat template are exported
+
+    @property
+    def tensors(self) -> int:
+        return len(self.entries)
+
+    @property
+    def dtype(self) -> str:
+        """Stored types as safetensors names them: BF16, F32 ..."""
+        return "/".join(sorted({entry.dtype for entry in self.entries.values()}))
 
 
 @dataclass(frozen=True)
 class Exported:
     folder: Path
-    size: int
+    size: int  # bytes
     files: int
-    error: float  # see verify.Likeness
+    error: float  # see VerificationResult
     same_tokens: float
     seconds: float
     code: str  # three lines of Python that load it
 
 
-def plan_export(request: ExportRequest) -> Plan:
-    """What an export will write. Everything that can be refused is refused here, before work.
+def never() -> bool:
+    return False
 
-    What killed exports left beside is removed first: it takes room.
-    """
-    point, out = request.point, request.out
-    pair, round, t, preset, adapter = point.pair, point.round, point.t, point.preset, point.adapter
-    if not 0 <= t <= 1:
-        raise UserError(f"t must lie between 0 and 1, it is {t:g}")
-    out = resolve_path(out)
-    if adapter and (t != 0 or not round.number):
-        raise UserError(f"{point} is no LoRA update of the instruct checkpoint; only the instruct point (t = 0) of a round "
-                        "above 0 is one: choose that, or export the whole checkpoint")
-    validate_target(pair, out, request.replace)
-    find_device(preset)  # refuses a device that is not here
-    remove_stale(out.parent)
-    entries = adapter_entries(point) if adapter else checkpoint_entries(pair)
-    small = sum(path.stat().st_size for path in small_files(point).values())
-    told = len(pair.names) * (250 + 25 * (2 + len(round.adapters)))  # headers, index and recipe.json, about
-    size, free = sum(map(tensor_bytes, entries.values())) + small + told, shutil.disk_usage(nearest_existing(out)).free
-    if size * MARGIN > free:
-        raise UserError(f"the export takes {format_bytes(size)}, but only {format_bytes(free)} are free at {nearest_existing(out)}; "
-                        "make room, or name a folder on another disk")
-    return Plan(size, free, len(entries), "/".join(sorted({e.dtype for e in entries.values()})), point.template)
+
+# ---- the plan
+
+
+def plan_export(request: ExportRequest) -> Plan:
+    """What an export would write; a UserError for all that can be refused before work. Changes nothing."""
+    point = request.point
+    validate_point(point)
+    out = resolve_path(request.out)
+    validate_export_target(request)
+    find_device(point.preset)  # a device that is not here shows now
+    entries = plan_entries(point, request.shard_bytes)
+    size = total_bytes(entries) + size_of_small_files(point)
+    ground = nearest_existing(out)
+    free = shutil.disk_usage(ground).free + stale_bytes(out.parent)
+    if size * DISK_MARGIN > free:
+        raise UserError(
+            f"the export takes {format_bytes(size)}, but only {format_bytes(free)} are free at {ground}; "
+            "make room, or name a folder on another disk"
+        )
+    return Plan(entries, size, free, point.template)
+
+
+def validate_point(point: ExportPoint) -> None:
+    if not 0 <= point.t <= 1:
+        raise UserError(f"t must lie between 0 and 1, it is {point.t:g}")
+    if point.adapter and (point.t != 0 or point.round.number == 0):
+        raise UserError(
+            f"{point} is no LoRA update of the instruct checkpoint; only the instruct point (t = 0) of a "
+            "round above 0 is one: choose that, or export the whole checkpoint"
+        )
+
+
+def validate_export_target(request: ExportRequest) -> None:
+    pair = request.point.pair
+    sources = [pair.instruct.folder, pair.thinking.folder]
+    validate_target(sources, resolve_path(request.out), request.replace)
+
+
+def size_of_small_files(point: ExportPoint) -> int:
+    """Bytes of copied files, and about those of headers, index and recipe.json."""
+    copied = sum(path.stat().st_size for path in small_files(point).values())
+    numbers_per_tensor = 2 + len(point.round.adapters)
+    return copied + len(point.pair.names) * (250 + 25 * numbers_per_tensor)
+
+
+# ---- the export
 
 
 def export(
@@ -99,64 +136,104 @@ def export(
     blend: Blend | None = None,
     recipe: Recipe | None = None,
     turn: Callable[[], AbstractContextManager] = nullcontext,
-    cancelled: Callable[[], bool] = lambda: False,
-) -> Generator[tuple[str, int, int], None, Exported]:
-    """Write, verify, name. Yields (stage, done, total): bytes of "write", steps of "verify".
+    cancelled: Callable[[], bool] = never,
+) -> Progress[Exported]:
+    """Plan, write, verify, describe, rename. Yields (stage, done, total): bytes to write, steps to verify.
 
-    `recipe` is the same point in the basis of `blend`, should that hold other adapters than the round. `turn` is entered
-    for each part that the blend computes. A large checkpoint without a `blend` is compared while it is written. A failure
-    or a cancel (both a UserError) leaves nothing behind, and what `replace` would have replaced as it was.
+    It is verified against `blend`, or one made here. `recipe` is the point in the basis of `blend`, if that
+    holds other adapters than the round; `turn()` is entered for each part that the blend computes. A failure
+    or a cancel leaves nothing behind, and an export that was to be replaced untouched.
     """
     began = time.monotonic()
-    plan_export(request)
-    point, out, run = request.point, resolve_path(request.out), request.run
-    pair, round, adapter = point.pair, point.round, point.adapter
-    measured = measured_scores(run, round)
-    entries = adapter_entries(point) if adapter else checkpoint_entries(pair, request.shard_bytes)
-    arrived, compared = {name: Future() for name in entries}, [Future() for _ in range(count_layers(pair.names))]
-    ahead = max(1, KEPT // 2 * len(compared) // sum(map(tensor_bytes, entries.values())))  # layers
-    with atomic_directory(out) as folder, ThreadPoolExecutor(1) as beside:
-        try:
-            write_small_files(folder, point)
-            early = beside.submit(verify_while_writing, folder, point, entries, arrived, compared) if point.is_large and not (blend or adapter) else None
-
-            def source(name: str) -> Iterator[torch.Tensor]:
-                if early and len(entries[name].shape) > 1 and (layer := layer_of(name) or 0) >= ahead:
-                    compared[layer - ahead].result()  # not too far ahead, or the cache has let go what is to be compared
-                return blocks(point, name, entries[name])
-
-            sums = yield from _stage("write", write_tensors(folder, entries, source, arrived), cancelled)
-            rest = waiting(folder, early) if early else verify(folder, point, entries, blend, recipe or point.recipe, turn)
-            found = yield from _stage("verify", rest, cancelled)
-        finally:
-            for tensor in arrived.values():
-                tensor.cancel()  # nobody is to wait for it any more
-        (folder / "README.md").write_text(model_card(point, out.name, run, measured, entries, str(found)), encoding="utf-8")
-        if recipe_of_mergekit := as_mergekit(point, entries):
-            (folder / "mergekit.yml").write_text(recipe_of_mergekit, encoding="utf-8")
-        write_recipe(folder, point, sums)
+    point, out = request.point, resolve_path(request.out)
+    remove_stale(out.parent)
+    plan = plan_export(request)
+    measured = measured_scores(request.run, point.round)
+    with atomic_directory(out) as folder:
+        write_small_files(folder, point)
+        if point.is_large and not point.adapter and blend is None:
+            steps = write_and_verify_at_once(folder, point, plan.entries, cancelled)
+        else:
+            steps = write_then_verify(folder, point, plan.entries, blend, recipe, turn, cancelled)
+        hashes, verification = yield from steps
+        describe(folder, request, plan.entries, hashes, measured, verification)
         fsync_tree(folder)
-        validate_target(pair, out, request.replace)  # minutes have passed: the name may be somebody's by now
+        validate_export_target(
+            request
+        )  # again: minutes have passed, and somebody else may have that name now
     sizes = [path.stat().st_size for path in out.iterdir()]
-    return Exported(out, sum(sizes), len(sizes), found.error, found.same, time.monotonic() - began, loading_snippet(str(out)))
+    return Exported(
+        folder=out,
+        size=sum(sizes),
+        files=len(sizes),
+        error=verification.error,
+        same_tokens=verification.same_tokens,
+        seconds=time.monotonic() - began,
+        code=loading_snippet(str(out)),
+    )
 
 
-def _stage(name: str, steps: Generator, cancelled: Callable[[], bool]) -> Generator:
-    with closing(steps):  # and its files, before the folder is removed
+def write_then_verify(
+    folder: Path,
+    point: ExportPoint,
+    entries: dict[str, TensorInfo],
+    blend: Blend | None,
+    recipe: Recipe | None,
+    turn: Callable[[], AbstractContextManager],
+    cancelled: Callable[[], bool],
+) -> Progress[tuple[dict[str, str], VerificationResult]]:
+    def blocks(name: str):
+        return tensor_blocks(point, name, entries[name])
+
+    hashes = yield from stage("write", write_shards(folder, entries, blocks), cancelled)
+    steps = verify(folder, point, entries, blend, recipe or point.recipe, turn)
+    verification = yield from stage("verify", steps, cancelled)
+    return hashes, verification
+
+
+def write_and_verify_at_once(
+    folder: Path,
+    point: ExportPoint,
+    entries: dict[str, TensorInfo],
+    cancelled: Callable[[], bool],
+) -> Progress[tuple[dict[str, str], VerificationResult]]:
+    with StreamingVerifier(folder, point, entries) as verifier:
+
+        def blocks(name: str):
+            verifier.wait_for_comparison(name)
+            return tensor_blocks(point, name, entries[name])
+
+        writing = write_shards(folder, entries, blocks, verifier.mark_readable)
+        hashes = yield from stage("write", writing, cancelled)
+        verification = yield from stage("verify", verifier.result(), cancelled)
+    return hashes, verification
+
+
+def stage(name: str, steps: Steps[T], cancelled: Callable[[], bool]) -> Progress[T]:
+    """Name the steps, and stop between two of them if cancelled."""
+    with closing(steps):  # and so its files, before their folder is removed
         while True:
             if cancelled():
                 raise UserError("the export was cancelled; nothing is left of it")
             try:
-                yield name, *next(steps)
+                done, total = next(steps)
             except StopIteration as end:
                 return end.value
+            yield name, done, total
 
 
-def waiting(folder: Path, early: Future) -> Generator[tuple[int, int], None, VerificationResult]:
-    """What `verify` does, where a thread has begun it already."""
-    load_in_transformers(folder, large=True)
-    while not early.done():
-        yield 1, 3
-        wait([early], timeout=0.2)
-    yield 3, 3
-    return early.result()
+def describe(
+    folder: Path,
+    request: ExportRequest,
+    entries: dict[str, TensorInfo],
+    hashes: dict[str, str],
+    measured: list[dict],
+    verification: VerificationResult,
+) -> None:
+    """Write the model card, mergekit's configuration and recipe.json."""
+    card = model_card(request, measured, entries, verification)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    config = mergekit_config(request.point, entries)
+    if config:
+        (folder / "mergekit.yml").write_text(config, encoding="utf-8")
+    write_recipe(folder, request.point, hashes)  # last: it lists the others

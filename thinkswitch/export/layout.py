@@ -1,108 +1,189 @@
-"""What an export consists of: which tensors go to which file, their blocks of rows, and the small files beside them."""
+"""What an export consists of: tensors, the files they go to, and the small files with them."""
 
-import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
+from thinkswitch import __version__
 from thinkswitch.errors import UserError
 from thinkswitch.export.destination import MADE_BY
-from thinkswitch.export.model_card import public_name
-from thinkswitch.export.point import SHARD_BYTES, ExportPoint
+from thinkswitch.export.point import SHARD_BYTES, ExportPoint, is_local, public_name
 from thinkswitch.export.safetensors_writer import file_order, tensor_bytes
 from thinkswitch.rounds import Round
-from thinkswitch.weights.checkpoint import DTYPES, TensorInfo
+from thinkswitch.weights.checkpoint import DTYPES, Checkpoint, TensorInfo
 from thinkswitch.weights.materialise import merge_blocks, rows_per_block
 from thinkswitch.weights.pair import Pair
 
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
-             "vocab.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json")
-TERMS = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+LICENSE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
+ADAPTER_FILE = "adapter_model.safetensors"  # this name, and the prefix below, are PEFT's
+ADAPTER_PREFIX = "base_model.model."
 
 
-def checkpoint_entries(pair: Pair, shard: int = SHARD_BYTES) -> dict[str, TensorInfo]:
-    """Every tensor with the file it goes to, stored as the instruct checkpoint stores it; a tied head is none of its own."""
-    entries, groups, room = {name: pair.instruct.entries[name] for name in pair.names}, [], 0
+# ---- tensors
+
+
+def plan_entries(point: ExportPoint, shard_bytes: int = SHARD_BYTES) -> dict[str, TensorInfo]:
+    """Every tensor that an export writes, with its shape, its stored type and its file."""
+    return adapter_entries(point) if point.adapter else checkpoint_entries(point.pair, shard_bytes)
+
+
+def checkpoint_entries(pair: Pair, shard_bytes: int = SHARD_BYTES) -> dict[str, TensorInfo]:
+    """The tensors of a checkpoint, stored as the instruct checkpoint stores them. A tied head is left out."""
+    entries = {name: pair.instruct.entries[name] for name in pair.names}
     if pair.config.tie_word_embeddings:
-        entries.pop("lm_head.weight", None)  # some vendors store it twice
+        entries.pop("lm_head.weight", None)  # some vendors store it although it is tied
     for name, entry in entries.items():
         if entry.dtype not in DTYPES:
-            raise UserError(f"{pair.instruct.name} stores {name} as {entry.dtype}; export knows {', '.join(DTYPES)}")
+            known = ", ".join(DTYPES)
+            raise UserError(f"{pair.instruct.name} stores {name} as {entry.dtype}; export knows {known}")
+    shards = split_into_shards(entries, shard_bytes)
+    if len(shards) == 1:
+        files = ["model.safetensors"]
+    else:
+        files = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
+    return {
+        name: replace(entries[name], file=file)
+        for file, names in zip(files, shards, strict=True)
+        for name in names
+    }
+
+
+def split_into_shards(entries: dict[str, TensorInfo], shard_bytes: int) -> list[list[str]]:
+    """The tensors of each file: as many as fit into `shard_bytes`, and at least one."""
+    shards: list[list[str]] = []
+    room = 0
     for name in file_order(entries):
-        if not groups or tensor_bytes(entries[name]) > room:
-            groups.append([])
-            room = shard
-        groups[-1].append(name)
-        room -= tensor_bytes(entries[name])
-    files = [f"model-{i:05}-of-{len(groups):05}.safetensors" for i in range(1, len(groups) + 1)]
-    files = files if len(files) > 1 else ["model.safetensors"]
-    return {name: dataclasses.replace(entries[name], file=file) for file, group in zip(files, groups) for name in group}
+        size = tensor_bytes(entries[name])
+        if not shards or size > room:
+            shards.append([])
+            room = shard_bytes
+        shards[-1].append(name)
+        room -= size
+    return shards
 
 
 def adapter_entries(point: ExportPoint) -> dict[str, TensorInfo]:
-    """A and B of every layer, under PEFT's names. Module kinds that some round has trained are there in every layer."""
-    rank, kinds, entries = sum(point.ranks), target_modules(point.round), {}
+    """A (rank, in) and B (out, rank) of every layer, under PEFT's names.
+
+    A module kind that any round has trained is there in every layer, as PEFT wants it.
+    """
+    rank, kinds = sum(point.ranks), target_modules(point.round)
+    entries = {}
     for name in point.pair.names:
-        if name.endswith(".weight") and name.split(".")[-2] in kinds:
-            (out, width), key = point.pair.instruct.entries[name].shape, "base_model.model." + name.removesuffix("weight")
-            entries[f"{key}lora_A.weight"] = TensorInfo((rank, width), "F32", "adapter_model.safetensors")
-            entries[f"{key}lora_B.weight"] = TensorInfo((out, rank), "F32", "adapter_model.safetensors")
+        stem, _, leaf = name.rpartition(".")
+        if leaf == "weight" and stem.rpartition(".")[2] in kinds:
+            out_features, in_features = point.pair.instruct.entries[name].shape
+            key = f"{ADAPTER_PREFIX}{stem}"
+            entries[f"{key}.lora_A.weight"] = TensorInfo((rank, in_features), "F32", ADAPTER_FILE)
+            entries[f"{key}.lora_B.weight"] = TensorInfo((out_features, rank), "F32", ADAPTER_FILE)
     return entries
 
 
-def target_modules(round: Round) -> list[str]:
-    return sorted({name.split(".")[-2] for adapter in round.adapters for name in adapter.low_rank})
+def target_modules(state: Round) -> list[str]:
+    """The module kinds that any round has trained: q_proj, up_proj ..."""
+    return sorted({name.split(".")[-2] for adapter in state.adapters for name in adapter.low_rank})
 
 
-def blocks(point: ExportPoint, name: str, entry: TensorInfo) -> Iterator[torch.Tensor]:
-    """A tensor of the export, a block of rows at a time: float32 arithmetic, rounded once."""
+def tensor_blocks(point: ExportPoint, name: str, entry: TensorInfo) -> Iterator[torch.Tensor]:
+    """A tensor of the export, a block of rows at a time: computed in float32 and rounded once."""
     if point.adapter:
         yield stack_adapters(point, name, entry)
         return
-    for block in merge_blocks(point.pair, point.round.adapters, point.recipe, name, rows_per_block(entry.shape)):
+    step = rows_per_block(entry.shape)
+    for block in merge_blocks(point.pair, point.round.adapters, point.recipe, name, step):
         yield block.to(DTYPES[entry.dtype], copy=True)
 
 
 def stack_adapters(point: ExportPoint, key: str, entry: TensorInfo) -> torch.Tensor:
-    """A (rank, in) or B (out, rank) of one layer: all rounds' ranks together, zero where a round did not train it."""
-    stem, side = key.removeprefix("base_model.model.").removesuffix(".weight").split(".lora_")
-    whole, at = torch.zeros(entry.shape), 0
-    for adapter, rank in zip(point.round.adapters, point.ranks):
-        if f"{stem}.weight" in adapter.low_rank:
-            a, b = adapter.low_rank[f"{stem}.weight"]
+    """A or B of one layer with the ranks of all rounds in a row; zero where a round did not train it."""
+    stem, side = key.removeprefix(ADAPTER_PREFIX).removesuffix(".weight").split(".lora_")
+    stacked = torch.zeros(entry.shape)
+    start = 0
+    for adapter, rank in zip(point.round.adapters, point.ranks, strict=True):
+        update = adapter.low_rank.get(f"{stem}.weight")
+        if update is not None:
+            a, b = update
+            ranks = slice(start, start + len(a))
             if side == "A":
-                whole[at:at + len(a)] = a
+                stacked[ranks] = a
             else:
-                whole[:, at:at + len(a)] = b
-        at += rank
-    return whole
+                stacked[:, ranks] = b
+        start += rank
+    return stacked
+
+
+# ---- small files
 
 
 def small_files(point: ExportPoint) -> dict[str, Path]:
-    """Small files to copy: name -> source. Never weights, indices or pickles."""
-    instruct, words = point.pair.instruct.folder, getattr(point.pair, point.template).folder
-    found = {name: words / name for name in TOKENIZER} | {name: instruct / name for name in TERMS}
+    """Small files to copy: {name: source}. Never weights, indices or pickles."""
+    instruct, thinking = point.pair.instruct.folder, point.pair.thinking.folder
+    sources = {name: point.template_source.folder / name for name in TOKENIZER_FILES}
+    sources |= {name: instruct / name for name in LICENSE_FILES}
     if not point.adapter:
-        manners = instruct if point.t == 0 else point.pair.thinking.folder  # blends sample as the thinking checkpoint does
-        found |= {"config.json": instruct / "config.json", "generation_config.json": manners / "generation_config.json"}
-    return {name: path for name, path in found.items() if path.is_file()}
+        sampling = instruct if point.t == 0 else thinking  # blends sample as the thinking checkpoint does
+        sources["config.json"] = instruct / "config.json"
+        sources["generation_config.json"] = sampling / "generation_config.json"
+    return {name: path for name, path in sources.items() if path.is_file()}
 
 
 def write_small_files(folder: Path, point: ExportPoint) -> None:
     for name, source in small_files(point).items():
         shutil.copyfile(source, folder / name)
     if point.adapter:
-        from peft import LoraConfig  # here: it takes two seconds to import
-        rank = sum(point.ranks)
-        LoraConfig(r=rank, lora_alpha=rank, target_modules=target_modules(point.round), task_type="CAUSAL_LM", inference_mode=True,
-                   base_model_name_or_path=point.pair.instruct.name).save_pretrained(folder)
-        edit_json(folder / "adapter_config.json", lambda values: values["target_modules"].sort())  # peft lists them in the order of a set
+        write_adapter_config(folder, point)
     else:
-        edit_json(folder / "config.json", lambda values: values.pop("_name_or_path", None))  # may be a path on its maker's machine
+        edit_json(folder / "config.json", forget_origin)
+
+
+def forget_origin(config: dict) -> None:
+    config.pop("_name_or_path", None)  # may be a path on the machine of whoever made the checkpoint
+
+
+def write_adapter_config(folder: Path, point: ExportPoint) -> None:
+    from peft import LoraConfig  # it takes two seconds to import
+
+    rank = sum(point.ranks)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=rank,
+        target_modules=target_modules(point.round),
+        task_type="CAUSAL_LM",
+        inference_mode=True,
+        base_model_name_or_path=adapter_base(point.pair.instruct),
+    )
+    config.save_pretrained(str(folder))
+    edit_json(folder / "adapter_config.json", sort_target_modules)
+
+
+def sort_target_modules(config: dict) -> None:
+    config["target_modules"].sort()  # peft writes a set
+
+
+def adapter_base(checkpoint: Checkpoint) -> str:
+    """Where peft and transformers find an adapter's base: a Hub id, or a path, which the model card warns of.
+
+    The path is absolute: both libraries would take a relative one from the working directory of whoever loads
+    the adapter, not from the adapter's folder (transformers 5.23, peft 0.21).
+    """
+    return os.path.abspath(checkpoint.folder) if is_local(checkpoint) else checkpoint.name
 
 
 def edit_json(path: Path, change: Callable[[dict], None]) -> None:
@@ -111,11 +192,21 @@ def edit_json(path: Path, change: Callable[[dict], None]) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def write_recipe(folder: Path, point: ExportPoint, sums: dict[str, str]) -> None:
-    """The exact coefficients; and the names of all files, which is what a later export may replace."""
-    data = dict(made_by=MADE_BY, kind="adapter" if point.adapter else "checkpoint",
-                instruct=public_name(point.pair.instruct), thinking=public_name(point.pair.thinking),
-                round=point.round.number, t=point.t, schedule=asdict(point.schedule), template=point.template,
-                files=sorted({path.name for path in folder.iterdir()} | {"recipe.json"}),
-                sha256=sums, basis=point.basis, coefficients=point.recipe)
-    (folder / "recipe.json").write_text(json.dumps(data, indent=1) + "\n")
+def write_recipe(folder: Path, point: ExportPoint, hashes: dict[str, str]) -> None:
+    """recipe.json: the exact coefficients, and the names of all files, which a later export may replace."""
+    recipe = {
+        "made_by": MADE_BY,
+        "version": __version__,
+        "kind": "adapter" if point.adapter else "checkpoint",
+        "instruct": public_name(point.pair.instruct),
+        "thinking": public_name(point.pair.thinking),
+        "round": point.round.number,
+        "t": point.t,
+        "schedule": asdict(point.schedule),
+        "template": point.template,
+        "files": sorted({path.name for path in folder.iterdir()} | {"recipe.json"}),
+        "sha256": hashes,
+        "basis": point.basis,
+        "coefficients": point.recipe,
+    }
+    (folder / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")

@@ -7,6 +7,7 @@ from pathlib import Path
 from thinkswitch.preset import Preset
 from thinkswitch.recipe import Recipe, Schedule
 from thinkswitch.rounds import Round
+from thinkswitch.weights.checkpoint import Checkpoint
 from thinkswitch.weights.offload import LARGE_BYTES
 from thinkswitch.weights.pair import Pair
 
@@ -38,6 +39,10 @@ class ExportPoint:
         return self.preset.template
 
     @property
+    def template_source(self) -> Checkpoint:
+        return self.pair.instruct if self.template == "instruct" else self.pair.thinking
+
+    @property
     def ranks(self) -> list[int]:
         """The rank of each round's update."""
         return [max(len(a) for a, _ in adapter.low_rank.values()) for adapter in self.round.adapters]
@@ -65,3 +70,15 @@ class ExportRequest:
     replace: bool = False  # an earlier export of that name
     run: Path | None = None  # the folder whose scores the model card shows
     shard_bytes: int = SHARD_BYTES
+
+
+def is_local(checkpoint: Checkpoint) -> bool:
+    return checkpoint.folder == Path(checkpoint.name)  # the folder of a Hub id is in the Hub's cache
+
+
+def public_name(checkpoint: Checkpoint) -> str:
+    """A whole Hub id, or the last two parts of a local path, which say nothing about this machine."""
+    if not is_local(checkpoint):
+        return checkpoint.name
+    path = checkpoint.folder.resolve()
+    return "/".join(part for part in path.parts[-2:] if part != path.anchor)

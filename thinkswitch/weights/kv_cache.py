@@ -1,0 +1,46 @@
+"""The key-value cache of a decode, with room made ahead."""
+
+import torch
+from transformers.cache_utils import DynamicLayer
+
+GROWTH = 0.25  # share of the length that a buffer gets in addition when it grows
+
+
+class PreallocatedCacheLayer(DynamicLayer):
+    """Keys and values (rows, heads, length, size) at the beginning of buffers that grow by a quarter.
+
+    Ours because DynamicLayer copies the whole cache at every token, and StaticLayer takes its final length at
+    the start. It relies on a private API of transformers (lazy_initialization, and what a model calls of a
+    layer): transformers is pinned, and a test compares with model.generate.
+    """
+
+    keys: torch.Tensor  # views of the buffers
+    values: torch.Tensor
+    buffers: list[torch.Tensor]
+    capacity = 0
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        old = self.get_seq_length()
+        new = old + key_states.shape[-2]
+        if new > self.capacity:
+            self.capacity = new + max(64, int(new * GROWTH))
+            both = (key_states, value_states)
+            larger = [x.new_empty(*x.shape[:2], self.capacity, x.shape[-1]) for x in both]
+            if old:
+                larger[0][:, :, :old] = self.keys
+                larger[1][:, :, :old] = self.values
+            self.buffers = larger
+        keys, values = self.buffers
+        keys[:, :, old:new] = key_states
+        values[:, :, old:new] = value_states
+        self.keys, self.values = keys[:, :, :new], values[:, :, :new]
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        used = self.get_seq_length()
+        self.buffers = [buffer[indices] for buffer in self.buffers]
+        self.keys, self.values = (buffer[:, :, :used] for buffer in self.buffers)
