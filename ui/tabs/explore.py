@@ -100,7 +100,7 @@ def sweep_settings(studio: Studio) -> tuple[gr.Dropdown, gr.Slider, gr.Slider]:
     choice = gr.Dropdown(
         studio.choices(),
         value=PAIR,
-        label="Round",
+        label="Round (the pair = round 0)",
         elem_id="explore-round",
         allow_custom_value=True,
         scale=2,

@@ -103,7 +103,7 @@ def lay_out_form(studio: Studio, schedule: gr.State) -> Form:
         choice = gr.Dropdown(
             studio.choices(),
             value=PAIR,
-            label="Round",
+            label="Round (the pair = round 0)",
             elem_id="export-round",
             allow_custom_value=True,
             scale=2,

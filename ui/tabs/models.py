@@ -175,11 +175,11 @@ def size(pair: "Pair") -> str:
 
 
 def templates_html(pair: "Pair") -> Markup:
-    """A template that opens the trace ends with `<think>`."""
+    """Whether each template opens the trace itself."""
     lines = []
     for role, side in (("instruct", pair.instruct), ("thinking", pair.thinking)):
         verb = "opens" if side.template_opens_think else "does not open"
-        lines.append(Markup('<b class="{}">{}</b> {} the trace').format(role, role, verb))
+        lines.append(Markup('<b class="{}">{}</b> {} the trace (&lt;think&gt;)').format(role, role, verb))
     return Markup(" · ").join(lines)
 
 
