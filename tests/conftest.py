@@ -217,8 +217,8 @@ def studio():
     with pytest.raises(UserError, match="is not loaded yet"):
         studio.ready()
     studio.load(studio.preset, "tiny")
-    wait(lambda: not studio.loading)
-    assert studio.status == "Ready" and studio.ready() is studio.loaded
+    wait(lambda: not studio.loader.loading)
+    assert studio.loader.status == "Ready" and studio.ready() is studio.loaded
     return studio
 
 

@@ -1,7 +1,7 @@
-"""The page: Gradio only, thin. One file per tab; `studio.py` is what the tabs share. The method lives in thinkswitch/."""
+"""The page: Gradio only. One file per tab; `studio.py` is what they share. The method is in thinkswitch/."""
 
 import os
 
-# before gradio is imported: it would ask for its newest version and report that it was started
+# Disables Gradio's analytics and version check; must run before `import gradio`.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

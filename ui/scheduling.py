@@ -1,89 +1,115 @@
-"""What keeps many visitors of one model apart: turns on it, what each has asked for last, and work that outlives a page."""
+"""Sharing one model: turns on it, and long work that outlives the page that started it."""
 
+import logging
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
 
 from thinkswitch.errors import UserError
 
-TURN_SECONDS = 0.06  # seconds of a turn on the model, while others wait
+TURN_SECONDS = 0.06  # how long one decode has the model while others wait
+
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 
 class FairLock:
-    """One model, many visitors: who has waited longest goes first, and at every step the next one gets a turn."""
+    """A lock that is handed round: whoever has waited longest gets it next."""
 
-    def __init__(self):
-        self._line: deque = deque()  # its head has the model
-        self._moved = threading.Condition()
-        self._since = time.monotonic()  # when the holder's turn began
+    def __init__(self) -> None:
+        self._line: deque[object] = deque()  # the first one holds the lock
+        self._changed = threading.Condition()
+        self._turn_began = time.monotonic()
+
+    @property
+    def in_line(self) -> int:
+        """How many threads hold the lock or wait for it."""
+        return len(self._line)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        self._enter()
+        self._acquire()
         try:
             yield
         finally:
-            self._leave()
+            self._release()
 
-    def pass_on(self) -> None:
-        """Called by the holder between two steps: quick ones are many a turn, so a sweep's wide steps do not starve a question."""
-        if len(self._line) > 1 and time.monotonic() - self._since >= TURN_SECONDS:
-            self._leave()
-            self._enter()
+    def yield_turn(self) -> None:
+        """Called by the holder between two steps: once its turn is over, let the others go first.
 
-    def _enter(self) -> None:
-        mine = object()
-        with self._moved:
-            self._line.append(mine)
-            self._moved.wait_for(lambda: self._line[0] is mine)
-            self._since = time.monotonic()
+        A turn is a time, not a step, so that the wide steps of a sweep do not starve a question's quick ones.
+        """
+        if self.in_line > 1 and time.monotonic() - self._turn_began >= TURN_SECONDS:
+            self._release()
+            self._acquire()
 
-    def _leave(self) -> None:
-        with self._moved:
+    def _acquire(self) -> None:
+        ticket = object()
+        with self._changed:
+            self._line.append(ticket)
+            self._changed.wait_for(lambda: self._line[0] is ticket)
+            self._turn_began = time.monotonic()
+
+    def _release(self) -> None:
+        with self._changed:
             self._line.popleft()
-            self._moved.notify_all()
+            self._changed.notify_all()
+
+
+Progress = Generator[tuple[str, int, int], None, Result]  # yields (stage, done, total)
 
 
 class BackgroundTask:
-    """Long work in a thread of its own: it goes on when the page is closed, and every page shows it.
+    """Long work in a thread of its own. It goes on when the page is closed, and every page shows it.
 
-    `work` is a generator of (stage, done, total) that returns the result; closing it is how it is cancelled.
+    `work` gets a function that says whether the task was cancelled, and returns a generator of
+    (stage, done, total). A cancelled generator is closed at its next step, so it can clean up.
     """
 
-    def __init__(self, name: str, work: Callable[[Callable[[], bool]], Generator]):
-        self.name, self.stage, self.done, self.total = name, "", 0, 0
-        self.result, self.error, self.cancelled, self.ended = None, None, False, False
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[Callable[[], bool]], Progress],
+        round_key: tuple[Path, int] | None = None,
+    ) -> None:
+        self.name = name
+        self.round = round_key  # whose adapters it uses
+        self.stage, self.done, self.total = "", 0, 0
+        self.result: Any = None
+        self.error: str | None = None
+        self.cancelled = self.ended = False
         threading.Thread(target=self._run, args=(work,), daemon=True).start()
 
     def cancel(self) -> None:
         self.cancelled = True
 
-    def _run(self, work) -> None:
+    def _run(self, work: Callable[[Callable[[], bool]], Progress]) -> None:
         try:
-            self.result = drain(work(lambda: self.cancelled), self._told)
+            self.result = drain(work(lambda: self.cancelled), self._advance)
         except UserError as error:
             self.error = str(error)
         except Exception as error:
-            traceback.print_exc()
+            logger.exception("%s failed", self.name)
             self.error = f"{type(error).__name__}: {error}"
         finally:
             self.ended = True
 
-    def _told(self, stage: str, done: int, total: int) -> None:
+    def _advance(self, stage: str, done: int, total: int) -> None:
         self.stage, self.done, self.total = stage, done, total
         if self.cancelled:
             raise UserError(f"{self.name} was stopped")
 
 
-def drain(steps: Generator, told: Callable):
-    """Drain a generator of progress; returns what it returns. Closed whatever happens, so it can clean up."""
+def drain(steps: Generator[tuple, None, Result], on_progress: Callable[..., None]) -> Result:
+    """Run a generator of progress to its end and return its result. It is closed whatever happens."""
     try:
         while True:
             try:
-                told(*next(steps))
+                on_progress(*next(steps))
             except StopIteration as end:
                 return end.value
     finally:

@@ -1,18 +1,184 @@
-"""What one open page has asked for last."""
+"""What each open page has asked for and what it shows, and who started what all pages share."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from thinkswitch.errors import UserError
+
+
+@dataclass(eq=False)
+class Request:
+    """One thing that a page has asked for. It fills some parts of the page; the first is its main one."""
+
+    session: "Session"
+    number: float  # of the click
+    parts: tuple[str, ...]
+    working: bool = False  # it can be stopped
+    finished: bool = False
+
+    def superseded(self) -> bool:
+        """Whether a later click asked for the same: nobody waits for this one any more."""
+        return not self.owns(self.parts[0])
+
+    def owns(self, part: str) -> bool:
+        return self.session.newest(part) is self
+
+    def stopped(self) -> bool:
+        return self.session.stopped(self)
+
+    def write(self, **changes: Any) -> None:
+        """Change what the page shows. Parts that a newer request has taken over stay as they are."""
+        self.session.write(self, changes)
+
+    def finish(self, **changes: Any) -> None:
+        """Write for the last time."""
+        self.session.write(self, changes, finished=True)
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What a page is to show: all of it, whoever wrote it."""
+
+    parts: dict[str, Any] = field(default_factory=dict)
+    stoppable: bool = False  # something is at work that can be stopped
+    warnings: tuple[str, ...] = ()  # sentences to be shown once
 
 
 class Session:
-    """What one open page has asked for last. Whoever works for an earlier wish of the same name gives up."""
+    """One open page: what it has asked for, and the screen on which that is answered.
 
-    def __init__(self):
-        self.stops, self._wishes = 0, {}
+    Requests are ordered by the number that the browser gave each click. The order in which threads start is
+    not that of the clicks, so the server cannot number them itself.
+    """
 
-    def wish(self, name: str) -> Callable[[], bool]:
-        """A new wish; returns `is there a newer one?`"""
-        mine = self._wishes[name] = self._wishes.get(name, 0) + 1
-        return lambda: self._wishes[name] != mine
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.RLock())
+        self._newest: dict[str, Request] = {}
+        self._stopped_up_to = float("-inf")
+        self._parts: dict[str, Any] = {}
+        self._warnings: list[str] = []
+        self._version = 0
+        self.ends: Any = None  # what the end columns of Compare show
 
-    def stop(self) -> None:
-        self.stops += 1
+    # ---- requests
+
+    def supersede(self, number: float | None, *parts: str) -> Request:
+        """Ask for something new. A request with a lower number that arrives later is superseded at once."""
+        with self._changed:
+            if number is None:  # a caller without a browser: after everything that came before
+                number = 1 + max((r.number for r in self._newest.values()), default=0)
+            request = Request(self, number, parts)
+            for part in parts:
+                current = self._newest.get(part)
+                if current is None or current.number <= number:
+                    self._newest[part] = request
+            return request
+
+    def newest(self, part: str) -> Request | None:
+        return self._newest.get(part)
+
+    def stop(self, number: float | None = None) -> None:
+        """Stop what was asked for up to this click; without a number, everything so far."""
+        with self._changed:
+            if number is None:
+                number = max((r.number for r in self._newest.values()), default=0)
+            self._stopped_up_to = max(self._stopped_up_to, number)
+
+    def stopped(self, request: Request) -> bool:
+        return request.number <= self._stopped_up_to
+
+    def close(self) -> None:
+        """The page has gone away: stop everything, also what is still to arrive."""
+        self.stop(float("inf"))
+
+    # ---- the screen
+
+    def write(self, request: Request | None, changes: dict[str, Any], finished: bool = False) -> None:
+        """What `request` (None: the page itself) wants shown."""
+        with self._changed:
+            if request is not None:
+                request.finished = request.finished or finished
+                if request.superseded():
+                    return
+                changes = {part: value for part, value in changes.items() if self._may_write(request, part)}
+            self._parts |= changes
+            self._version += 1
+            self._changed.notify_all()
+
+    def _may_write(self, request: Request, part: str) -> bool:
+        """Parts that no request asks for, as the status line, belong to everybody."""
+        return part not in self._newest or request.owns(part)
+
+    def shows(self, part: str) -> Any:
+        return self._parts.get(part)
+
+    def warn(self, sentence: str) -> None:
+        """Show a sentence once, with the next screen."""
+        with self._changed:
+            self._warnings.append(sentence)
+
+    def watch(self, parts: Collection[str]) -> Iterator[Screen]:
+        """The screen whenever it changes, until all requests for `parts` have finished; at least once."""
+        seen: int | None = None
+        while True:
+            with self._changed:
+                while self._version == seen and self._unfinished(parts):
+                    self._changed.wait()
+                if self._version == seen:
+                    return
+                seen = self._version
+                screen = self._screen(parts)
+            yield screen
+
+    def _unfinished(self, parts: Collection[str]) -> list[Request]:
+        return [r for part, r in self._newest.items() if part in parts and not r.finished]
+
+    def _screen(self, parts: Collection[str]) -> Screen:
+        warnings, self._warnings = tuple(self._warnings), []
+        return Screen(dict(self._parts), any(r.working for r in self._unfinished(parts)), warnings)
+
+
+class Sessions:
+    """Every open page, by Gradio's session hash."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Session] = {}
+
+    def get(self, session_hash: str) -> Session:
+        return self._open.setdefault(session_hash, Session())
+
+    def close(self, session_hash: str) -> None:
+        session = self._open.pop(session_hash, None)
+        if session is not None:
+            session.close()
+
+
+class Owners:
+    """Which page started a shared thing. In a public demo only that page may end it.
+
+    What nobody owns, everybody may end; closing (or reloading) a page gives up what it owns.
+    """
+
+    def __init__(self, demo: bool) -> None:
+        self._demo = demo
+        self._owner: dict[str, str] = {}  # {thing: session hash}
+
+    def take(self, thing: str, session_hash: str | None) -> None:
+        if session_hash is not None:
+            self._owner[thing] = session_hash
+
+    def check(self, thing: str, session_hash: str | None) -> None:
+        """Refuse a page that may not end `thing`."""
+        owner = self._owner.get(thing)
+        if self._demo and owner is not None and owner != session_hash:
+            raise UserError(f"another visitor started {thing}; only they can end it")
+
+    def others(self, session_hash: str | None) -> set[str]:
+        """The things that belong to other pages."""
+        return {thing for thing, owner in self._owner.items() if owner != session_hash}
+
+    def release(self, session_hash: str) -> None:
+        for thing in [thing for thing, owner in self._owner.items() if owner == session_hash]:
+            del self._owner[thing]

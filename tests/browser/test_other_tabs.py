@@ -64,3 +64,25 @@ def test_an_export_loads_in_plain_transformers(tiny, visit):
     assert "\\boxed{9}" in tokenizer.decode(model.generate(ids, max_new_tokens=60, do_sample=False)[0])
     page.click("#export-start")  # never over what exists
     until(page, "export-status", "exists|already")
+
+
+def test_a_name_typed_while_the_export_tab_opens_stays(tiny, visit):
+    """The proposed name came from the server a moment later and replaced it: the export went elsewhere."""
+    page = visit(tiny.url)
+    answered(page)
+    open_tab(page, "Export")
+    name = "#export-folder textarea, #export-folder input"
+    page.wait_for_function("name => document.querySelector(name).value", arg=name)
+    assert "tiny-pair-t0.5" in page.input_value(name)
+    for t in (0.2, 0.6, 0.9):
+        open_tab(page, "Compare")
+        drag(page, t)
+        open_tab(page, "Export")
+        fill(page, "export-folder", f"mine-{t}")
+        page.wait_for_function(
+            "t => document.querySelector('#export-t input').value == t",
+            arg=page.input_value("#compare-t input"),
+        )
+        page.wait_for_timeout(500)
+        assert page.input_value(name) == f"mine-{t}"
+        fill(page, "export-folder", "")

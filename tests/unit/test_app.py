@@ -1,17 +1,45 @@
-"""The server: by which names it may be called."""
+"""The server: who may reach it, under which names, and what every page hears."""
+
+import asyncio
+import dataclasses
 
 import gradio as gr
 import pytest
 
 import app
+from thinkswitch.errors import UserError
+from thinkswitch.preset import load_preset
+from ui import security
+from ui.pulse import Pulse
+from ui.run_control import PAIR
+from ui.studio import Studio
 
 
-def test_hosts_are_this_machine_s_names_only():
-    local = app.hosts(app.parser().parse_args([]))
+def arguments(*flags):
+    return app.parser().parse_args(flags)
+
+
+def test_the_page_answers_to_this_machine_s_names_only():
+    local = security.host_names(arguments())
     assert set(local) == {"127.0.0.1", "localhost", "[::1]", "::1"}
-    wide = app.hosts(app.parser().parse_args(["--host", "0.0.0.0"]))
-    assert set(local) < set(wide) and "*" not in wide and not any(name.startswith("*") for name in wide)
-    assert "*.gradio.live" in app.hosts(app.parser().parse_args(["--share"]))
+    wide = security.host_names(arguments("--host", "0.0.0.0"))
+    assert set(local) < set(wide) and not any("*" in name for name in wide)
+    assert "*.gradio.live" in security.host_names(arguments("--share"))
+
+
+@pytest.mark.parametrize("flags", [("--share",), ("--host", "0.0.0.0"), ("--host", "example.org")])
+def test_others_need_a_password(flags):
+    with pytest.raises(UserError, match=f"{flags[0]}.* lets others reach this page.*; add --auth"):
+        security.credentials(arguments(*flags))
+    assert security.credentials(arguments(*flags, "--auth", "me:a:b")) == ("me", "a:b")
+
+
+def test_a_password_needs_a_user_and_both_are_not_empty():
+    for auth in ("me", "me:", ":secret", ":"):
+        with pytest.raises(UserError, match="USER:PASSWORD"):
+            security.credentials(arguments("--auth", auth))
+    assert security.credentials(arguments()) is None
+    assert security.credentials(arguments("--host", "::1")) is None
 
 
 @pytest.mark.parametrize(
@@ -28,3 +56,80 @@ def test_what_is_not_safe_is_refused_before_anything_listens(monkeypatch, capsys
     assert app.main(flags) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and says in error
+
+
+def test_no_other_site_may_frame_the_page():
+    """Its buttons start processes and write files; inside a foreign frame a click is easily stolen."""
+
+    async def answer(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-own", b"1")]})
+        await send({"type": "http.response.body", "body": b"hello"})
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(security.SecurityHeaders(answer)({"type": "http"}, None, send))
+    headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    assert headers["x-frame-options"] == "SAMEORIGIN" and headers["x-own"] == "1"
+    policy = dict(rule.split(" ", 1) for rule in headers["content-security-policy"].split("; "))
+    assert policy["frame-ancestors"] == "'self'" and policy["connect-src"].startswith("'self'")
+    assert "http" not in headers["content-security-policy"]  # nothing is loaded from, or sent to, elsewhere
+    assert sent[1]["body"] == b"hello"
+
+
+def test_uploads_are_refused():
+    """The page needs none, and any site could have filled the disk through them."""
+    assert app.launch_options(arguments())["max_file_size"] == "1kb"
+
+
+# ---- what every page hears
+
+
+@pytest.fixture
+def pulse(root):
+    studio = Studio(load_preset("tiny"), "tiny")
+    with gr.Blocks():
+        rounds = {name: {"round": gr.Dropdown()} for name in ("Compare", "Explore", "Export")}
+        rounds["Compare"]["chips"] = gr.Dataset(components=["text"], samples=[])
+        loop_tab = {"run": gr.Dropdown(), "knobs": {"rounds": gr.Number(), "epochs": gr.Number()}}
+        return Pulse(studio, gr.HTML(), {**rounds, "Loop": loop_tab})
+
+
+CHOSEN = (PAIR, PAIR, "old · round 1")
+
+
+def test_a_new_page_hears_everything_but_its_preset(pulse):
+    now = pulse.now()
+    update = pulse.updates(None, now, CHOSEN)
+    assert set(update) == {pulse.status, *pulse.rounds, pulse.tab["Loop"]["run"]}
+    assert [update[component]["value"] for component in pulse.rounds] == [PAIR, PAIR, PAIR]  # one was deleted
+
+
+def test_an_idle_page_hears_nothing(pulse):
+    now = pulse.now()
+    assert pulse.updates(now, pulse.now(), CHOSEN) == {}
+
+
+def test_a_page_hears_what_has_changed(pulse):
+    now = pulse.now()
+    loaded = dataclasses.replace(now, status="Reading weights …")
+    assert pulse.updates(now, loaded, CHOSEN) == {pulse.status: "Reading weights …"}
+    more = dataclasses.replace(now, choices=[PAIR, "old · round 1"])
+    update = pulse.updates(now, more, CHOSEN)
+    assert [update[component]["value"] for component in pulse.rounds] == list(CHOSEN)
+    run = dataclasses.replace(now, runs=[("new – running", "new")])
+    assert pulse.updates(now, run, CHOSEN) == {
+        pulse.tab["Loop"]["run"]: gr.update(choices=[("new – running", "new")])
+    }
+
+
+def test_another_preset_fills_the_form(pulse):
+    now = pulse.now()
+    pulse.studio.loader.preset = dataclasses.replace(now.preset, rounds=7, epochs=2)
+    for last in (None, now):
+        update = pulse.updates(last, pulse.now(), CHOSEN)
+        fields = pulse.tab["Loop"]["knobs"]
+        assert (update[fields["rounds"]], update[fields["epochs"]]) == (7, 2)
+        assert pulse.tab["Compare"]["chips"] in update

@@ -1,25 +1,368 @@
-"""The Compare tab."""
+"""The Compare tab: what a click asks, and what changes on the page."""
 
 import dataclasses
-import time
+import itertools
+import threading
 
+import gradio as gr
 import pytest
 
 from thinkswitch.errors import UserError
 from thinkswitch.recipe import Schedule
-from ui.studio import PAIR
+from ui import answering, answers
+from ui.answers import RENDERED_POINTS, Ask, read_ask
+from ui.decoding import Waiting
+from ui.run_control import PAIR
+from ui.sessions import Screen, Sessions
 from ui.tabs import compare
 
+ASK = Ask("What is 4 + 5 - 2?", 0.5, PAIR, "auto", "greedy", 0.6, 0.95, 20, 0, 0, Schedule())
 
-def test_a_long_prompt_is_refused_before_the_strip_is_asked(studio):
-    """The columns refused 4000 characters; the strip took them 21 times and kept everybody waiting for 17 s."""
-    ask = compare.Ask("7 + " * 2000 + "1", 0.5, PAIR, "auto", "greedy", 0.6, 0.95, 20, 0, 0, Schedule())
-    with pytest.raises(UserError, match="the prompt is too long: .* room for 1024"):
-        compare.checked(studio, studio.loaded, ask)
-    began = time.monotonic()
-    assert compare.probability_strip(studio, ask)["__type__"] == "update" and time.monotonic() - began < 2
+
+@pytest.fixture
+def page(studio):
+    """The shared pair with pages of its own."""
+    studio.sessions = Sessions()
+    return studio
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """Every step is a turn and a message."""
+    monkeypatch.setattr("ui.decoding.NEWS_SECONDS", 0)
+    monkeypatch.setattr("ui.scheduling.TURN_SECONDS", 0)
+
+
+def at(t):
+    return dataclasses.replace(ASK, t=t)
+
+
+def ask(page, click, asked=ASK, ts=None):
+    """Begin to answer a click."""
+    return answering.answer(page, "s", click, asked, ts or [0.0, asked.t, 1.0])
+
+
+def watch(page):
+    return page.sessions.get("s").watch(answering.COLUMNS)
+
+
+def shown(page) -> Screen:
+    """What is shown when all is done."""
+    return list(watch(page))[-1]
+
+
+def run(page, click, asked=ASK, ts=None) -> Screen:
+    ask(page, click, asked, ts)
+    return shown(page)
+
+
+def titles(screen):
+    return [screen.parts[column]["title"] for column in answering.COLUMNS]
+
+
+def no_memory(*args):
+    raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+
+# ---- asking
+
+
+def test_an_ask_is_read_from_the_components_by_name():
+    names = [field.name for field in dataclasses.fields(Ask)]
+    assert read_ask(
+        dict(zip(names, dataclasses.astuple(dataclasses.replace(ASK, schedule=None)), strict=True))
+    ) == (dataclasses.replace(ASK, schedule=None))
+    schedule = Schedule(mlp=0.5)
+    empty = dict.fromkeys(names) | {"template": "auto", "how": "greedy", "schedule": schedule}
+    assert read_ask(empty) == Ask("", 0.0, PAIR, "auto", "greedy", 0.0, 1.0, 0, 0, 0, schedule)
+
+
+def test_which_asks_have_the_same_ends():
+    assert ASK.same_ends(at(0.9)) and ASK.same_ends(dataclasses.replace(ASK, schedule=Schedule(mlp=0)))
+    assert not ASK.same_ends(dataclasses.replace(ASK, prompt="other"))
+    assert ASK.same_but_for_t(at(0.9))
+    assert not ASK.same_but_for_t(dataclasses.replace(ASK, schedule=Schedule(mlp=0)))
+
+
+def test_a_long_prompt_is_refused_before_the_strip_is_asked(page):
+    """The columns refused 4000 characters; the strip took them 21 times, while everybody waited for 17 s."""
+    long = dataclasses.replace(ASK, prompt="7 + " * 2000 + "1")
+    too_long = r"the prompt is too long: .* room for 1024"
+    with pytest.raises(UserError, match=too_long):
+        answers.check(page, page.loaded, long)
+    with pytest.raises(UserError, match=too_long):
+        answers.probability_strip(page, long, lambda: False)
     for field, value in (("top_k", -1), ("limit", -5), ("seed", -2)):
         with pytest.raises(UserError, match=f"must be at least 0, it is {value}"):
-            compare.checked(
-                studio, studio.loaded, dataclasses.replace(ask, prompt="1 + 2?", **{field: value})
-            )
+            answers.check(page, page.loaded, dataclasses.replace(ASK, **{field: value}))
+
+
+def test_a_demo_limits_prompts_and_answers(page, monkeypatch):
+    monkeypatch.setattr(page, "demo", True)
+    monkeypatch.setattr(answers, "DEMO_PROMPT", 10)
+    with pytest.raises(UserError, match="room for 10"):
+        answers.check(page, page.loaded, ASK)
+    monkeypatch.setattr(answers, "DEMO_PROMPT", 1000)
+    monkeypatch.setattr(answers, "DEMO_TOKENS", 7)
+    [row] = answers.rows_of(page, page.loaded, dataclasses.replace(ASK, limit=9), [0.5])
+    assert row.sampling.max_new_tokens == 7
+
+
+def test_the_strip_rises_with_t_and_gives_up_when_superseded(page):
+    import json
+
+    chart = json.loads(answers.probability_strip(page, ASK, lambda: False))
+    opens = chart["data"][0]["y"]
+    assert len(opens) == 21 and opens[0] < 0.01 and opens[20] > 0.99
+    looks = itertools.count()
+    assert answers.probability_strip(page, ASK, lambda: next(looks) >= 2) is None
+    assert next(looks) < 7  # of seven turns
+
+
+# ---- answering
+
+
+def test_all_three_columns_are_answered(page, slow):
+    ask(page, 1)
+    screens = list(watch(page))
+    last = screens[-1]
+    assert titles(last) == ["instruct", "blend · t = 0.5", "thinking"]
+    assert "\\boxed{7}" in last.parts["thinking"]["answer"] and last.parts["thinking"]["trace"]
+    assert " in " in last.parts["status"] and last.parts["film"] == []
+    assert len(screens) > 10 and not last.stoppable and screens[5].stoppable
+
+
+def test_every_screen_holds_all_of_the_page(page, slow):
+    """A message may be lost, or come twice; the one after it mends that."""
+    run(page, 1)
+    ask(page, 2, at(0.8), [0.8])
+    screens = list(watch(page))
+    assert len(screens) > 5
+    for screen in screens[1:]:
+        assert titles(screen) == ["instruct", "blend · t = 0.8", "thinking"]
+
+
+def test_one_point_changes_the_blend_alone(page):
+    before = run(page, 1)
+    after = run(page, 2, at(0.8), [0.8])
+    assert titles(after) == ["instruct", "blend · t = 0.8", "thinking"]
+    for column in ("instruct", "thinking"):
+        assert after.parts[column] == before.parts[column]  # tokens and seconds, too
+
+
+def test_a_rendered_spectrum_has_a_frame_for_every_point(page):
+    screen = run(page, 1, at(0.32), RENDERED_POINTS)
+    assert [frame["t"] for frame in screen.parts["film"]] == RENDERED_POINTS
+    assert titles(screen) == ["instruct", "blend · t = 0.3", "thinking"]
+
+
+def test_what_is_shown_last_is_what_was_clicked_last(page):
+    """Eight clicks without pause arrive in any order."""
+    run(page, 1)
+    for click in (4, 2, 9, 3, 6, 8, 5, 7):
+        ask(page, click, at(click / 10), [click / 10])
+    assert titles(shown(page)) == ["instruct", "blend · t = 0.9", "thinking"]
+    ask(page, 8, at(0.1))  # even the columns, where they are asked late
+    assert titles(shown(page)) == ["instruct", "blend · t = 0.9", "thinking"]
+
+
+def test_the_ends_go_on_while_the_slider_moves(page, slow):
+    ask(page, 1)
+    screens = watch(page)
+    next(screens)
+    ask(page, 2, at(0.8), [0.8])
+    last = list(screens)[-1]
+    assert titles(last) == ["instruct", "blend · t = 0.8", "thinking"] and not last.stoppable
+    assert all("tokens/s" in last.parts[column]["foot"] for column in answering.COLUMNS)
+
+
+def test_run_twice_ends_the_first_one_silently(page, slow):
+    first = ask(page, 1)
+    second = ask(page, 2)
+    first.join(60)
+    second.join(60)
+    last = shown(page)
+    assert " in " in last.parts["status"] and not last.stoppable
+    assert "stopped" not in "".join(last.parts[column]["foot"] for column in answering.COLUMNS)
+
+
+def test_stop_is_shown_and_the_ends_are_decoded_again(page, slow):
+    ask(page, 1)
+    screens = watch(page)
+    for screen in screens:
+        if screen.stoppable:
+            break
+    assert page.sessions.get("s").ends.ask == ASK
+    page.sessions.get("s").stop(2)
+    last = list(screens)[-1]
+    assert "stopped after" in last.parts["status"] and not last.stoppable
+    assert "stopped" in last.parts["thinking"]["foot"] and page.sessions.get("s").ends is None
+
+
+def test_another_pair_is_named_as_the_reason(page, slow, monkeypatch):
+    """ "stopped after 0.03 s", "0 tokens, 0 tokens/s" stood there, although nobody had pressed Stop."""
+    ask(page, 1)
+    screens = watch(page)
+    for screen in screens:
+        if screen.stoppable:
+            break
+    monkeypatch.setattr(page.loader, "loaded", dataclasses.replace(page.loaded))
+    last = list(screens)[-1]
+    assert "The pair was changed meanwhile; press Run again." in last.parts["status"] and not last.stoppable
+    assert "stopped" not in last.parts["thinking"]["foot"]
+
+
+def test_who_waits_hears_how_many_are_ahead(page, monkeypatch):
+    go = threading.Event()
+
+    def waiting(*args):
+        yield Waiting(2)
+        go.wait(60)
+
+    monkeypatch.setattr(page, "decode", waiting)
+    thread = ask(page, 1, ts=[0.5])
+    screens = watch(page)
+    first = next(screen for screen in screens if screen.stoppable)
+    assert "2 ahead of you" in first.parts["status"]
+    go.set()
+    thread.join(60)
+
+
+@pytest.mark.parametrize(
+    "error, says",
+    [
+        (UserError("a single row of up to 90 new tokens does not fit"), "a single row of up to 90"),
+        (KeyError("x"), "KeyError"),
+    ],
+)
+def test_an_error_is_a_sentence_and_stop_is_released(page, monkeypatch, error, says):
+    """Out of memory was a bare "Error", and Stop stayed bright."""
+
+    def broken(*args):
+        yield Waiting(1)
+        raise error
+
+    monkeypatch.setattr(page, "decode", broken)
+    ask(page, 1)
+    screens = list(watch(page))
+    assert says in screens[-1].parts["status"] and not screens[-1].stoppable
+    assert page.sessions.get("s").ends is None
+    warned = [sentence for screen in screens for sentence in screen.warnings]
+    assert warned == ([str(error)] if isinstance(error, UserError) else [])
+
+
+def test_memory_that_runs_out_halves_the_batch(page, monkeypatch):
+    """Three rows do not fit, one does: the columns are answered all the same."""
+    whole = run(page, 1)
+    place = page.loaded.blend.place
+    monkeypatch.setattr(
+        page.loaded.blend, "place", lambda recipes: place(recipes) if len(recipes) == 1 else no_memory()
+    )
+    halved = run(page, 2)
+    for column in answering.COLUMNS:
+        assert halved.parts[column]["answer"] == whole.parts[column]["answer"]
+    monkeypatch.setattr(page.loaded.blend, "place", no_memory)
+    screen = run(page, 3)
+    assert "does not fit into memory" in screen.parts["status"] and not screen.stoppable
+
+
+def test_a_refused_prompt_is_a_sentence(page):
+    ask(page, 1, dataclasses.replace(ASK, prompt=" "))
+    [*_, last] = screens = list(watch(page))
+    assert "the prompt is empty" in last.parts["status"] and not last.stoppable
+    assert "the prompt is empty" in "".join(sentence for screen in screens for sentence in screen.warnings)
+
+
+def test_a_page_that_opens_before_the_pair_is_there_is_answered(page, monkeypatch):
+    """Run says that the pair is not loaded yet; the answers that open the page come all the same."""
+    loaded = page.loaded
+    monkeypatch.setattr(answering, "LOADING_SECONDS", 0)
+    monkeypatch.setattr(page.loader, "loaded", None)
+    monkeypatch.setattr(page.loader, "status", "Reading <weights>")
+    answering.answer_when_loaded(page, "s", 1, ASK, short=256)
+    screens = watch(page)
+    assert "Reading &lt;weights&gt; …" in next(screens).parts["status"]
+    assert ask(page, 2) is None
+    page.loader.loaded = loaded
+    assert titles(list(screens)[-1]) == ["instruct", "blend · t = 0.5", "thinking"]
+    answering.answer_when_loaded(page, "s", 3, at(0.1), short=5)  # longer answers wait for Run
+    assert shown(page).parts["status"] == ""
+
+
+# ---- clicks
+
+
+@pytest.fixture
+def clicks(page, monkeypatch):
+    """`clicks(handler, click, ask, frames=0)`; `clicks.asked` are the points that were decoded for."""
+    request = gr.Request(session_hash="s")
+    handlers = compare.Handlers(page)
+
+    def go(name, click, asked, frames=0):
+        getattr(handlers, name)(request, click, frames, asked)
+
+    go.asked = []
+    begin = compare.answer
+
+    def noting(*args):
+        go.asked.append(args[-1])
+        return begin(*args)
+
+    monkeypatch.setattr(compare, "answer", noting)
+    return go
+
+
+def test_the_slider_decodes_the_blend_alone_where_the_ends_stand(page, clicks, monkeypatch):
+    clicks("slider_released", 1, ASK)
+    clicks("slider_released", 2, at(0.7))
+    clicks("slider_released", 3, dataclasses.replace(at(0.7), seed=1))
+    shown(page)
+    monkeypatch.setattr(page.loader, "loaded", dataclasses.replace(page.loaded))  # the ends of another pair
+    clicks("slider_released", 4, dataclasses.replace(at(0.7), seed=1))
+    assert [len(ts) for ts in clicks.asked] == [3, 1, 3, 3]
+
+
+def test_the_slider_shows_the_nearest_frame_of_a_rendered_spectrum(page, clicks):
+    clicks("spectrum", 1, ASK)
+    frames = len(shown(page).parts["film"])
+    clicks("slider_released", 2, at(0.78), frames)
+    screen = shown(page)
+    assert screen.parts["blend"]["title"] == "blend · t = 0.8"
+    assert "nearest of 11 points" in screen.parts["status"] and len(clicks.asked) == 1
+    clicks(
+        "slider_released", 3, at(0.78), frames=0
+    )  # the browser has forgotten the frames: a prompt was typed
+    assert shown(page).parts["film"] == [] and clicks.asked[1:] == [[0.78]]
+
+
+def test_long_answers_wait_for_run(page, clicks, monkeypatch):
+    monkeypatch.setattr(compare, "SHORT", 5)
+    clicks("setting_changed", 1, ASK)
+    assert "Press Run" in shown(page).parts["status"] and clicks.asked == []
+
+
+def test_stop_stops_the_clicks_before_it(page, clicks, slow):
+    clicks("all_three", 1, ASK)
+    clicks("stop", 2, ASK)
+    assert "stopped after" in shown(page).parts["status"]
+
+
+# ---- what Gradio is told
+
+
+def test_one_event_alone_writes_to_the_columns(page):
+    """Requests that were superseded sent nulls or came late: columns were empty or stale."""
+    with gr.Blocks() as blocks:
+        view = compare.lay_out(page, gr.State(Schedule()))
+        compare.connect(page, view)
+    written = {view.instruct._id, view.thinking._id, view.status._id, view.stop._id}
+    writers = [fn for fn in blocks.fns.values() if written & {output._id for output in fn.outputs}]
+    assert len(writers) == 1 and writers[0].trigger_mode == "always_last"
+    page.sessions.get("s").write(None, {"status": "x"})
+    [message] = list(writers[0].fn(gr.Request(session_hash="s")))
+    assert message == {view.status: "x", view.stop: gr.update(interactive=False)}
+
+
+def test_a_page_that_has_asked_for_nothing_is_told_something(page):
+    """Gradio makes nulls of a generator that never yields."""
+    assert list(watch(page)) == [Screen()]

@@ -51,13 +51,13 @@ def test_only_what_has_changed_is_sent():
     """The number of problems that a visitor has chosen stays, as long as the preset does."""
     studio = Studio(load_preset("tiny"), "tiny")
     with gr.Blocks():
-        slider = gr.Slider(1, len(studio.problems), 100)
+        slider = gr.Slider(1, len(studio.loader.problems), 100)
         others = [gr.State(None) for _ in dataclasses.fields(explore.View)[1:]]
         view = explore.View(slider, *others)
     first = explore.refresh(studio, view, None, "the pair")
     assert set(first) == {view.seen, view.accuracy, view.think, view.status, view.stop}
     assert explore.refresh(studio, view, first[view.seen], "the pair") == {}
-    studio.problems = dict(list(studio.problems.items())[:8])
+    studio.loader.problems = dict(list(studio.loader.problems.items())[:8])
     later = explore.refresh(studio, view, first[view.seen], "the pair")
     assert set(later) == {view.seen, view.problems}
     assert (later[view.problems]["maximum"], later[view.problems]["value"]) == (8, 8)

@@ -9,7 +9,8 @@ import pytest
 from thinkswitch.errors import UserError
 from thinkswitch.preset import load_preset
 from thinkswitch.recipe import Schedule
-from ui.studio import EXPORTS, PAIR, Studio
+from ui.run_control import PAIR
+from ui.studio import EXPORTS, Studio
 from ui.tabs import export
 
 HOSTILE = "<img src=x onerror=x()>"

@@ -96,12 +96,11 @@ def test_names_and_types_in_a_report_are_text():
 
 
 def test_the_status_says_what_failed_and_stays_text():
-    studio = SimpleNamespace(
-        failed=True, status=HOSTILE, loading=False, progress=(0, 0), loaded=None, public=str
-    )
+    loader = SimpleNamespace(failed=True, status=HOSTILE, loading=False, progress=(0, 0))
+    studio = SimpleNamespace(loader=loader, loaded=None, public=str)
     assert "<img" not in models.status_html(studio)
     assert 'class="error"' in models.status_html(studio)
-    studio.failed, studio.loading, studio.progress = False, True, (1, 4)
+    loader.failed, loader.loading, loader.progress = False, True, (1, 4)
     assert "&lt;img src=x onerror=x()&gt; …" in models.status_html(studio)
     assert "width:25.0%" in models.status_html(studio)
 

@@ -1,5 +1,6 @@
-"""Turns on the one model, background tasks, and what one page has asked for last."""
+"""Turns on the one model, and work in the background."""
 
+import logging
 import threading
 import time
 
@@ -9,26 +10,45 @@ from conftest import wait
 from thinkswitch.errors import UserError
 from ui import scheduling
 from ui.scheduling import BackgroundTask, FairLock
-from ui.sessions import Session
 
 
-def queued(lane, *works):
-    """Threads that have entered the lane's line in this order while the caller holds it."""
+def queued(lock, *works):
+    """Threads that have entered the line in this order while the caller holds the lock."""
     threads = []
     for work in works:
-        ahead = len(lane._line)
+        ahead = lock.in_line
         threads.append(threading.Thread(target=work, daemon=True))
         threads[-1].start()
-        wait(lambda: len(lane._line) == ahead + 1)
+        while lock.in_line == ahead:
+            threading.Event().wait(0.002)
     return threads
 
 
-def test_a_lane_is_first_come_first_served():
-    lane, order, inside = FairLock(), [], []
+def join(threads):
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def stepping(lock, name, steps, count, after_step=lambda: None):
+    """Work that has a turn, notes each step, and lets others in between."""
+
+    def go():
+        with lock.turn():
+            for _ in range(count):
+                steps.append(name)
+                after_step()
+                lock.yield_turn()
+
+    return go
+
+
+def test_a_fair_lock_is_first_come_first_served():
+    lock, order, inside = FairLock(), [], []
 
     def work(name):
         def go():
-            with lane.turn():
+            with lock.turn():
                 inside.append(name)
                 assert inside == [name]
                 order.append(name)
@@ -37,91 +57,74 @@ def test_a_lane_is_first_come_first_served():
 
         return go
 
-    with lane.turn():
-        threads = queued(lane, *map(work, range(6)))
+    with lock.turn():
+        threads = queued(lock, *map(work, range(6)))
         assert order == []
-    for thread in threads:
-        thread.join(10)
+    join(threads)
     assert order == list(range(6))
-    with lane.turn():  # and it is free again
+    with lock.turn():  # and it is free again
         pass
 
 
-def test_pass_on_goes_round(monkeypatch):
-    """Three decodes whose steps last a turn: each gets every third one, and who ends leaves the round."""
+def test_turns_go_round(monkeypatch):
+    """Three decodes whose steps last a turn each get every third one; what has ended leaves the round."""
     monkeypatch.setattr(scheduling, "TURN_SECONDS", 0.0)
-    lane, steps = FairLock(), []
-
-    def work(name, n):
-        def go():
-            with lane.turn():
-                for _ in range(n):
-                    steps.append(name)
-                    lane.pass_on()
-
-        return go
-
-    with lane.turn():
-        threads = queued(lane, work("a", 3), work("b", 1), work("c", 2))
-    for thread in threads:
-        thread.join(10)
+    lock, steps = FairLock(), []
+    with lock.turn():
+        threads = queued(
+            lock, *(stepping(lock, name, steps, n) for name, n in (("a", 3), ("b", 1), ("c", 2)))
+        )
+    join(threads)
     assert "".join(steps) == "abcaca"
 
 
-def test_quick_steps_are_many_a_turn(monkeypatch):
-    """A question's steps of 2 ms beside a sweep's of 100 ms: one for one, the question would take fifty times as long."""
-    monkeypatch.setattr(scheduling, "TURN_SECONDS", 0.05)
-    lane, steps = FairLock(), []
+def test_a_turn_is_a_time_and_not_a_step(monkeypatch):
+    """A question's quick steps beside a sweep's wide ones: one for one, the question would take for ever."""
+    clock = [0]
+    monkeypatch.setattr(scheduling.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(scheduling, "TURN_SECONDS", 5)
+    lock, steps = FairLock(), []
 
-    def work(name, n, seconds):
-        def go():
-            with lane.turn():
-                for _ in range(n):
-                    steps.append(name)
-                    time.sleep(seconds)
-                    lane.pass_on()
+    def lasts(seconds):
+        def after_step():
+            clock[0] += seconds
 
-        return go
+        return after_step
 
-    with lane.turn():
-        threads = queued(lane, work("q", 20, 0.005), work("s", 4, 0.06))
-    for thread in threads:
-        thread.join(10)
-    assert "".join(steps).index("s") >= 5 and steps[-2:] == ["s", "s"] and len(steps) == 24
+    quick, wide = stepping(lock, "q", steps, 20, lasts(1)), stepping(lock, "s", steps, 4, lasts(10))
+    with lock.turn():
+        threads = queued(lock, quick, wide)
+    join(threads)
+    assert "".join(steps) == "qqqqqs" * 4
 
 
-def test_pass_on_alone_costs_no_turn():
-    lane = FairLock()
-    with lane.turn():
+def test_yielding_alone_costs_no_turn():
+    lock = FairLock()
+    with lock.turn():
         for _ in range(1000):
-            lane.pass_on()
-        assert len(lane._line) == 1
+            lock.yield_turn()
+        assert lock.in_line == 1
 
 
-def test_an_exception_in_a_turn_gives_the_model_back():
-    lane, reached = FairLock(), threading.Event()
-    with pytest.raises(ZeroDivisionError):
-        with lane.turn():
-            [thread] = queued(lane, lambda: (lane._enter(), reached.set(), lane._leave()))
-            1 / 0
+def test_an_exception_in_a_turn_frees_the_lock():
+    lock, reached = FairLock(), threading.Event()
+
+    def next_one():
+        with lock.turn():
+            reached.set()
+
+    with pytest.raises(ZeroDivisionError), lock.turn():
+        threads = queued(lock, next_one)
+        1 / 0  # noqa: B018
     assert reached.wait(10)
-    thread.join(10)
-    assert not lane._line
+    join(threads)
+    assert lock.in_line == 0
 
 
-def test_a_newer_wish_ends_an_older_one_of_its_name_only():
-    visitor = Session()
-    first, other = visitor.wish("blend"), visitor.wish("ends")
-    assert not first() and not other()
-    second = visitor.wish("blend")
-    assert first() and not second() and not other()
-    assert not Session().wish("blend")() and first()
-    stops = visitor.stops
-    visitor.stop()
-    assert visitor.stops == stops + 1 and not second()  # a stop is visible, a newer wish is silent
+# ---- background tasks
 
 
-def test_a_task_tells_how_far_it_is_and_what_came_of_it():
+def test_a_task_reports_its_progress_and_its_result():
     step = threading.Event()
 
     def work(cancelled):
@@ -141,13 +144,13 @@ def test_a_task_tells_how_far_it_is_and_what_came_of_it():
 @pytest.mark.parametrize(
     "error, says",
     [
-        (UserError("the disk is full; mend that"), "the disk is full; mend that"),
+        (UserError("the disk is full; free some"), "the disk is full; free some"),
         (KeyError("x"), "KeyError: 'x'"),
     ],
 )
 @pytest.mark.parametrize("begun", [True, False])
-def test_a_task_that_fails_says_why(error, says, begun, capsys):
-    """Before or after its first step. A traceback is for the console, where the error is ours."""
+def test_a_task_that_fails_says_why(error, says, begun, caplog):
+    """Before or after its first step. A traceback is for the log, where the error is ours."""
 
     def work(cancelled):
         if begun:
@@ -155,10 +158,11 @@ def test_a_task_that_fails_says_why(error, says, begun, capsys):
         raise error
         yield
 
-    task = BackgroundTask("export", work)
-    wait(lambda: task.ended)
+    with caplog.at_level(logging.ERROR):
+        task = BackgroundTask("export", work)
+        wait(lambda: task.ended)
     assert task.error == says and task.result is None
-    assert ("Traceback" in capsys.readouterr().err) is isinstance(error, KeyError)
+    assert any(record.exc_info for record in caplog.records) is isinstance(error, KeyError)
 
 
 def test_cancel_closes_the_generator_so_it_can_clean_up():
@@ -182,7 +186,5 @@ def test_cancel_closes_the_generator_so_it_can_clean_up():
     wait(lambda: task.done > 2)
     task.cancel()
     wait(lambda: task.ended)
-    assert (
-        cleaned.is_set() and task.error == "export was stopped" and task.result is None and heard[0] is False
-    )
-    assert len(heard) < 10**4
+    assert cleaned.is_set() and task.error == "export was stopped" and task.result is None
+    assert heard[0] is False and len(heard) < 10**4

@@ -9,8 +9,9 @@ from markupsafe import Markup
 from thinkswitch.errors import UserError
 from thinkswitch.recipe import Schedule
 from thinkswitch.text import format_accuracy
+from ui.run_control import PAIR
 from ui.scheduling import BackgroundTask
-from ui.studio import PAIR, Studio
+from ui.studio import Studio
 from ui.widgets import charts, html, layer_charts, schedule_editor
 from ui.widgets.components import Chart, MessageBox
 from ui.widgets.events import on
@@ -108,7 +109,7 @@ def sweep_settings(studio: Studio) -> tuple[gr.Dropdown, gr.Slider, gr.Slider]:
     points = gr.Slider(
         3, 41, 11, step=1, label="Points of t", elem_id="explore-points", scale=2, min_width=240
     )
-    bounds = problem_bounds(len(studio.problems))
+    bounds = problem_bounds(len(studio.loader.problems))
     problems = gr.Slider(
         minimum=1,
         maximum=bounds["maximum"],
@@ -136,30 +137,38 @@ def control_sweeps(
 ) -> None:
     def do_sweep(request: gr.Request, chosen: str, n: float, count: float, used: Schedule):
         try:
-            sweep(studio, chosen, int(n), int(count), used)
+            sweep(studio, chosen, int(n), int(count), used, request.session_hash)
         except UserError as error:
             return html.toast(UserError(studio.public(str(error))))
         return html.quiet("Sweeping …")
 
     def do_stop(request: gr.Request):
-        task = studio.tasks.get("sweep")
-        if task:
-            task.cancel()
+        try:
+            studio.cancel("sweep", request.session_hash)
+        except UserError as error:
+            html.toast(error)
 
     def do_clear(request: gr.Request):
-        studio.sweeps.clear()
+        studio.clear_sweeps(request.session_hash)
 
     on(start.click, do_sweep, [choice, points, view.problems, schedule], view.status)
     on(view.stop.click, do_stop)
     on(clear.click, do_clear)
 
 
-def sweep(studio: Studio, choice: str, points: int, count: int, schedule: Schedule) -> None:
-    """Start a sweep as a task; its table joins `studio.sweeps`."""
+def sweep(
+    studio: Studio,
+    choice: str,
+    points: int,
+    count: int,
+    schedule: Schedule,
+    session_hash: str | None = None,
+) -> None:
+    """Start a sweep as a task of the page that asks; its table joins `studio.sweeps`."""
     loaded = studio.ready()
     from thinkswitch import evaluate
 
-    problems = list(studio.problems.values())[:count]
+    problems = list(studio.loader.problems.values())[:count]
     if not problems:
         raise UserError("the preset names no held-out problems, and a sweep needs some; set held_out_set")
     ts = [round(i / (points - 1), 4) for i in range(points)]
@@ -172,20 +181,18 @@ def sweep(studio: Studio, choice: str, points: int, count: int, schedule: Schedu
             return cancelled() or studio.loaded is not loaded
 
         by_t = dict(zip(ts, recipes, strict=True))
-        preset, lend = loaded.preset, studio.lane.pass_on
+        preset, lend = loaded.preset, studio.lane.yield_turn
         steps = evaluate.sweep(loaded.blend, template, by_t, problems, preset, stopped, lend)
         while True:
-            with studio.lane.turn():
-                studio.pace()
+            with studio.turn():
                 try:
                     done, total = next(steps)
                 except StopIteration as end:
-                    studio.sweeps.pop(name, None)
-                    studio.sweeps[name] = end.value
+                    studio.keep_sweep(name, end.value, session_hash)
                     return end.value
             yield "sweep", done, total
 
-    studio.task("sweep", work)
+    studio.task("sweep", work, session_hash, choice)
 
 
 # ---- what the tab shows
@@ -206,7 +213,7 @@ def refresh(studio: Studio, view: View, seen: Seen | None, choice: str) -> Updat
     now = Seen(
         id(loaded) if loaded else None,
         choice,
-        len(studio.problems),
+        len(studio.loader.problems),
         tuple((name, id(table)) for name, table in sweeps.items()),
         (id(task), task.done, task.ended) if task else None,
     )

@@ -13,9 +13,11 @@ from markupsafe import Markup
 from thinkswitch.errors import UserError
 from thinkswitch.recipe import Schedule
 from thinkswitch.text import format_bytes
+from ui.run_control import PAIR
 from ui.scheduling import BackgroundTask
-from ui.studio import EXPORTS, PAIR, Studio
+from ui.studio import EXPORTS, Studio
 from ui.widgets import html
+from ui.widgets.assets import asset
 from ui.widgets.components import MessageBox
 from ui.widgets.events import on
 
@@ -167,15 +169,16 @@ def control_exports(studio: Studio, form: Form, view: View, start: gr.Button) ->
     def do_export(request: gr.Request, *values):
         hidden = gr.update(visible=False)
         try:
-            begin(studio, Wanted(*values))
+            begin(studio, Wanted(*values), request.session_hash)
         except UserError as error:
             return {view.status: html.toast(UserError(sentence(studio, error))), view.code: hidden}
         return {view.status: html.quiet("Exporting …"), view.code: hidden}
 
     def do_stop(request: gr.Request):
-        task = studio.tasks.get("export")
-        if task:
-            task.cancel()
+        try:
+            studio.cancel("export", request.session_hash)
+        except UserError as error:
+            html.toast(error)
 
     for event in (start.click, form.folder.submit):
         on(event, do_export, list(vars(form).values()), [view.status, view.code])
@@ -194,16 +197,21 @@ def fill_from_compare(
 ) -> Callable[[Callable[..., Dependency], dict], Dependency]:
     """Returns `take`, which after an event fills the form with the round, t and schedule of Compare."""
 
+    renaming = gr.JSON({}, visible="hidden")
+
     def fill(choice: str, t: float, folder: str, schedule: Schedule):
         updates: Updates = {form.round: choice, form.t: t, form.with_schedule: schedule != Schedule()}
-        if not folder or OUR_NAMES.fullmatch(folder):  # the visitor has not chosen a name
-            updates[form.folder] = proposed(studio, choice, t)
+        chosen = folder and not OUR_NAMES.fullmatch(folder)  # by the visitor
+        name = folder if chosen else proposed(studio, choice, t)
+        updates[renaming] = {"from": folder, "to": name}
         return updates
 
     def take(event: Callable[..., Dependency], compare: dict) -> Dependency:
         inputs = [compare["round"], compare["t"], form.folder, form.schedule]
-        filled = on(event, fill, inputs, [form.round, form.t, form.with_schedule, form.folder])
-        return on(filled.then, look, list(vars(form).values()), plan)
+        filled = on(event, fill, inputs, [form.round, form.t, form.with_schedule, renaming])
+        # in the browser, which knows what has been typed since the server was asked
+        named = on(filled.then, None, [form.folder, renaming], form.folder, js=asset("rename.js"))
+        return on(named.then, look, list(vars(form).values()), plan)
 
     return take
 
@@ -261,8 +269,8 @@ def plan_html(studio: Studio, wanted: Wanted) -> Markup:
     ).format(format_bytes(plan.size), plan.tensors, plan.dtype, plan.template, format_bytes(plan.free))
 
 
-def begin(studio: Studio, wanted: Wanted) -> None:
-    """Start an export as a task; refuses before work what cannot be written."""
+def begin(studio: Studio, wanted: Wanted, session_hash: str | None = None) -> None:
+    """Start an export as a task of the page that asks; refuses before work what cannot be written."""
     loaded = studio.ready()
     from thinkswitch.export import export as exporter
 
@@ -271,9 +279,9 @@ def begin(studio: Studio, wanted: Wanted) -> None:
     [recipe] = studio.points(loaded, wanted.round, [request.point.t], request.point.schedule)
 
     def work(cancelled: Callable[[], bool]):
-        return exporter.export(request, loaded.blend, recipe, studio.lane.turn, cancelled)
+        return exporter.export(request, loaded.blend, recipe, studio.turn, cancelled)
 
-    studio.task("export", work)
+    studio.task("export", work, session_hash, wanted.round)
 
 
 # ---- what the tab shows

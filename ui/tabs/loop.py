@@ -161,7 +161,7 @@ def control_runs(studio: Studio, view: View, start: gr.Button, settings: dict[st
         try:
             preset = form.read(studio.preset, dict(zip(settings, values, strict=True)))
             check_problems(preset)
-            folder, _ = studio.start(preset)
+            folder, _ = studio.start(preset, request.session_hash)
         except UserError as error:
             return {view.progress: html.toast(UserError(studio.public(str(error))))}
         chosen = gr.update(choices=studio.board()[1], value=folder.name)
@@ -169,14 +169,14 @@ def control_runs(studio: Studio, view: View, start: gr.Button, settings: dict[st
 
     def do_stop(request: gr.Request, name: str | None):
         try:
-            runs.request_stop(folder_of(name))
+            studio.stop_run(folder_of(name), request.session_hash)
         except UserError as error:
             return html.toast(UserError(studio.public(str(error))))
         return html.quiet("Stopping at the next step …")
 
     def do_resume(request: gr.Request, name: str | None):
         try:
-            studio.resume(folder_of(name))
+            studio.resume(folder_of(name), request.session_hash)
         except UserError as error:
             return {view.progress: html.toast(UserError(studio.public(str(error))))}
         return {view.progress: html.quiet("Resuming …"), view.seen: None}
@@ -206,7 +206,7 @@ def browse_samples(
             return {table: [], detail: ""}
 
     def show_details(name: str | None, event: gr.SelectData):
-        studio.imported.wait(IMPORT_SECONDS)
+        studio.loader.torch_imported.wait(IMPORT_SECONDS)
         try:
             return samples.details(folder_of(name), event.row_value[0], str(event.row_value[1]))
         except UserError as error:

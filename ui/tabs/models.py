@@ -52,7 +52,7 @@ def build(studio: Studio) -> dict:
 
     def do_check(*values):
         yield html.quiet("Reading headers …")
-        studio.imported.wait(IMPORT_SECONDS)
+        studio.loader.torch_imported.wait(IMPORT_SECONDS)
         try:
             yield report_html(wanted(studio, names, *values))
         except UserError as error:
@@ -60,7 +60,7 @@ def build(studio: Studio) -> dict:
 
     def do_load(request: gr.Request, *values):
         try:
-            studio.load(wanted(studio, names, *values), values[0])
+            studio.load(wanted(studio, names, *values), values[0], request.session_hash)
         except UserError as error:
             return html.toast(UserError(studio.public(str(error))))
         return html.quiet("Progress is shown above the tabs.")
@@ -115,14 +115,14 @@ def wanted(studio: Studio, names: list[str], name: str, instruct: str, thinking:
 
 def status_html(studio: Studio) -> Markup:
     """The line above the tabs: what is loaded, or how far loading is."""
-    problem = html.error(studio.public(studio.status)) if studio.failed else Markup()
+    problem = html.error(studio.public(studio.loader.status)) if studio.loader.failed else Markup()
     loaded = studio.loaded
-    if loaded is None and studio.failed:
+    if loaded is None and studio.loader.failed:
         return problem
-    if loaded is None or studio.loading:
-        done, total = studio.progress
+    if loaded is None or studio.loader.loading:
+        done, total = studio.loader.progress
         bar = html.progress_bar(done, total) if total else Markup()
-        return Markup("{} …{}").format(studio.status, bar)
+        return Markup("{} …{}").format(studio.loader.status, bar)
     blend = loaded.blend
     name = loaded.preset.name or Path(studio.source).stem
     where = f"{blend.device.type}, {str(blend.dtype).removeprefix('torch.')}"

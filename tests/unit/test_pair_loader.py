@@ -1,0 +1,111 @@
+"""How a pair gets into memory."""
+
+import dataclasses
+import gc
+import weakref
+
+import pytest
+
+from conftest import TINY, wait
+from thinkswitch.errors import UserError
+from thinkswitch.preset import Preset, load_preset
+from thinkswitch.problems import Problem
+from ui.pair_loader import PairLoader, pick_examples
+
+
+def problems(*kinds):
+    return [Problem(f"{i} {kind}", "1", kind) for i, kind in enumerate(kinds)]
+
+
+def prompts(*kinds):
+    return [problem.prompt for problem in pick_examples(problems(*kinds))]
+
+
+def test_examples_are_the_first_ones_of_every_kind():
+    two_kinds = ["integer"] * 8 + ["choice"] * 8
+    assert prompts(*two_kinds) == ["0 integer", "1 integer", "8 choice", "9 choice"]
+    mixed = ["integer", "choice", "integer", "choice", "integer"]
+    assert prompts(*mixed) == ["0 integer", "1 choice", "2 integer", "3 choice"]
+    assert prompts(*["text"] * 9) == ["0 text", "1 text", "2 text", "3 text"]
+    assert prompts() == [] and len(prompts("text")) == 1
+    assert len(prompts(*["integer", "choice", "math", "text"] * 3)) == 4
+
+
+def test_examples_cover_three_kinds():
+    """Two of each of three kinds are six, cut to the first four: a kind that comes late was lost."""
+    held_out = problems(*["integer"] * 5, *["choice"] * 5, *["math"] * 5)
+    examples = pick_examples(held_out)
+    assert {problem.kind for problem in examples} == {"integer", "choice", "math"} and len(examples) == 4
+
+
+@pytest.fixture
+def loader():
+    released = []
+    loader = PairLoader(load_preset("tiny"), "tiny", released=lambda: released.append(loader.loaded))
+    loader.calls = released
+    load(loader, loader.preset, "tiny")
+    assert loader.status == "Ready" and not loader.failed
+    return loader
+
+
+def load(loader, preset, source):
+    loader.load(preset, source)
+    wait(lambda: not loader.loading, 120)
+
+
+def test_two_pairs_are_not_loaded_at_once():
+    loader = PairLoader(load_preset("tiny"), "tiny", released=lambda: None)
+    loader.load(loader.preset, "tiny")
+    with pytest.raises(UserError, match="tiny is still being loaded; wait until it is ready"):
+        loader.load(loader.preset, "tiny")
+    with pytest.raises(UserError, match="the pair is not loaded yet"):
+        loader.ready()
+    wait(lambda: not loader.loading, 120)
+
+
+def test_a_pair_that_cannot_be_opened_says_so_and_keeps_the_old_one(loader):
+    before = loader.loaded
+    broken = dataclasses.replace(loader.preset, thinking=str(TINY / "nothing"))
+    load(loader, broken, "broken")
+    assert loader.failed and "nothing" in loader.status
+    assert loader.loaded is before and loader.source == "tiny" and loader.ready() is before
+    load(loader, dataclasses.replace(loader.preset, device="cuda"), "broken")  # conftest hides GPUs
+    assert loader.failed and "cuda" in loader.status and loader.loaded is before
+
+
+def test_the_old_pair_has_gone_before_it_is_decided_how_the_new_one_fits(loader, monkeypatch):
+    """Loading a pair again on a card that it half fills chose 4 bits: the old one still took the memory."""
+    from thinkswitch import memory_plan
+
+    old = weakref.ref(loader.loaded.blend)
+    decide = memory_plan.resolve_machine
+    seen = []
+
+    def deciding(*args):
+        seen.append(old())
+        return decide(*args)
+
+    monkeypatch.setattr(memory_plan, "resolve_machine", deciding)
+    gc.collect()
+    load(loader, loader.preset, "tiny")
+    assert seen == [None] and loader.loaded is not None and loader.calls[-1] is None
+
+
+def test_a_pair_that_does_not_fit_is_one_sentence(loader, monkeypatch):
+    from thinkswitch.weights import live_blend
+
+    def full(*args, **kwargs):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    monkeypatch.setattr(live_blend, "Blend", full)
+    load(loader, loader.preset, "tiny")
+    assert loader.failed and loader.loaded is None
+    assert loader.status == "tiny does not fit into free memory; close other programs, or take a smaller pair"
+    with pytest.raises(UserError, match="the pair is not loaded: tiny does not fit"):
+        loader.ready()
+
+
+def test_held_out_problems_are_known_before_torch_is_imported():
+    loader = PairLoader(load_preset("tiny"), "tiny", released=lambda: None)
+    assert len(loader.problems) == 400 and len(loader.examples) == 4
+    assert PairLoader(Preset(), "none", released=lambda: None).problems == {}

@@ -1,0 +1,160 @@
+"""Runs as the page sees them."""
+
+import dataclasses
+import os
+
+import pytest
+
+from thinkswitch import runs
+from thinkswitch.errors import UserError
+from thinkswitch.preset import apply_settings, load_preset
+from ui import run_control
+from ui.run_control import PAIR, RunControl
+from ui.studio import Studio
+from ui.tabs import loop
+from ui.widgets import form
+
+TINY_PAIR = (load_preset("tiny").instruct, load_preset("tiny").thinking)
+NOT_LISTED = [
+    "../../etc · round 1",
+    "../beside · round 1",
+    "beside · round 1",
+    ". · round 1",
+    " · round 1",
+    "mine",
+    "mine · round ",
+    "mine · round -1",
+    "mine · round 1.0",
+    "mine · round 1 ",
+    "mine/ · round 1",
+    "mine · round 1 · round x",
+    "\0 · round 1",
+]
+
+
+def test_only_listed_runs_can_be_chosen(root):
+    """The choice is text from outside: it must not name a path."""
+    control = RunControl()
+    runs.create(load_preset("tiny"), root / "mine")
+    runs.create(load_preset("tiny"), root.parent / "beside")
+    for nothing in (PAIR, "", None):
+        assert control.run_of(nothing) == (None, 0)
+    assert control.run_of("mine · round 2") == (root / "mine", 2)
+    for choice in [*NOT_LISTED, f"{root.parent / 'beside'} · round 1"]:
+        with pytest.raises(UserError, match="any more; choose another round"):
+            control.run_of(choice)
+    for name in ("../beside", "beside", str(root / "mine"), "", None):
+        with pytest.raises(UserError):
+            loop.folder_of(name)
+    assert loop.folder_of("mine") == root / "mine"
+
+
+@pytest.mark.parametrize("number", ["²", "9" * 5000], ids=["superscript", "endless"])
+def test_an_odd_round_number_is_refused_in_words(root, number):
+    """ "²".isdigit() is true, and int() of either raises ValueError."""
+    runs.create(load_preset("tiny"), root / "mine")
+    with pytest.raises(UserError):
+        RunControl().run_of(f"mine · round {number}")
+
+
+def test_choices_are_the_finished_rounds_of_this_pair(root):
+    control = RunControl()
+    assert control.choices(TINY_PAIR) == [PAIR]
+    tiny = load_preset("tiny")
+    other = dataclasses.replace(tiny, thinking="elsewhere")
+    for began, (name, preset, count) in enumerate([("old", tiny, 2), ("other", other, 2), ("new", tiny, 1)]):
+        runs.create(preset, root / name)
+        os.utime(root / name / "preset.yaml", (1e9 + began, 1e9 + began))
+        for number in range(count + 1):
+            runs.write_atomic(root / name / "rounds" / str(number) / "recipe.json", "{}")
+    (root / "refused").mkdir()
+    (root / "refused" / "run.json").touch()
+    (root / "damaged").mkdir()
+    (root / "damaged" / "preset.yaml").write_text("zebra: 1", encoding="utf-8")
+    assert control.choices(TINY_PAIR) == [PAIR, "new · round 1", "old · round 2", "old · round 1"]
+    listing = control.listing(TINY_PAIR)
+    assert {name for _, name in listing.runs} == {"old", "other", "new", "refused", "damaged"}
+    assert listing.choices == control.choices(TINY_PAIR)
+    assert Studio(tiny, "tiny").board() == (listing.choices, listing.runs)
+
+
+def test_one_damaged_run_does_not_take_the_page_away(root):
+    """The listing, which every page needs, raised for one bad line in one run, and for "rounds/1 copy"."""
+    for name in ("good", "bad"):
+        runs.create(load_preset("tiny"), root / name)
+        runs.append(root / name / "events.jsonl", runs.Event(0, "done").to_dict())
+    with open(root / "bad" / "events.jsonl", "a", encoding="utf-8") as file:
+        file.write("nonsense\n")
+    for odd in ("1 copy", "abc", "²"):
+        runs.write_atomic(root / "good" / "rounds" / odd / "recipe.json", "{}")
+    runs.write_atomic(root / "good" / "run.json", '{"pid": "12", "started": null, "heartbeat": "x"}')
+    listing = RunControl().listing(TINY_PAIR).runs
+    assert sorted(listing) == [("bad – damaged", "bad"), ("good – done", "good")]
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What would have been started: a child imports torch for seconds, see test_runs."""
+    calls = []
+    monkeypatch.setattr(runs, "start", lambda arguments, folder: calls.append((arguments, folder)))
+    return calls
+
+
+def test_the_page_starts_the_preset_that_its_form_holds(root, started):
+    """The command is read back by the real parser."""
+    from thinkswitch.cli.main import parser
+
+    studio = Studio(load_preset("tiny"), "tiny")
+    values = {
+        "rounds": 2,
+        "learning_rate": 1e-5,
+        "four_bit": "false",
+        "schedule": "{mlp: 0.5}",
+        "prompt_template": "a 'b' {prompt}",
+    }
+    wanted = form.read(studio.preset, values)
+    folder, command = studio.start(wanted)
+    assert started == [(command, folder)] and folder.parent == root
+    args = parser().parse_args(command)
+    assert (args.preset, args.out) == ("tiny", folder)
+    assert apply_settings(load_preset(args.preset), args.set) == wanted
+    assert "--set" not in studio.start(studio.preset)[1]
+
+
+def test_the_run_that_another_visitor_started_cannot_be_stopped_in_a_demo(root, started, monkeypatch):
+    """Any visitor could stop the loop that somebody was showing."""
+    stopped = []
+    monkeypatch.setattr(runs, "request_stop", stopped.append)
+    studio = Studio(load_preset("tiny"), "tiny", demo=True)
+    folder, _ = studio.start(studio.preset, "presenter")
+    for action in (studio.stop_run, studio.resume):
+        with pytest.raises(UserError, match=r"another visitor started run tiny.*; only they can end it"):
+            action(folder, "heckler")
+    studio.stop_run(folder, "presenter")
+    assert stopped == [folder]
+    studio.page_closed("presenter")  # also a reload: the presenter comes back with another session
+    studio.stop_run(folder, "presenter after a reload")
+    assert stopped == [folder, folder]
+
+
+def test_events_stay_in_memory_for_the_runs_looked_at_last(root, monkeypatch):
+    """A demo that is up for weeks held all events of every run that anybody had ever chosen."""
+    monkeypatch.setattr(run_control, "FOLLOWED_RUNS", 2)
+    made = []
+    follower = runs.Follower
+    monkeypatch.setattr(runs, "Follower", lambda path: made.append(path.parent.name) or follower(path))
+    control = RunControl()
+    for name in ("a", "b", "c"):
+        runs.append(root / name / "events.jsonl", runs.Event(0, "think").to_dict())
+    for name in ("a", "a", "b", "a", "c", "a", "b"):
+        assert len(control.events(root / name)) == 1
+    read_anew = [name for i, name in enumerate(made) if name in made[:i]]
+    assert "a" not in read_anew and "b" in read_anew  # a was always among the last two
+
+
+def test_looking_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "ROOT", tmp_path / "runs")
+    control = RunControl()
+    assert control.running() is None and control.listing(TINY_PAIR).choices == [PAIR]
+    assert control.events(tmp_path / "runs" / "none") == []
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,5 @@
+// Numbers a click, and tells how many frames of the spectrum are rendered.
+(click, film, ...settings) => {
+  window.clickNumber = (window.clickNumber || 0) + 1;
+  return [window.clickNumber, (film || []).length, ...settings];
+}

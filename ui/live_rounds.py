@@ -1,0 +1,64 @@
+"""Rounds whose adapters are in the live blend: those that somebody looked at last."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from thinkswitch.rounds import Round
+    from thinkswitch.weights.live_blend import Blend
+
+KEPT_ROUNDS = 4  # each holds all adapters up to it; at 4 B parameters and rank 16 one adapter is 132 MB
+
+Key = tuple[Path, int]  # (run folder, round)
+
+
+class LiveRounds:
+    """Adds the adapters of a round to the blend when it is first looked at, and removes those of old ones.
+
+    Rounds of one run share their adapters.
+    """
+
+    def __init__(self, blend: Blend) -> None:
+        self._blend = blend
+        self._rounds: OrderedDict[Key, Round] = OrderedDict()  # the last used one is the last
+        self._places: dict[Key, int] = {}  # where in the blend's basis the adapter of a round is
+
+    def __len__(self) -> int:
+        return len(self._rounds)
+
+    def find(self, key: Key) -> Round:
+        """The round, read from disk unless it is in memory. Needs no turn on the model."""
+        from thinkswitch import rounds
+
+        return self._rounds.get(key) or rounds.read(*key)
+
+    def use(self, key: Key, round_: Round, in_use: Collection[Key]) -> list[int]:
+        """Have the round's adapters in the blend; returns their places. The caller has a turn on the model.
+
+        `in_use`: rounds that decodes are using at this moment, so their adapters must stay.
+        """
+        self._rounds[key] = round_
+        self._rounds.move_to_end(key)
+        for adapter_key, adapter in zip(adapters_of(key), round_.adapters, strict=True):
+            if adapter_key not in self._places:
+                self._places[adapter_key] = self._blend.add(adapter)
+        self._forget_old(in_use)
+        return [self._places[adapter_key] for adapter_key in adapters_of(key)]
+
+    def _forget_old(self, in_use: Collection[Key]) -> None:
+        kept = list(self._rounds)[-KEPT_ROUNDS:]
+        for key in [key for key in self._rounds if key not in kept and key not in in_use]:
+            del self._rounds[key]
+        needed = {adapter_key for key in self._rounds for adapter_key in adapters_of(key)}
+        for adapter_key in [key for key in self._places if key not in needed]:
+            self._blend.remove(self._places.pop(adapter_key))
+
+
+def adapters_of(key: Key) -> list[Key]:
+    """Round N is made of the adapters of rounds 1 to N."""
+    folder, number = key
+    return [(folder, r) for r in range(1, number + 1)]

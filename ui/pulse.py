@@ -1,0 +1,81 @@
+"""What every open page hears once a second: how loading goes, new rounds and runs, another preset."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from thinkswitch.preset import Preset
+from ui.run_control import PAIR
+from ui.studio import Studio
+from ui.tabs import loop, models
+from ui.widgets.events import on
+
+SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a page has been told."""
+
+    status: str
+    choices: list[str]
+    runs: list[tuple[str, str]]
+    preset: Preset
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """Updates of the whole page, from the components that each tab has returned."""
+
+    studio: Studio
+    status: Component
+    tab: dict[str, dict]
+
+    @property
+    def rounds(self) -> list[Component]:
+        return [self.tab[name]["round"] for name in ("Compare", "Explore", "Export")]
+
+    def start(self) -> None:
+        heard = gr.State(None)
+        loop_tab = self.tab["Loop"]
+        outputs = [self.status, self.tab["Compare"]["chips"], *self.rounds]
+        outputs += [loop_tab["run"], *loop_tab["knobs"].values(), heard]
+
+        def tick(last: Heard | None, *chosen: str) -> dict[Component, Any]:
+            now = self.now()
+            return {heard: now, **self.updates(last, now, chosen)}
+
+        on(gr.Timer(SECONDS).tick, tick, [heard, *self.rounds], outputs)
+
+    def now(self) -> Heard:
+        choices, listing = self.studio.board()
+        return Heard(models.status_html(self.studio), choices, listing, self.studio.preset)
+
+    def updates(self, last: Heard | None, now: Heard, chosen: tuple[str, ...]) -> dict[Component, Any]:
+        """Only what has changed since `last`."""
+        update: dict[Component, Any] = {}
+        if last is None or now.status != last.status:
+            update[self.status] = now.status
+        if last is None or now.choices != last.choices:
+            for component, value in zip(self.rounds, chosen, strict=True):
+                kept = value if value in now.choices else PAIR  # else its run was deleted
+                update[component] = gr.update(choices=now.choices, value=kept)
+        run = self.tab["Loop"]["run"]
+        if last is None:
+            update[run] = gr.update(choices=now.runs, value=loop.newest())
+        elif now.runs != last.runs:
+            update[run] = gr.update(choices=now.runs)
+        if now.preset != (last.preset if last else self.studio.first_preset):
+            update |= self.of_another_preset()
+        return update
+
+    def of_another_preset(self) -> dict[Component, Any]:
+        knobs = self.tab["Loop"]["knobs"]
+        examples = [[problem.prompt] for problem in self.studio.loader.examples]
+        values = loop.refilled(self.studio, list(knobs))
+        return {
+            self.tab["Compare"]["chips"]: gr.Dataset(samples=examples),
+            **dict(zip(knobs.values(), values, strict=True)),
+        }
