@@ -7,8 +7,9 @@ import sys
 import pytest
 from safetensors.torch import load_file
 
-from conftest import ROOT, cli, wait
+from conftest import ROOT, wait
 from thinkswitch import runs
+from thinkswitch.cli.main import main
 
 SETTINGS = [
     "prompts=24",
@@ -57,7 +58,7 @@ def losses(folder) -> list[float]:
 
 def test_two_processes_train_the_adapter_that_one_would(tmp_path):
     """24 answers in batches of 5: shares of 3 and 2, then 2 and 2. Only the order of sums differs."""
-    cli("run", "tiny", "--out", tmp_path / "one", "--set", *SETTINGS, check=0)
+    assert main(["run", "tiny", "--out", str(tmp_path / "one"), "--set", *SETTINGS]) == 0
     launched = launch("run", "tiny", "--out", tmp_path / "two", "--set", *SETTINGS)
     output = output_of(launched)
     assert launched.returncode == 0, output
