@@ -162,7 +162,7 @@ def startup() -> float:
     """Seconds that our command takes to refuse: imports, headers, tokenizers."""
     began = time.perf_counter()
     subprocess.run(
-        [sys.executable, "-c", "import thinkswitch.export"],
+        [sys.executable, "-c", "import thinkswitch.export.export"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         check=True,
     )
