@@ -72,14 +72,28 @@ def soften(teacher, examples: list[Example], contexts: list[tuple[int, ...]], k:
     `contexts` holds the token ids that stood before each answer when the teacher wrote it: prompt and trace.
     """
     softened = []
-    device = next(teacher.parameters()).device
     for example, context in zip(examples, contexts, strict=True):
-        ids = torch.tensor([[*context, *example.answer]], device=device)
-        logits = teacher(input_ids=ids, logits_to_keep=len(example.answer) + 1).logits[0, :-1].float()
-        p, tokens = logits.softmax(-1).topk(min(k, logits.shape[-1]))
-        p = p / p.sum(-1, keepdim=True)
+        try:
+            p, tokens = _likeliest_tokens(teacher, example, context, k)
+        except RuntimeError as error:  # torch.OutOfMemoryError is one, too
+            if not out_of_memory(error):
+                raise
+            raise UserError(
+                f"a trace and answer of {len(context) + len(example.answer):,} tokens do not fit into memory "
+                "to read the teacher's distribution; lower think_tokens, or take soft=false"
+            ) from error
         softened.append(replace(example, soft_ids=tokens.cpu(), soft_p=p.cpu()))
     return softened
+
+
+def _likeliest_tokens(
+    teacher, example: Example, context: tuple[int, ...], k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities and ids of the k likeliest tokens, each (answer tokens, k); a row sums to 1."""
+    ids = torch.tensor([[*context, *example.answer]], device=next(teacher.parameters()).device)
+    logits = teacher(input_ids=ids, logits_to_keep=len(example.answer) + 1).logits[0, :-1].float()
+    p, tokens = logits.softmax(-1).topk(min(k, logits.shape[-1]))
+    return p / p.sum(-1, keepdim=True), tokens
 
 
 # ---- training

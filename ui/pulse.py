@@ -1,4 +1,4 @@
-"""What every open page hears once a second: how loading goes, new rounds and runs, another preset."""
+"""What every open page is sent once a second: how loading goes, new rounds and runs, another preset."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +16,8 @@ SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What a page has been told."""
+class Shown:
+    """What a page shows."""
 
     status: str
     choices: list[str]
@@ -38,22 +38,22 @@ class Pulse:
         return [self.tab[name]["round"] for name in ("Compare", "Explore", "Export")]
 
     def start(self) -> None:
-        heard = gr.State(None)
+        shown = gr.State(None)
         loop_tab = self.tab["Loop"]
         outputs = [self.status, self.tab["Compare"]["chips"], *self.rounds]
-        outputs += [loop_tab["run"], *loop_tab["knobs"].values(), heard]
+        outputs += [loop_tab["run"], *loop_tab["settings"].values(), shown]
 
-        def tick(last: Heard | None, *chosen: str) -> dict[Component, Any]:
+        def tick(last: Shown | None, *chosen: str) -> dict[Component, Any]:
             now = self.now()
-            return {heard: now, **self.updates(last, now, chosen)}
+            return {shown: now, **self.updates(last, now, chosen)}
 
-        on(gr.Timer(SECONDS).tick, tick, [heard, *self.rounds], outputs)
+        on(gr.Timer(SECONDS).tick, tick, [shown, *self.rounds], outputs)
 
-    def now(self) -> Heard:
+    def now(self) -> Shown:
         choices, listing = self.studio.board()
-        return Heard(models.status_html(self.studio), choices, listing, self.studio.preset)
+        return Shown(models.status_html(self.studio), choices, listing, self.studio.preset)
 
-    def updates(self, last: Heard | None, now: Heard, chosen: tuple[str, ...]) -> dict[Component, Any]:
+    def updates(self, last: Shown | None, now: Shown, chosen: tuple[str, ...]) -> dict[Component, Any]:
         """Only what has changed since `last`."""
         update: dict[Component, Any] = {}
         if last is None or now.status != last.status:
@@ -72,10 +72,10 @@ class Pulse:
         return update
 
     def of_another_preset(self) -> dict[Component, Any]:
-        knobs = self.tab["Loop"]["knobs"]
+        settings = self.tab["Loop"]["settings"]
         examples = [[problem.prompt] for problem in self.studio.loader.examples]
-        values = loop.refilled(self.studio, list(knobs))
+        values = loop.refilled(self.studio, list(settings))
         return {
             self.tab["Compare"]["chips"]: gr.Dataset(samples=examples),
-            **dict(zip(knobs.values(), values, strict=True)),
+            **dict(zip(settings.values(), values, strict=True)),
         }

@@ -93,7 +93,7 @@ def pulse(root):
     with gr.Blocks():
         rounds = {name: {"round": gr.Dropdown()} for name in ("Compare", "Explore", "Export")}
         rounds["Compare"]["chips"] = gr.Dataset(components=["text"], samples=[])
-        loop_tab = {"run": gr.Dropdown(), "knobs": {"rounds": gr.Number(), "epochs": gr.Number()}}
+        loop_tab = {"run": gr.Dropdown(), "settings": {"rounds": gr.Number(), "epochs": gr.Number()}}
         return Pulse(studio, gr.HTML(), {**rounds, "Loop": loop_tab})
 
 
@@ -130,6 +130,6 @@ def test_another_preset_fills_the_form(pulse):
     pulse.studio.loader.preset = dataclasses.replace(now.preset, rounds=7, epochs=2)
     for last in (None, now):
         update = pulse.updates(last, pulse.now(), CHOSEN)
-        fields = pulse.tab["Loop"]["knobs"]
+        fields = pulse.tab["Loop"]["settings"]
         assert (update[fields["rounds"]], update[fields["epochs"]]) == (7, 2)
         assert pulse.tab["Compare"]["chips"] in update

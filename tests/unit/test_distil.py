@@ -345,3 +345,12 @@ def test_soft_answers_pull_towards_the_teacher(pair, tmp_path):
     assert soft[3].soft_p[0].tolist() == pytest.approx(likeliest.values.softmax(-1).tolist(), rel=1e-4)
     steps = train(pair, tmp_path, dataclasses.replace(PRESET, epochs=60), soft[:4])
     assert 0 < steps[-1].loss < 0.5 * steps[0].loss
+
+
+def test_a_trace_too_long_for_the_teacher_is_refused_in_words(pair):
+    """Out of memory here ended the run in a traceback: the teacher reads trace and answer at once."""
+    teacher = materialise(pair, [], rounds.start(pair).thinking)
+    Crowded(teacher, 0, OUT_OF_MEMORY[0])  # the second pass runs out
+    examples = some_examples()[:2]
+    with pytest.raises(UserError, match=r"a trace and answer of \d+ tokens do not fit.*lower think_tokens"):
+        soften(teacher, examples, [e.prompt for e in examples], k=8)

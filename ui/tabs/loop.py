@@ -89,7 +89,7 @@ def build(studio: Studio) -> dict:
     chosen = follow_run(studio, view, timer)
     control_runs(studio, view, start, settings)
     browse_samples(studio, view, chosen, which, table, detail)
-    return {"kept": list(settings.values()), "run": run, "knobs": settings, "timer": timer}
+    return {"kept": list(settings.values()), "run": run, "settings": settings, "timer": timer}
 
 
 # ---- layout
