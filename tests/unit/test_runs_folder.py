@@ -53,7 +53,7 @@ def test_states(tmp_path):
 @pytest.mark.parametrize("line", [b'{"phase": "d\xffone"}\n', b"nonsense\n"])
 def test_the_state_of_a_run_whose_last_event_is_damaged(tmp_path, line):
     """One byte that is not UTF-8 in one run's events took down the page: it lists the states of all runs."""
-    from ui.studio import state_of
+    from ui.run_control import state_of
 
     runs.create(Preset(), tmp_path)
     (tmp_path / "events.jsonl").write_bytes(line)
