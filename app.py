@@ -103,14 +103,18 @@ def main(argv: list[str] | None = None) -> int:
         studio = Studio(preset, args.preset, args.demo)
         page = build(studio)
         studio.loader.load_soon()
-        page.launch(**launch_options(args), auth=auth)
+        launch(page, args, auth)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except OSError as error:  # Gradio found no free port
-        print(f"error: {' '.join(str(error).split())}; name another --port", file=sys.stderr)
-        return 1
     return 0
+
+
+def launch(page: gr.Blocks, args: argparse.Namespace, auth: tuple[str, str] | None) -> None:
+    try:
+        page.launch(**launch_options(args), auth=auth)
+    except OSError as error:  # Gradio found no free port
+        raise UserError(f"{' '.join(str(error).split())}; name another --port") from error
 
 
 def parser() -> argparse.ArgumentParser:
@@ -133,7 +137,7 @@ def launch_options(args: argparse.Namespace) -> dict[str, Any]:
     """Arguments of `launch`. Nothing is fetched from elsewhere, sent there, or kept in a history."""
     x11_or_wayland = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     has_display = sys.platform in ("darwin", "win32") or bool(x11_or_wayland)
-    plotly = Route("/plotly.min.js", lambda request: FileResponse(PLOTLY))
+    plotly_js = Route("/plotly.min.js", lambda request: FileResponse(PLOTLY))
     return {
         "server_name": args.host,
         "server_port": args.port,
@@ -147,7 +151,7 @@ def launch_options(args: argparse.Namespace) -> dict[str, Any]:
         "enable_monitoring": False,
         "ssr_mode": False,
         "max_file_size": "1kb",  # the page needs no uploads
-        "app_kwargs": {"routes": [plotly], "middleware": security.middleware(args)},
+        "app_kwargs": {"routes": [plotly_js], "middleware": security.middleware(args)},
     }
 
 

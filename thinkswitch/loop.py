@@ -5,7 +5,8 @@ One round of ThinkSwitch:
     think     the thinking checkpoint answers the prompts: a reasoning trace, then an answer
     strip     the trace is cut away; (prompt, answer) is kept
     distil    LoRA trains the instruct checkpoint on the kept answers
-    rebuild   the next thinking checkpoint = SLERP(new instruct, anchor; t)
+    rebuild   the next thinking checkpoint = SLERP(new instruct, anchor; t): t = 0 is the new instruct, 1 the
+              anchor, which is the original thinking checkpoint (or the previous one, if so set)
     measure   both checkpoints are scored on held-out problems
 
 `run` yields an Event whenever something happened; the results are in the run folder. Each stage looks there
@@ -30,7 +31,7 @@ from thinkswitch.remote import distributed
 from thinkswitch.rounds import Round
 from thinkswitch.run_context import ROLES, ProgressMeter, RunContext, Stopped, prepare
 from thinkswitch.runs import Event
-from thinkswitch.samples import judge_samples, new_sample, refuse_useless, training_examples
+from thinkswitch.samples import judge_samples, new_sample, refuse_unusable, training_examples
 from thinkswitch.weights.adapter import load_adapter
 from thinkswitch.weights.device import release
 
@@ -40,14 +41,15 @@ Stage = Generator[Event, None, None]
 def run(preset: Preset, folder: Path) -> Iterator[Event]:
     """Run the loop in a new folder. Whatever can be refused is refused before the folder is made."""
     context = prepare(preset, folder)
-    preset = fit_to_memory(context.pair, preset)  # saved in preset.yaml, so a resume uses the same limits
+    # what fits is decided once and saved in preset.yaml, so a resume uses the same limits
+    preset = fit_to_memory(context.pair, preset)
     context = replace(context, preset=preset, machine=resolve_machine(context.pair, preset, LOOP))
     runs.create(preset, folder)
     yield from _run_rounds(context)
 
 
 def resume(folder: Path) -> Iterator[Event]:
-    """Continue a stopped or killed run. On a CPU it ends in the same bits as a run never interrupted."""
+    """Continue a stopped or killed run. On a CPU the result is bit-identical to an uninterrupted run."""
     yield from _run_rounds(prepare(runs.open_run(folder), folder))
 
 
@@ -75,20 +77,20 @@ def _run_rounds(context: RunContext) -> Iterator[Event]:
 def one_round(context: RunContext, number: int) -> Stage:
     """The method in five lines. Round 0 only measures the pair as it came."""
     if number > 0:
-        before = rounds.read(context.folder, number - 1)
-        yield from think(context, before)
+        previous = rounds.read(context.folder, number - 1)
+        yield from think(context, previous)
         kept = yield from strip(context, number)
-        yield from distil(context, before, kept)
-        yield from rebuild(context, before)
+        yield from distil(context, previous, kept)
+        yield from rebuild(context, previous)
     elif not rounds.is_written(context.folder, 0):
         rounds.write(context.folder, rounds.start(context.pair))
     yield from measure(context, rounds.read(context.folder, number))
 
 
-def think(context: RunContext, before: Round) -> Stage:
+def think(context: RunContext, previous: Round) -> Stage:
     """The labelling checkpoint answers each prompt `samples` times, a line of samples.jsonl each."""
     preset = context.preset
-    number = before.number + 1
+    number = previous.number + 1
     role = "instruct" if preset.labels == "self" else "thinking"
     checkpoint = context.checkpoint(role)
     prompts = round_prompts(context.train, preset, number)
@@ -104,7 +106,7 @@ def think(context: RunContext, before: Round) -> Stage:
     if preset.teacher and role == "thinking":
         chunks = context.teacher_answers(rows, done)
     else:
-        chunks = context.answers(before, role, rows, done)
+        chunks = context.answers(previous, role, rows, done)
     meter = ProgressMeter()
     for chunk in chunks:
         meter.read(chunk)
@@ -133,21 +135,21 @@ def strip(context: RunContext, number: int) -> Generator[Event, None, list[dict]
     if not context.is_recorded(number, "strip"):
         counts = {"kept": len(kept), "dropped": dict(dropped)}
         yield Event(number, "strip", len(samples), len(samples), counts)
-    refuse_useless(number, samples, path)
+    refuse_unusable(number, samples, path)
     return kept
 
 
-def distil(context: RunContext, before: Round, kept: list[dict]) -> Stage:
+def distil(context: RunContext, previous: Round, kept: list[dict]) -> Stage:
     """Train the next adapter on (prompt, stripped answer), under the instruct checkpoint's chat template."""
-    number = before.number + 1
+    number = previous.number + 1
     folder = runs.round_dir(context.folder, number)
     if (folder / "adapter").is_dir():
         return
     if distributed.rank() == 0:
         distributed.broadcast((context.folder, number))  # the other processes train along, see cli/worker.py
     seed = seed_of(context.preset.seed, "distil", number) % 2**31
-    examples = training_examples(context, before, kept, seed)
-    model = context.model(before, before.instruct)
+    examples = training_examples(context, previous, kept, seed)
+    model = context.model(previous, previous.instruct)
     for step in train_adapter(model, examples, context.preset, seed, folder):
         figures = asdict(step) | {"tokens_per_s": round(step.tokens_per_s)}
         yield Event(number, "distil", figures.pop("step"), figures.pop("total"), figures)
@@ -155,44 +157,44 @@ def distil(context: RunContext, before: Round, kept: list[dict]) -> Stage:
     release()
 
 
-def rebuild(context: RunContext, before: Round) -> Stage:
+def rebuild(context: RunContext, previous: Round) -> Stage:
     """thinking = SLERP(new instruct, anchor; t). This is arithmetic on scalars: no weights are written."""
     preset = context.preset
-    number = before.number + 1
+    number = previous.number + 1
     if not rounds.is_written(context.folder, number):
         adapter = load_adapter(runs.round_dir(context.folder, number) / "adapter")
-        state = rounds.rebuild(context.pair, before, adapter, preset.t, preset.anchor, preset.schedule)
-        rounds.write(context.folder, state)
+        current = rounds.rebuild(context.pair, previous, adapter, preset.t, preset.anchor, preset.schedule)
+        rounds.write(context.folder, current)
     if not context.is_recorded(number, "rebuild"):
         yield Event(number, "rebuild", 1, 1, {"t": preset.t, "anchor": preset.anchor})
 
 
-def measure(context: RunContext, state: Round) -> Stage:
+def measure(context: RunContext, current: Round) -> Stage:
     """Score both checkpoints on the held-out problems, each under its own chat template and sampling."""
     for role in ROLES:
-        if not context.is_recorded(state.number, "measure", role):
-            yield from _measure_checkpoint(context, state, role)
+        if not context.is_recorded(current.number, "measure", role):
+            yield from _measure_checkpoint(context, current, role)
 
 
-def _measure_checkpoint(context: RunContext, state: Round, role: str) -> Stage:
+def _measure_checkpoint(context: RunContext, current: Round, role: str) -> Stage:
     preset = context.preset
     checkpoint = context.checkpoint(role)
     settings = evaluate.sampling(preset, role, preset.greedy)
     rows = []
     for q, problem in enumerate(context.held_out):
-        seed = seed_of(preset.seed, "measure", role, q)
+        seed = seed_of(preset.seed, "measure", role, q)  # the same in every round: the test is paired
         rows.append(evaluate.row(checkpoint, problem.prompt, settings, seed))
-    scores = rounds.read_scores(context.folder, state.number, role)
-    at_start = rounds.read_scores(context.folder, 0, role) if state.number else {}
+    scores = rounds.read_scores(context.folder, current.number, role)
+    round_0_scores = rounds.read_scores(context.folder, 0, role) if current.number else {}
     if len(scores) < len(rows):
         meter = ProgressMeter()
-        for chunk in context.answers(state, role, rows, set(scores)):
+        for chunk in context.answers(current, role, rows, set(scores)):
             meter.read(chunk)
             if chunk.finish:
                 scores[chunk.row] = evaluate.score(context.held_out[chunk.row], chunk.row, chunk)
-                rounds.append_score(context.folder, state.number, role, scores[chunk.row])
+                rounds.append_score(context.folder, current.number, role, scores[chunk.row])
             if meter.due() and len(scores) < len(rows):
-                figures = rounds.score_figures(role, scores, at_start) | meter.figures
-                yield Event(state.number, "measure", len(scores), len(rows), figures)
-    figures = rounds.score_figures(role, scores, at_start)
-    yield Event(state.number, "measure", len(rows), len(rows), figures)
+                figures = rounds.score_figures(role, scores, round_0_scores) | meter.figures
+                yield Event(current.number, "measure", len(scores), len(rows), figures)
+    figures = rounds.score_figures(role, scores, round_0_scores)
+    yield Event(current.number, "measure", len(rows), len(rows), figures)

@@ -272,19 +272,19 @@ def advise_distil(length: int, longest: int) -> str:
 # ---- sizes
 
 
-def decoding_parts(setup: Setup, rows: int, tokens: int) -> dict[str, float]:
+def decoding_parts(setup: Setup, rows: int, tokens: int, prompt: int = PROMPT_TOKENS) -> dict[str, float]:
     """What decoding `rows` answers of `tokens` tokens takes besides the weights."""
-    cache = rows * (PROMPT_TOKENS + tokens) * token_bytes(setup.config, setup.value_bytes) * CACHE_GROWTH
+    cache = rows * (prompt + tokens) * token_bytes(setup.config, setup.value_bytes) * CACHE_GROWTH
     return {
         f"cache of {rows} x {tokens:,} tokens": cache,
         "logits": rows * setup.config.vocab_size * LOGIT_BYTES,
-        "activations": layer_activation_bytes(setup.config, rows * PROMPT_TOKENS, setup.value_bytes),
+        "activations": layer_activation_bytes(setup.config, rows * prompt, setup.value_bytes),
     }
 
 
-def row_bytes(setup: Setup, tokens: int) -> float:
+def row_bytes(setup: Setup, tokens: int, prompt: int = PROMPT_TOKENS) -> float:
     """What one row of an answer takes while it is decoded."""
-    return sum(decoding_parts(setup, 1, tokens).values())
+    return sum(decoding_parts(setup, 1, tokens, prompt).values())
 
 
 def max_tokens_that_fit(setup: Setup, room: float) -> int:

@@ -27,7 +27,7 @@ BF16_ROUNDING = 2**-9  # largest relative error of rounding once to bf16 (8 sign
 
 @dataclass(frozen=True)
 class Schedule:
-    """Multipliers of t by module kind and over depth. The product with t is cut to 0..1."""
+    """Multipliers of t by module kind and over depth. The product with t is clamped to 0..1."""
 
     attention: float = 1.0
     mlp: float = 1.0
@@ -44,9 +44,9 @@ def uniform_recipe(names: Iterable[str], coefficients: Coefficients) -> Recipe:
     return dict.fromkeys(names, coefficients)
 
 
-def instruct_point(names: Iterable[str], adapters: int) -> Recipe:
+def instruct_point(names: Iterable[str], adapter_count: int) -> Recipe:
     """The instruct checkpoint after some rounds: its base weights plus every adapter so far."""
-    return uniform_recipe(names, INSTRUCT + (1.0,) * adapters)
+    return uniform_recipe(names, INSTRUCT + (1.0,) * adapter_count)
 
 
 def remap_adapters(recipe: Recipe, slots: list[int]) -> Recipe:
@@ -55,8 +55,8 @@ def remap_adapters(recipe: Recipe, slots: list[int]) -> Recipe:
 
     def remap(coefficients: Coefficients) -> Coefficients:
         adapters = [0.0] * width
-        for slot, c in zip(slots, coefficients[2:], strict=False):  # coefficients may be shorter
-            adapters[slot] = c
+        for j, c in enumerate(coefficients[2:]):  # missing ones are zero
+            adapters[slots[j]] = c
         return (*coefficients[:2], *adapters)
 
     remapped = {coefficients: remap(coefficients) for coefficients in set(recipe.values())}
@@ -167,7 +167,7 @@ def _curve(values: tuple[float, ...], position: float) -> float:
 
 
 def ablations(layers: int) -> dict[str, Schedule]:
-    """Schedules of Wu et al. (arXiv 2510.10977, figure 5 and table 3). What they leave out stays instruct."""
+    """Schedules of Wu et al. (arXiv 2510.10977, figure 5 and table 3). What they leave out keeps t = 0."""
     first_third = round(layers / 3)
     return {
         "uniform": Schedule(),

@@ -91,7 +91,7 @@ def _vote(judged: list[dict]) -> None:
                 sample["why"] = "agrees with one kept" if sample["said"] == winner else "outvoted"
 
 
-def refuse_useless(number: int, samples: list[dict], path: Path) -> None:
+def refuse_unusable(number: int, samples: list[dict], path: Path) -> None:
     """End the run when its answers cannot teach anything."""
     kept = [sample for sample in samples if sample["kept"]]
     if not kept:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from thinkswitch import problems
 from thinkswitch.errors import UserError
-from ui import answers
-from ui.answers import Ask
-from ui.decoding import News, Waiting
-from ui.sessions import Request
+from ui import answer_text
+from ui.decoding import DecodeUpdate, Waiting
+from ui.question import RENDERED_POINTS, Question, rows_of
+from ui.sessions import PageRequest
 from ui.studio import Studio
 from ui.widgets import html
 from ui.widgets.components import Answer
@@ -31,10 +31,10 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Ends:
-    """What the end columns show, or are about to show. It must not keep an old pair in memory."""
+class EndColumns:
+    """What instruct and thinking show, or are about to show. It must not keep an old pair in memory."""
 
-    ask: Ask
+    question: Question
     loaded: weakref.ReferenceType[Loaded]
     rendered: bool = False  # the whole spectrum has been decoded
 
@@ -43,9 +43,9 @@ class Ends:
 
 
 def answer(
-    studio: Studio, session_hash: str, click: int, ask: Ask, ts: list[float]
+    studio: Studio, session_hash: str, click: int, question: Question, ts: list[float]
 ) -> threading.Thread | None:
-    """Decode the points `ts` as one batch: one is the blend's, of several the first and last are the ends.
+    """Decode the points `ts` as one batch: one is the blend's, several fill all columns.
 
     A newer request of the page ends this one silently, Stop ends it visibly.
     """
@@ -58,25 +58,31 @@ def answer(
         return None
     parts = ("blend",) if len(ts) == 1 else COLUMNS
     request = session.supersede(click, *parts)
-    return start(Answering(studio, request, loaded, ask, ts, session_hash).run)
+    answering = Answering(studio, request, loaded, question, ts, session_hash)
+    answering.claim_end_columns()  # now: the next click may come before the thread has begun
+    return start(answering.run)
 
 
 def answer_when_loaded(
-    studio: Studio, session_hash: str, click: int, ask: Ask, short: int
+    studio: Studio, session_hash: str, click: int, question: Question, short: int
 ) -> threading.Thread:
     """Answer when the pair is there, unless its answers may be longer than `short` tokens."""
     request = studio.sessions.get(session_hash).supersede(click, *COLUMNS)
 
     def wait_and_answer() -> None:
         loader = studio.loader
-        while loader.loaded is None and not loader.failed and not request.superseded():
+        while loader.loaded is None and not loader.failed and not request.given_up():
             request.write(status=html.quiet(f"{loader.status} …"))
             time.sleep(LOADING_SECONDS)
         loaded = loader.loaded
-        if loaded is None:
+        if request.given_up():
+            request.finish()
+        elif loaded is None:
             request.finish(status=html.error(studio.public(loader.status)))
-        elif ask.prompt.strip() and loaded.preset.think_tokens <= short:
-            Answering(studio, request, loaded, ask, [0.0, ask.t, 1.0], session_hash).run()
+        elif question.prompt.strip() and loaded.preset.think_tokens <= short:
+            answering = Answering(studio, request, loaded, question, [0.0, question.t, 1.0], session_hash)
+            answering.claim_end_columns()
+            answering.run()
         else:
             request.finish(status="")
 
@@ -94,9 +100,9 @@ class Answering:
     """One request, from its rows to its last words on the page."""
 
     studio: Studio
-    request: Request
+    request: PageRequest
     loaded: Loaded
-    ask: Ask
+    question: Question
     ts: list[float]
     session_hash: str
     began: float = field(default_factory=time.monotonic)
@@ -123,31 +129,33 @@ class Answering:
                 self.request.finish()
 
     def decode(self) -> None:
-        rows = answers.rows_of(self.studio, self.loaded, self.ask, self.ts)
-        if len(self.ts) > 1 and not self.request.superseded():
-            self.request.session.ends = Ends(self.ask, weakref.ref(self.loaded))
-        self.request.working = True
-        decode = self.studio.decode(self.loaded, rows, self.given_up, self.ask.round, self.session_hash)
-        for news in decode:
-            if isinstance(news, Waiting):
-                self.request.write(status=html.quiet(f"{news.ahead} ahead of you …"))
-            elif not self.pair_changed:
-                self.show_progress(news)
+        with self.studio.using(self.loaded, self.question.round):
+            rows = rows_of(self.studio, self.loaded, self.question, self.ts)
+            self.request.working = True
+            self.request.write(**self.cards(), status=html.quiet("Reading the prompt …"))
+            given_up = self.request.given_up
+            for update in self.studio.decode(self.loaded, rows, given_up, self.session_hash):
+                if isinstance(update, Waiting):
+                    self.show_waiting(update.ahead)
+                elif not self.pair_changed:
+                    self.show_progress(update)
         self.conclude()
-
-    def given_up(self) -> bool:
-        return self.request.superseded() or self.request.stopped()
 
     # ---- what the page shows
 
-    def show_progress(self, news: News) -> None:
-        self.chunks |= news.chunks
-        self.seconds |= {row: ended - self.began for row, ended in news.ended_at.items()}
+    def show_waiting(self, ahead: int) -> None:
+        if ahead:
+            self.request.write(status=html.quiet(f"{ahead} ahead of you …"))
+        self.began = time.monotonic()  # time in the queue says nothing about the model's speed
+
+    def show_progress(self, update: DecodeUpdate) -> None:
+        self.chunks |= update.chunks
+        self.seconds |= {row: ended - self.began for row, ended in update.ended_at.items()}
         done, count = len(self.seconds), len(self.ts)
         if done < count:
-            film: dict = {"film": []} if count > 1 else {}  # frames of another question would mislead
-            status = answers.progress_line(self.ask, count, done)
-            self.request.write(**self.cards(), **film, status=status)
+            frames: dict = {"frames": []} if count > 1 else {}  # those of another question would mislead
+            status = answer_text.progress_line(self.question, count, done)
+            self.request.write(**self.cards(), **frames, status=status)
 
     def conclude(self) -> None:
         if self.pair_changed and not self.request.stopped():
@@ -156,28 +164,33 @@ class Answering:
         stopped = any(chunk.finish == "cancel" for chunk in self.chunks.values())
         changes: dict = {**self.cards()}
         if stopped:
-            self.forget_ends()
+            self.forget_end_columns()
         if len(self.ts) > 1:  # the frames are those of another question, or new ones
-            rendered = self.ts == answers.RENDERED_POINTS and not stopped
-            changes["film"] = self.frames() if rendered else []
-            if rendered and not self.request.superseded():
-                self.request.session.ends = Ends(self.ask, weakref.ref(self.loaded), rendered=True)
+            rendered = self.ts == RENDERED_POINTS and not stopped
+            changes["frames"] = self.frames() if rendered else []
+            if rendered:
+                self.claim_end_columns(rendered=True)
         seconds = time.monotonic() - self.began
-        status = answers.result_line(self.ask, len(self.ts), seconds, stopped)
+        status = answer_text.result_line(self.question, len(self.ts), seconds, stopped)
         self.request.finish(**changes, status=status)
 
     def fail(self, message: str) -> None:
-        self.forget_ends()
+        self.forget_end_columns()
         self.request.finish(status=message)
 
-    def forget_ends(self) -> None:
+    def claim_end_columns(self, rendered: bool = False) -> None:
+        if len(self.ts) > 1 and not self.request.superseded():
+            columns = EndColumns(self.question, weakref.ref(self.loaded), rendered)
+            self.request.session.end_columns = columns
+
+    def forget_end_columns(self) -> None:
         """Columns that are not whole are decoded again when the slider moves."""
-        ends: Ends | None = self.request.session.ends
-        if ends is not None and ends.ask is self.ask:
-            self.request.session.ends = None
+        columns: EndColumns | None = self.request.session.end_columns
+        if columns is not None and columns.question is self.question:
+            self.request.session.end_columns = None
 
     def cards(self) -> dict[str, Answer]:
-        nearest = min(range(len(self.ts)), key=lambda i: abs(self.ts[i] - self.ask.t))
+        nearest = min(range(len(self.ts)), key=lambda i: abs(self.ts[i] - self.question.t))
         if len(self.ts) == 1:
             return {"blend": self.card(nearest)}
         last = len(self.ts) - 1
@@ -185,8 +198,8 @@ class Answering:
 
     def card(self, row: int) -> Answer:
         seconds = self.seconds.get(row, time.monotonic() - self.began)
-        problem = self.studio.loader.problems.get(problems.Problem(self.ask.prompt).key)
-        return answers.card(self.ts[row], self.chunks.get(row), seconds, problem)
+        problem = self.studio.loader.problems.get(problems.Problem(self.question.prompt).key)
+        return answer_text.card(self.ts[row], self.chunks.get(row), seconds, problem)
 
     def frames(self) -> list[dict]:
         return [{**self.card(row), "t": t} for row, t in enumerate(self.ts)]

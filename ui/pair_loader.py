@@ -39,9 +39,9 @@ class Loaded:
 
 
 class PairLoader:
-    """Loads one pair at a time. `released` is called when the old one has to go, before the new is read."""
+    """Loads one pair at a time. `released` gets the rounds of the old one, before the new is read."""
 
-    def __init__(self, preset: Preset, source: str, released: Callable[[], None]) -> None:
+    def __init__(self, preset: Preset, source: str, released: Callable[[LiveRounds], None]) -> None:
         self.preset, self.source = preset, source  # what is loaded, or will be
         self.loaded: Loaded | None = None
         self.status = "The page is up; torch is not imported yet"
@@ -130,7 +130,7 @@ class PairLoader:
         machine = memory_plan.resolve_machine(pair, preset, memory_plan.LIVE)
         self.status = "Reading weights"
         blend = Blend(pair, **machine, progress=self._set_progress)
-        self.status, self.progress = "Measuring the angles between the twins", (0, 0)
+        self.status, self.progress = "Measuring the angles between the checkpoints", (0, 0)
         start = rounds.start(pair)
         self.status = "Warming up"  # the first pass through torch costs a second
         evaluate.probability_of_think(blend, pair.instruct, "Hello", [start.point(0.5)] * 2)
@@ -140,8 +140,11 @@ class PairLoader:
         """Give the old pair's memory back. Decodes of it end at their next step."""
         from thinkswitch.weights.device import release
 
+        old = self.loaded
         self.loaded = None
-        self._released()
+        if old is not None:
+            self._released(old.rounds)
+        del old
         release()
 
     def _set_progress(self, done: int, total: int) -> None:

@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 from thinkswitch.errors import UserError
@@ -18,17 +17,17 @@ Result = TypeVar("Result")
 
 
 class FairLock:
-    """A lock that is handed round: whoever has waited longest gets it next."""
+    """A lock whose longest waiter gets it next."""
 
     def __init__(self) -> None:
-        self._line: deque[object] = deque()  # the first one holds the lock
+        self._waiting: deque[object] = deque()  # the first one holds the lock
         self._changed = threading.Condition()
         self._turn_began = time.monotonic()
 
     @property
     def in_line(self) -> int:
         """How many threads hold the lock or wait for it."""
-        return len(self._line)
+        return len(self._waiting)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -50,13 +49,13 @@ class FairLock:
     def _acquire(self) -> None:
         ticket = object()
         with self._changed:
-            self._line.append(ticket)
-            self._changed.wait_for(lambda: self._line[0] is ticket)
+            self._waiting.append(ticket)
+            self._changed.wait_for(lambda: self._waiting[0] is ticket)
             self._turn_began = time.monotonic()
 
     def _release(self) -> None:
         with self._changed:
-            self._line.popleft()
+            self._waiting.popleft()
             self._changed.notify_all()
 
 
@@ -70,14 +69,8 @@ class BackgroundTask:
     (stage, done, total). A cancelled generator is closed at its next step, so it can clean up.
     """
 
-    def __init__(
-        self,
-        name: str,
-        work: Callable[[Callable[[], bool]], Progress],
-        round_key: tuple[Path, int] | None = None,
-    ) -> None:
+    def __init__(self, name: str, work: Callable[[Callable[[], bool]], Progress]) -> None:
         self.name = name
-        self.round = round_key  # whose adapters it uses
         self.stage, self.done, self.total = "", 0, 0
         self.result: Any = None
         self.error: str | None = None

@@ -9,7 +9,7 @@ from thinkswitch.errors import UserError
 
 
 @dataclass(eq=False)
-class Request:
+class PageRequest:
     """One thing that a page has asked for. It fills some parts of the page; the first is its main one."""
 
     session: "Session"
@@ -27,6 +27,9 @@ class Request:
 
     def stopped(self) -> bool:
         return self.session.stopped(self)
+
+    def given_up(self) -> bool:
+        return self.superseded() or self.stopped()
 
     def write(self, **changes: Any) -> None:
         """Change what the page shows. Parts that a newer request has taken over stay as they are."""
@@ -55,28 +58,28 @@ class Session:
 
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.RLock())
-        self._newest: dict[str, Request] = {}
+        self._newest: dict[str, PageRequest] = {}
         self._stopped_up_to = float("-inf")
         self._parts: dict[str, Any] = {}
         self._warnings: list[str] = []
         self._version = 0
-        self.ends: Any = None  # what the end columns of Compare show
+        self.end_columns: Any = None  # what instruct and thinking show in Compare
 
     # ---- requests
 
-    def supersede(self, number: float | None, *parts: str) -> Request:
+    def supersede(self, number: float | None, *parts: str) -> PageRequest:
         """Ask for something new. A request with a lower number that arrives later is superseded at once."""
         with self._changed:
             if number is None:  # a caller without a browser: after everything that came before
                 number = 1 + max((r.number for r in self._newest.values()), default=0)
-            request = Request(self, number, parts)
+            request = PageRequest(self, number, parts)
             for part in parts:
                 current = self._newest.get(part)
                 if current is None or current.number <= number:
                     self._newest[part] = request
             return request
 
-    def newest(self, part: str) -> Request | None:
+    def newest(self, part: str) -> PageRequest | None:
         return self._newest.get(part)
 
     def stop(self, number: float | None = None) -> None:
@@ -86,16 +89,16 @@ class Session:
                 number = max((r.number for r in self._newest.values()), default=0)
             self._stopped_up_to = max(self._stopped_up_to, number)
 
-    def stopped(self, request: Request) -> bool:
+    def stopped(self, request: PageRequest) -> bool:
         return request.number <= self._stopped_up_to
 
     def close(self) -> None:
-        """The page has gone away: stop everything, also what is still to arrive."""
+        """The page has gone away: stop everything that it has asked for, now or in threads still starting."""
         self.stop(float("inf"))
 
     # ---- the screen
 
-    def write(self, request: Request | None, changes: dict[str, Any], finished: bool = False) -> None:
+    def write(self, request: PageRequest | None, changes: dict[str, Any], finished: bool = False) -> None:
         """What `request` (None: the page itself) wants shown."""
         with self._changed:
             if request is not None:
@@ -107,7 +110,7 @@ class Session:
             self._version += 1
             self._changed.notify_all()
 
-    def _may_write(self, request: Request, part: str) -> bool:
+    def _may_write(self, request: PageRequest, part: str) -> bool:
         """Parts that no request asks for, as the status line, belong to everybody."""
         return part not in self._newest or request.owns(part)
 
@@ -132,7 +135,7 @@ class Session:
                 screen = self._screen(parts)
             yield screen
 
-    def _unfinished(self, parts: Collection[str]) -> list[Request]:
+    def _unfinished(self, parts: Collection[str]) -> list[PageRequest]:
         return [r for part, r in self._newest.items() if part in parts and not r.finished]
 
     def _screen(self, parts: Collection[str]) -> Screen:
@@ -148,6 +151,9 @@ class Sessions:
 
     def get(self, session_hash: str) -> Session:
         return self._open.setdefault(session_hash, Session())
+
+    def is_open(self, session_hash: str) -> bool:
+        return session_hash in self._open
 
     def close(self, session_hash: str) -> None:
         session = self._open.pop(session_hash, None)
@@ -177,8 +183,8 @@ class Owners:
 
     def others(self, session_hash: str | None) -> set[str]:
         """The things that belong to other pages."""
-        return {thing for thing, owner in self._owner.items() if owner != session_hash}
+        return {thing for thing, owner in list(self._owner.items()) if owner != session_hash}
 
     def release(self, session_hash: str) -> None:
-        for thing in [thing for thing, owner in self._owner.items() if owner == session_hash]:
-            del self._owner[thing]
+        for thing in [thing for thing, owner in list(self._owner.items()) if owner == session_hash]:
+            self._owner.pop(thing, None)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, cast
 from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset
 from thinkswitch.recipe import Recipe, Schedule
-from ui.decoding import DecodeLine, News, Place, Waiting, read_in_turns, rows_that_fit
+from ui.decoding import DecodeQueue, DecodeUpdate, QueuedDecode, Waiting, read_in_turns, rows_that_fit
+from ui.live_rounds import LiveRounds
 from ui.pair_loader import Loaded, PairLoader
 from ui.run_control import RunControl
 from ui.scheduling import BackgroundTask, FairLock
@@ -26,18 +27,18 @@ SMALL_PAIR = 50_000_000  # parameters; smaller pairs gain nothing by a second th
 DEMO_TOKENS = 512  # the most new tokens of an answer in a demo
 DEMO_PROMPT = 2048  # and of a prompt
 EXPORTS = Path("exports")  # the one folder a demo may export into
-DRAIN_SECONDS = 5.0  # how long a new pair waits for the decodes of the old one
+DRAIN_SECONDS = 5.0  # how long a new pair waits for those who use the old one
 FILE_PATH = re.compile(r"""(?<![\w.<])(?:[A-Za-z]:)?(?:[/\\][^\s/\\'":;,<>]+){2,}""")
 
 
 class Studio:
-    """`loader` has the pair, `lane` the turns on its model, `line` the decodes, `runs` the runs on disk."""
+    """What all pages share. `loader` has the pair, `runs` the runs on disk."""
 
     def __init__(self, preset: Preset, source: str, demo: bool = False) -> None:
         self.demo = demo
         self.first_preset = preset  # what a fresh page is built with
-        self.lane = FairLock()
-        self.line = DecodeLine()
+        self.model_lock = FairLock()  # turns on the model
+        self.decode_queue = DecodeQueue()
         self.loader = PairLoader(preset, source, released=self._pair_released)
         self.runs = RunControl()
         self.sessions = Sessions()
@@ -66,53 +67,57 @@ class Studio:
 
     def load(self, preset: Preset, source: str, session_hash: str | None = None) -> None:
         """Load another pair for everybody, unless that would take it from somebody who is using it."""
-        if self._at_work("export"):
-            raise UserError("an export is using the pair in memory; wait for it, or stop it")
-        if self.demo:
-            self._refuse_to_disturb(session_hash)
-        self.loader.load(preset, source)
+        with self._tasks_lock:
+            if self._at_work("export"):
+                raise UserError("an export is using the pair in memory; wait for it, or stop it")
+            if self.demo:
+                self._refuse_to_disturb(session_hash)
+            self.loader.load(preset, source)
 
     def _refuse_to_disturb(self, session_hash: str | None) -> None:
         others = self.owners.others(session_hash)
-        busy = [name for name in self.tasks if self._at_work(name) and task_thing(name) in others]
-        if busy or self.line.of_others(session_hash):
+        busy = [name for name in list(self.tasks) if self._at_work(name) and task_thing(name) in others]
+        if busy or self.decode_queue.of_others(session_hash):
             raise UserError("another visitor is using this pair; load yours when they are done")
 
-    def _pair_released(self) -> None:
+    def _pair_released(self, old: LiveRounds) -> None:
+        old.drain(DRAIN_SECONDS)  # decodes, charts and sweeps end at their next step
         self.sweeps.clear()
-        self.line.drain(DRAIN_SECONDS)
-        with self.lane.turn():  # after what does not stand in the line: strips and sweeps
-            pass
 
     # ---- rounds and points
 
-    def round(self, loaded: Loaded, choice: str) -> tuple[Round, list[int]]:
-        """The round of a choice, and where in the live blend's basis its adapters are."""
-        folder, number = self.runs.run_of(choice)
-        if folder is None:
-            return loaded.start, []
-        key = (folder, number)
-        found = loaded.rounds.find(key)
-        with self.lane.turn():
-            return found, loaded.rounds.use(key, found, self._rounds_in_use())
+    @contextmanager
+    def using(self, loaded: Loaded, choice: str) -> Iterator[None]:
+        """Use the pair at this round: its adapters stay in memory, and another pair waits until this ends."""
+        with loaded.rounds.pin(self.round_key(choice)):
+            yield
 
-    def _rounds_in_use(self) -> set[tuple[Path, int]]:
-        swept = {task.round for task in self.tasks.values() if task.round and not task.ended}
-        return self.line.rounds_in_use() | swept
+    def round_key(self, choice: str) -> tuple[Path, int] | None:
+        folder, number = self.runs.run_of(choice)
+        return (folder, number) if folder else None
+
+    def find_round(self, loaded: Loaded, choice: str) -> Round:
+        key = self.round_key(choice)
+        return loaded.rounds.find(key) if key else loaded.start
 
     def points(self, loaded: Loaded, choice: str, ts: list[float], schedule: Schedule) -> list[Recipe]:
-        """Recipes in the live blend's basis."""
+        """Recipes in the basis of the live blend, which then holds the round's adapters. See `using`."""
         from thinkswitch import recipe
 
-        found, places = self.round(loaded, choice)
-        return [recipe.remap_adapters(found.point(t, schedule), places) for t in ts]
+        key = self.round_key(choice)
+        found = self.find_round(loaded, choice)
+        slots: list[int] = []
+        if key is not None:
+            with self.model_lock.turn():
+                slots = loaded.rounds.use(key, found)
+        return [recipe.remap_adapters(found.point(t, schedule), slots) for t in ts]
 
     # ---- decoding
 
     @contextmanager
     def turn(self) -> Iterator[None]:
         """A turn on the model, with as many threads as it may have."""
-        with self.lane.turn():
+        with self.model_lock.turn():
             self.pace()
             yield
 
@@ -126,17 +131,16 @@ class Studio:
 
         loaded = self.loaded
         small = loaded is not None and loaded.pair.parameters < SMALL_PAIR
-        alone = small or self.running()
-        torch.set_num_threads(1 if alone else self.loader.threads or 1)
+        single_thread = small or self.running()
+        torch.set_num_threads(1 if single_thread else self.loader.threads or 1)
 
     def decode(
         self,
         loaded: Loaded,
         rows: list[Row],
         cancelled: Callable[[], bool],
-        choice: str = "",
         session_hash: str | None = None,
-    ) -> Iterator[Waiting | News]:
+    ) -> Iterator[Waiting | DecodeUpdate]:
         """Decode `rows` in turns with other visitors, as batches that fit into memory."""
         from thinkswitch.generate import generate
 
@@ -144,9 +148,9 @@ class Studio:
             return cancelled() or self.loaded is not loaded
 
         pair = loaded.pair
-        place = Place(given_up, session_hash, self.round_key(choice))
-        with self.line.join(place):
-            yield from self.line.wait(place)
+        decode = QueuedDecode(given_up, session_hash)
+        with self.decode_queue.join(decode):
+            yield from self.decode_queue.wait(decode)
             steps = generate(
                 loaded.blend,
                 pair.instruct.tokenizer,
@@ -154,26 +158,22 @@ class Studio:
                 pair.instruct.stop_token_ids | pair.thinking.stop_token_ids,
                 rows_that_fit(loaded, rows),
                 cancelled=given_up,
-                between_steps=self.lane.yield_turn,
+                between_steps=self.model_lock.yield_turn,
             )
             with closing(cast("Generator[Chunk, None, None]", steps)) as chunks:
                 yield from read_in_turns(chunks, self.turn)
 
-    def round_key(self, choice: str) -> tuple[Path, int] | None:
-        folder, number = self.runs.run_of(choice)
-        return (folder, number) if folder else None
-
     # ---- long tasks
 
-    def task(
-        self, name: str, work: Callable, session_hash: str | None = None, choice: str = ""
-    ) -> BackgroundTask:
+    def task(self, name: str, work: Callable, session_hash: str | None = None) -> BackgroundTask:
         """Start `work` in the background; one task of a name at a time. It belongs to the page that asks."""
         with self._tasks_lock:
+            if self.loader.loading:
+                raise UserError("a pair is being loaded; wait until it is ready")
             if self._at_work(name):
                 raise UserError(f"{name} is at work already; wait for it, or stop it")
             self.owners.take(task_thing(name), session_hash)
-            self.tasks[name] = BackgroundTask(name, work, self.round_key(choice))
+            self.tasks[name] = BackgroundTask(name, work)
             return self.tasks[name]
 
     def cancel(self, name: str, session_hash: str | None = None) -> None:
@@ -190,13 +190,14 @@ class Studio:
         """The newest table is the last one."""
         self.sweeps.pop(name, None)
         self.sweeps[name] = table
-        self.owners.take(sweep_thing(name), session_hash)
+        if session_hash is not None and self.sessions.is_open(session_hash):
+            self.owners.take(sweep_thing(name), session_hash)  # what a closed page owned, nobody could clear
 
     def clear_sweeps(self, session_hash: str | None = None) -> None:
         """Forget the tables of sweeps; in a demo only those that belong to nobody else."""
         others = self.owners.others(session_hash) if self.demo else set()
-        for name in [name for name in self.sweeps if sweep_thing(name) not in others]:
-            del self.sweeps[name]
+        for name in [name for name in list(self.sweeps) if sweep_thing(name) not in others]:
+            self.sweeps.pop(name, None)
 
     # ---- runs
 
@@ -248,7 +249,7 @@ class Studio:
         self.owners.release(session_hash)
 
     def public(self, text: str) -> str:
-        """`text` as visitors may read it: a demo shows the names of files, but not the way to them."""
+        """`text` as visitors may read it: a demo shows the names of files, but not their folders."""
         return redact_paths(text) if self.demo else text
 
 

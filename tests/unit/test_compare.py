@@ -9,14 +9,14 @@ import pytest
 
 from thinkswitch.errors import UserError
 from thinkswitch.recipe import Schedule
-from ui import answering, answers
-from ui.answers import RENDERED_POINTS, Ask, read_ask
+from ui import answering, question
 from ui.decoding import Waiting
+from ui.question import RENDERED_POINTS, Question, read_question
 from ui.run_control import PAIR
 from ui.sessions import Screen, Sessions
 from ui.tabs import compare
 
-ASK = Ask("What is 4 + 5 - 2?", 0.5, PAIR, "auto", "greedy", 0.6, 0.95, 20, 0, 0, Schedule())
+ASK = Question("What is 4 + 5 - 2?", 0.5, PAIR, "auto", "greedy", 0.6, 0.95, 20, 0, 0, Schedule())
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def page(studio):
 @pytest.fixture
 def slow(monkeypatch):
     """Every step is a turn and a message."""
-    monkeypatch.setattr("ui.decoding.NEWS_SECONDS", 0)
+    monkeypatch.setattr("ui.decoding.UPDATE_SECONDS", 0)
     monkeypatch.setattr("ui.scheduling.TURN_SECONDS", 0)
 
 
@@ -68,18 +68,20 @@ def no_memory(*args):
 
 
 def test_an_ask_is_read_from_the_components_by_name():
-    names = [field.name for field in dataclasses.fields(Ask)]
-    assert read_ask(
+    names = [field.name for field in dataclasses.fields(Question)]
+    assert read_question(
         dict(zip(names, dataclasses.astuple(dataclasses.replace(ASK, schedule=None)), strict=True))
     ) == (dataclasses.replace(ASK, schedule=None))
     schedule = Schedule(mlp=0.5)
     empty = dict.fromkeys(names) | {"template": "auto", "how": "greedy", "schedule": schedule}
-    assert read_ask(empty) == Ask("", 0.0, PAIR, "auto", "greedy", 0.0, 1.0, 0, 0, 0, schedule)
+    assert read_question(empty) == Question("", 0.0, PAIR, "auto", "greedy", 0.0, 1.0, 0, 0, 0, schedule)
 
 
 def test_which_asks_have_the_same_ends():
-    assert ASK.same_ends(at(0.9)) and ASK.same_ends(dataclasses.replace(ASK, schedule=Schedule(mlp=0)))
-    assert not ASK.same_ends(dataclasses.replace(ASK, prompt="other"))
+    assert ASK.same_end_columns(at(0.9)) and ASK.same_end_columns(
+        dataclasses.replace(ASK, schedule=Schedule(mlp=0))
+    )
+    assert not ASK.same_end_columns(dataclasses.replace(ASK, prompt="other"))
     assert ASK.same_but_for_t(at(0.9))
     assert not ASK.same_but_for_t(dataclasses.replace(ASK, schedule=Schedule(mlp=0)))
 
@@ -89,33 +91,33 @@ def test_a_long_prompt_is_refused_before_the_strip_is_asked(page):
     long = dataclasses.replace(ASK, prompt="7 + " * 2000 + "1")
     too_long = r"the prompt is too long: .* room for 1024"
     with pytest.raises(UserError, match=too_long):
-        answers.check(page, page.loaded, long)
+        question.check(page, page.loaded, long)
     with pytest.raises(UserError, match=too_long):
-        answers.probability_strip(page, long, lambda: False)
+        question.trace_chart(page, long, lambda: False)
     for field, value in (("top_k", -1), ("limit", -5), ("seed", -2)):
         with pytest.raises(UserError, match=f"must be at least 0, it is {value}"):
-            answers.check(page, page.loaded, dataclasses.replace(ASK, **{field: value}))
+            question.check(page, page.loaded, dataclasses.replace(ASK, **{field: value}))
 
 
 def test_a_demo_limits_prompts_and_answers(page, monkeypatch):
     monkeypatch.setattr(page, "demo", True)
-    monkeypatch.setattr(answers, "DEMO_PROMPT", 10)
+    monkeypatch.setattr(question, "DEMO_PROMPT", 10)
     with pytest.raises(UserError, match="room for 10"):
-        answers.check(page, page.loaded, ASK)
-    monkeypatch.setattr(answers, "DEMO_PROMPT", 1000)
-    monkeypatch.setattr(answers, "DEMO_TOKENS", 7)
-    [row] = answers.rows_of(page, page.loaded, dataclasses.replace(ASK, limit=9), [0.5])
+        question.check(page, page.loaded, ASK)
+    monkeypatch.setattr(question, "DEMO_PROMPT", 1000)
+    monkeypatch.setattr(question, "DEMO_TOKENS", 7)
+    [row] = question.rows_of(page, page.loaded, dataclasses.replace(ASK, limit=9), [0.5])
     assert row.sampling.max_new_tokens == 7
 
 
 def test_the_strip_rises_with_t_and_gives_up_when_superseded(page):
     import json
 
-    chart = json.loads(answers.probability_strip(page, ASK, lambda: False))
+    chart = json.loads(question.trace_chart(page, ASK, lambda: False))
     opens = chart["data"][0]["y"]
     assert len(opens) == 21 and opens[0] < 0.01 and opens[20] > 0.99
     looks = itertools.count()
-    assert answers.probability_strip(page, ASK, lambda: next(looks) >= 2) is None
+    assert question.trace_chart(page, ASK, lambda: next(looks) >= 2) is None
     assert next(looks) < 7  # of seven turns
 
 
@@ -128,7 +130,7 @@ def test_all_three_columns_are_answered(page, slow):
     last = screens[-1]
     assert titles(last) == ["instruct", "blend · t = 0.5", "thinking"]
     assert "\\boxed{7}" in last.parts["thinking"]["answer"] and last.parts["thinking"]["trace"]
-    assert " in " in last.parts["status"] and last.parts["film"] == []
+    assert " in " in last.parts["status"] and last.parts["frames"] == []
     assert len(screens) > 10 and not last.stoppable and screens[5].stoppable
 
 
@@ -152,7 +154,7 @@ def test_one_point_changes_the_blend_alone(page):
 
 def test_a_rendered_spectrum_has_a_frame_for_every_point(page):
     screen = run(page, 1, at(0.32), RENDERED_POINTS)
-    assert [frame["t"] for frame in screen.parts["film"]] == RENDERED_POINTS
+    assert [frame["t"] for frame in screen.parts["frames"]] == RENDERED_POINTS
     assert titles(screen) == ["instruct", "blend · t = 0.3", "thinking"]
 
 
@@ -192,11 +194,11 @@ def test_stop_is_shown_and_the_ends_are_decoded_again(page, slow):
     for screen in screens:
         if screen.stoppable:
             break
-    assert page.sessions.get("s").ends.ask == ASK
+    assert page.sessions.get("s").end_columns.question == ASK
     page.sessions.get("s").stop(2)
     last = list(screens)[-1]
     assert "stopped after" in last.parts["status"] and not last.stoppable
-    assert "stopped" in last.parts["thinking"]["foot"] and page.sessions.get("s").ends is None
+    assert "stopped" in last.parts["thinking"]["foot"] and page.sessions.get("s").end_columns is None
 
 
 def test_another_pair_is_named_as_the_reason(page, slow, monkeypatch):
@@ -204,7 +206,7 @@ def test_another_pair_is_named_as_the_reason(page, slow, monkeypatch):
     ask(page, 1)
     screens = watch(page)
     for screen in screens:
-        if screen.stoppable:
+        if screen.stoppable and "foot" in screen.parts.get("thinking", {}):
             break
     monkeypatch.setattr(page.loader, "loaded", dataclasses.replace(page.loaded))
     last = list(screens)[-1]
@@ -246,7 +248,7 @@ def test_an_error_is_a_sentence_and_stop_is_released(page, monkeypatch, error, s
     ask(page, 1)
     screens = list(watch(page))
     assert says in screens[-1].parts["status"] and not screens[-1].stoppable
-    assert page.sessions.get("s").ends is None
+    assert page.sessions.get("s").end_columns is None
     warned = [sentence for screen in screens for sentence in screen.warnings]
     assert warned == ([str(error)] if isinstance(error, UserError) else [])
 
@@ -295,11 +297,10 @@ def test_a_page_that_opens_before_the_pair_is_there_is_answered(page, monkeypatc
 @pytest.fixture
 def clicks(page, monkeypatch):
     """`clicks(handler, click, ask, frames=0)`; `clicks.asked` are the points that were decoded for."""
-    request = gr.Request(session_hash="s")
     handlers = compare.Handlers(page)
 
     def go(name, click, asked, frames=0):
-        getattr(handlers, name)(request, click, frames, asked)
+        getattr(handlers, name)(compare.Click("s", click, frames, asked))
 
     go.asked = []
     begin = compare.answer
@@ -324,7 +325,7 @@ def test_the_slider_decodes_the_blend_alone_where_the_ends_stand(page, clicks, m
 
 def test_the_slider_shows_the_nearest_frame_of_a_rendered_spectrum(page, clicks):
     clicks("spectrum", 1, ASK)
-    frames = len(shown(page).parts["film"])
+    frames = len(shown(page).parts["frames"])
     clicks("slider_released", 2, at(0.78), frames)
     screen = shown(page)
     assert screen.parts["blend"]["title"] == "blend · t = 0.8"
@@ -332,7 +333,7 @@ def test_the_slider_shows_the_nearest_frame_of_a_rendered_spectrum(page, clicks)
     clicks(
         "slider_released", 3, at(0.78), frames=0
     )  # the browser has forgotten the frames: a prompt was typed
-    assert shown(page).parts["film"] == [] and clicks.asked[1:] == [[0.78]]
+    assert shown(page).parts["frames"] == [] and clicks.asked[1:] == [[0.78]]
 
 
 def test_long_answers_wait_for_run(page, clicks, monkeypatch):
@@ -345,6 +346,46 @@ def test_stop_stops_the_clicks_before_it(page, clicks, slow):
     clicks("all_three", 1, ASK)
     clicks("stop", 2, ASK)
     assert "stopped after" in shown(page).parts["status"]
+
+
+def test_frames_of_another_prompt_are_forgotten_by_every_click(page, clicks):
+    """Run on a new prompt that was refused left the old question's frames on the page."""
+    clicks("spectrum", 1, ASK)
+    assert len(shown(page).parts["frames"]) == 11
+    clicks("all_three", 2, dataclasses.replace(ASK, prompt=" "), frames=0)
+    assert shown(page).parts["frames"] == []
+
+
+def test_stop_can_be_pressed_before_the_first_token(page, monkeypatch):
+    """A long prompt is read for seconds; Stop was dark until the first token."""
+    read = threading.Event()
+
+    def reading(*args):
+        read.wait(60)
+        yield from ()
+
+    monkeypatch.setattr(page, "decode", reading)
+    thread = ask(page, 1)
+    assert next(screen for screen in watch(page) if screen.stoppable).parts["status"]
+    read.set()
+    thread.join(60)
+
+
+def test_a_chart_of_the_old_pair_gives_up(page, monkeypatch):
+    """It held the old pair in memory, turn by turn, while the new one was measured against what is free."""
+    turns = []
+    turn = page.turn
+    monkeypatch.setattr(page, "turn", lambda: turns.append(1) or turn())
+    pair = page.loaded
+    looks = itertools.count()
+
+    def superseded():
+        if next(looks) == 2:
+            monkeypatch.setattr(page.loader, "loaded", dataclasses.replace(pair))
+        return False
+
+    assert question.trace_chart(page, ASK, superseded) is None
+    assert len(turns) <= 3 and pair.rounds.pinned() == set()
 
 
 # ---- what Gradio is told

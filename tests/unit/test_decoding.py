@@ -7,57 +7,63 @@ import pytest
 
 from thinkswitch.generate import Chunk
 from ui import decoding, scheduling
-from ui.decoding import DecodeLine, Place, Waiting, read_in_turns
+from ui.decoding import DecodeQueue, QueuedDecode, Waiting, read_in_turns
 
 
-def place(given_up=False, session=None):
-    return Place(lambda: given_up, session)
+def queued(given_up=False, session=None):
+    return QueuedDecode(lambda: given_up, session)
 
 
 @contextmanager
-def line_of(*places):
-    line = DecodeLine()
-    joined = [line.join(one) for one in places]
+def queue_of(*decodes):
+    queue = DecodeQueue()
+    joined = [queue.join(one) for one in decodes]
     for one in joined:
         one.__enter__()
-    yield line
+    yield queue
     for one in joined:
         one.__exit__(None, None, None)
-    assert len(line) == 0
+    assert len(queue) == 0
 
 
 def test_what_was_given_up_is_not_counted_as_ahead():
     """One visitor pressed Run 150 times and was told that 34 were ahead of him: his own clicks."""
-    mine = place()
-    with line_of(place(), *[place(given_up=True) for _ in range(34)], place(), mine) as line:
-        assert line.ahead(mine) == 2
+    mine = queued()
+    with queue_of(queued(), *[queued(given_up=True) for _ in range(34)], queued(), mine) as queue:
+        assert queue.ahead(mine) == 2
 
 
 def test_a_decode_waits_while_four_are_at_work(monkeypatch):
     monkeypatch.setattr(decoding, "LOOK_SECONDS", 0)
-    working = [place() for _ in range(4)]
-    mine, later = place(), place()
-    with line_of(*working, mine, later) as line:
-        assert list(line.wait(working[3])) == []
-        assert next(line.wait(mine)) == Waiting(1) and next(line.wait(later)) == Waiting(2)
+    working = [queued() for _ in range(4)]
+    mine, later = queued(), queued()
+    with queue_of(*working, mine, later) as queue:
+        assert list(queue.wait(working[3])) == []
+        assert next(queue.wait(mine)) == Waiting(1) and next(queue.wait(later)) == Waiting(2)
         working[0].given_up = lambda: True
-        assert list(line.wait(mine)) == [] and next(line.wait(later)) == Waiting(1)
+        assert list(queue.wait(mine)) == [] and next(queue.wait(later)) == Waiting(1)
         later.given_up = lambda: True
-        assert list(line.wait(later)) == []
+        assert list(queue.wait(later)) == []
 
 
-def test_the_line_knows_whose_decodes_and_which_rounds_are_in_it(tmp_path):
-    mine, theirs = place(session="me"), Place(lambda: False, "them", (tmp_path, 3))
-    with line_of(mine, theirs, place(given_up=True, session="them")) as line:
-        assert line.of_others("me") == 1 and line.of_others("them") == 1 and line.of_others(None) == 2
-        assert line.rounds_in_use() == {(tmp_path, 3)}
+def test_a_decode_that_waited_says_when_it_begins(monkeypatch):
+    """Its speed was counted from when it was asked for: a visitor in the queue saw 2 tokens a second."""
+    working = [queued() for _ in range(5)]
+    mine = queued()
+    steps = iter(range(5))
+
+    def next_step(seconds):
+        working[next(steps)].given_up = lambda: True
+
+    monkeypatch.setattr(decoding.time, "sleep", next_step)
+    with queue_of(*working, mine) as queue:
+        assert list(queue.wait(mine)) == [Waiting(2), Waiting(1), Waiting(0)]
 
 
-def test_draining_does_not_wait_for_ever():
-    """A page that has stalled holds its decode."""
-    with line_of(place()) as line:
-        line.drain(seconds=0.01)
-    line.drain(seconds=1000)
+def test_the_queue_knows_whose_decodes_are_in_it():
+    mine, theirs = queued(session="me"), queued(session="them")
+    with queue_of(mine, theirs, queued(given_up=True, session="them")) as queue:
+        assert queue.of_others("me") == 1 and queue.of_others("them") == 1 and queue.of_others(None) == 2
 
 
 # ---- news
@@ -100,8 +106,8 @@ def test_a_page_hears_seldom_enough_to_stay_alive(clock):
     heard = tokens(read_in_turns(steps(clock, 100, 0.01), free_turn))
     assert heard[0] == 6 and heard[-1] == 100
     apart = [(later - earlier) * 0.01 for earlier, later in itertools.pairwise(heard[:-1])]
-    assert all(seconds >= decoding.NEWS_SECONDS for seconds in apart)
-    assert len(heard) <= 1 + 1.0 / decoding.NEWS_SECONDS + 1
+    assert all(seconds >= decoding.UPDATE_SECONDS for seconds in apart)
+    assert len(heard) <= 1 + 1.0 / decoding.UPDATE_SECONDS + 1
 
 
 def test_wide_steps_are_a_turn_each(clock):

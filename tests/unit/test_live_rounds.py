@@ -30,12 +30,12 @@ def blend(monkeypatch):
     return Slots()
 
 
-def use(live, blend, run, number, in_use=()):
-    """Look at a round; its adapters are at the places that are returned."""
+def use(live, blend, run, number):
+    """Look at a round; its adapters are in the slots that are returned."""
     adapters = [f"{run}{r}" for r in range(1, number + 1)]
-    places = live.use((Path(run), number), SimpleNamespace(adapters=adapters), in_use)
-    assert [blend.held[place] for place in places] == adapters
-    return places
+    slots = live.use((Path(run), number), SimpleNamespace(adapters=adapters))
+    assert [blend.held[slot] for slot in slots] == adapters
+    return slots
 
 
 def held(blend):
@@ -64,15 +64,25 @@ def test_rounds_of_one_run_share_their_adapters(blend):
     assert held(blend) == ["a1", "a2", "a3", "b1"]
 
 
-def test_what_a_decode_is_using_stays(blend):
+def test_what_somebody_is_using_stays(blend):
+    """A chart of a round took turns while four other rounds were looked at: its adapters were gone."""
     live = LiveRounds(blend)
-    decoding = (Path("a"), 1)
-    use(live, blend, "a", 1)
-    for run in "bcd":
-        use(live, blend, run, 1, in_use={decoding})
-    assert held(blend) == ["a1", "c1", "d1"]
+    with live.pin((Path("a"), 1)):
+        use(live, blend, "a", 1)
+        for run in "bcd":
+            use(live, blend, run, 1)
+        assert held(blend) == ["a1", "c1", "d1"]
     use(live, blend, "d", 1)
     assert held(blend) == ["c1", "d1"]
+
+
+def test_a_new_pair_waits_for_those_who_use_the_old_one_but_not_for_ever(blend):
+    live = LiveRounds(blend)
+    live.drain(seconds=1000)
+    with live.pin(None):
+        assert live.pinned() == {None}
+        live.drain(seconds=0.01)
+    assert live.pinned() == set()
 
 
 def test_a_round_looked_at_again_is_a_new_one(blend):

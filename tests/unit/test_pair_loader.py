@@ -41,7 +41,7 @@ def test_examples_cover_three_kinds():
 @pytest.fixture
 def loader():
     released = []
-    loader = PairLoader(load_preset("tiny"), "tiny", released=lambda: released.append(loader.loaded))
+    loader = PairLoader(load_preset("tiny"), "tiny", released=lambda rounds: released.append(loader.loaded))
     loader.calls = released
     load(loader, loader.preset, "tiny")
     assert loader.status == "Ready" and not loader.failed
@@ -54,7 +54,7 @@ def load(loader, preset, source):
 
 
 def test_two_pairs_are_not_loaded_at_once():
-    loader = PairLoader(load_preset("tiny"), "tiny", released=lambda: None)
+    loader = PairLoader(load_preset("tiny"), "tiny", released=lambda rounds: None)
     loader.load(loader.preset, "tiny")
     with pytest.raises(UserError, match="tiny is still being loaded; wait until it is ready"):
         loader.load(loader.preset, "tiny")
@@ -106,6 +106,6 @@ def test_a_pair_that_does_not_fit_is_one_sentence(loader, monkeypatch):
 
 
 def test_held_out_problems_are_known_before_torch_is_imported():
-    loader = PairLoader(load_preset("tiny"), "tiny", released=lambda: None)
+    loader = PairLoader(load_preset("tiny"), "tiny", released=lambda rounds: None)
     assert len(loader.problems) == 400 and len(loader.examples) == 4
-    assert PairLoader(Preset(), "none", released=lambda: None).problems == {}
+    assert PairLoader(Preset(), "none", released=lambda rounds: None).problems == {}

@@ -50,7 +50,7 @@ def said(news) -> dict:
 
 
 def idle(studio) -> bool:
-    return len(studio.line) == 0 and studio.lane.in_line == 0
+    return len(studio.decode_queue) == 0 and studio.model_lock.in_line == 0
 
 
 def test_visitors_who_decode_at_once_read_what_they_would_alone(studio):
@@ -66,14 +66,15 @@ def test_visitors_who_decode_at_once_read_what_they_would_alone(studio):
         got[i] = said(news)
 
     threads = [threading.Thread(target=visit, args=(i,), daemon=True) for i in range(6)]
-    with studio.lane.turn():  # all are there before the first step
+    with studio.model_lock.turn():  # all are there before the first step
         for thread in threads:
             thread.start()
-        wait(lambda: len(studio.line) == 6 and studio.lane.in_line == 5)
+        wait(lambda: len(studio.decode_queue) == 6 and studio.model_lock.in_line == 5)
     for thread in threads:
         thread.join(60)
     assert [got[i] for i in range(6)] == alone
-    assert waited.count(set()) == 4 and {1} in waited and any(2 in ahead for ahead in waited)
+    assert waited.count(set()) == 4 and all(0 in ahead for ahead in waited if ahead)
+    assert {ahead for visit in waited for ahead in visit} == {0, 1, 2}
     assert idle(studio)
     assert alone[0][1][0].endswith("\\boxed{13}")  # 3 + 5 - 2 + 7, thought
 
@@ -119,7 +120,7 @@ def test_a_batch_is_as_wide_as_memory_is_free(studio, monkeypatch):
     whole = said(studio.decode(studio.loaded, spectrum, never))
     loaded = studio.loaded
     setup = memory_plan.read_setup(loaded.pair, dataclasses.replace(loaded.preset, four_bit=False))
-    each = memory_plan.row_bytes(setup, 40)
+    each = memory_plan.row_bytes(setup, 40, len(spectrum[0].ids))
     widths = []
     place = loaded.blend.place
     monkeypatch.setattr(loaded.blend, "place", lambda recipes: widths.append(len(recipes)) or place(recipes))
@@ -164,13 +165,13 @@ def test_rounds_of_runs_join_the_live_blend_once(studio, root):
     made = write_run(root, "a", pair, (1, 2)) | write_run(root, "b", pair, (3,))
     sides = studio.loaded.blend.sides
     for choice in ("a · round 1", "b · round 1", "a · round 2", "a · round 1", "b · round 1"):
-        found, places = studio.round(studio.loaded, choice)
-        assert found.point(0.4) == made[choice].point(0.4)
+        assert studio.find_round(studio.loaded, choice).point(0.4) == made[choice].point(0.4)
         [point] = studio.points(studio.loaded, choice, [0.4], Schedule())
-        assert point == recipe.remap_adapters(made[choice].point(0.4), places)
+        slots = studio.loaded.rounds.use(studio.round_key(choice), made[choice])
+        assert point == recipe.remap_adapters(made[choice].point(0.4), slots)
     assert studio.loaded.blend.sides == sides + 3  # three adapters, each once
     with pytest.raises(UserError, match="has no round 7"):
-        studio.round(studio.loaded, "a · round 7")
+        studio.find_round(studio.loaded, "a · round 7")
 
 
 # ---- tasks
@@ -221,6 +222,8 @@ def test_a_task_of_another_visitor_cannot_be_cancelled_in_a_demo(endless):
 def test_sweeps_of_other_visitors_are_not_cleared_in_a_demo():
     demo, alone = (Studio(load_preset("tiny"), "tiny", demo) for demo in (True, False))
     for studio in (demo, alone):
+        for page in ("s1", "s2"):
+            studio.sessions.get(page)
         studio.keep_sweep("mine", [], "s1")
         studio.keep_sweep("theirs", [], "s2")
         studio.clear_sweeps("s1")
@@ -236,6 +239,24 @@ def test_no_pair_is_loaded_while_an_export_uses_the_old_one(endless):
     assert not studio.loader.loading
 
 
+def test_nothing_new_is_begun_on_a_pair_that_is_about_to_go(endless):
+    """An export that began while another pair was being read kept both in memory."""
+    studio = Studio(load_preset("tiny"), "tiny")
+    studio.loader.loading = True
+    with pytest.raises(UserError, match="a pair is being loaded; wait until it is ready"):
+        studio.task("export", endless)
+
+
+def test_a_table_of_a_closed_page_belongs_to_nobody():
+    """In a demo nobody could clear it any more."""
+    studio = Studio(load_preset("tiny"), "tiny", demo=True)
+    studio.sessions.get("s1")
+    studio.page_closed("s1")
+    studio.keep_sweep("theirs", [], "s1")
+    studio.clear_sweeps("s2")
+    assert studio.sweeps == {}
+
+
 def test_in_a_demo_nobody_takes_the_pair_from_somebody_else(endless):
     """Load ended everybody's decode."""
     studio = Studio(load_preset("tiny"), "tiny", demo=True)
@@ -246,7 +267,7 @@ def test_in_a_demo_nobody_takes_the_pair_from_somebody_else(endless):
         studio.load(studio.preset, "tiny", "s2")
     studio.load(studio.preset, "tiny", "s1")
     studio.page_closed("s1")
-    with studio.line.join(decoding.Place(never, "s3")):
+    with studio.decode_queue.join(decoding.QueuedDecode(never, "s3")):
         with pytest.raises(UserError, match="another visitor is using this pair"):
             studio.load(studio.preset, "tiny", "s2")
         studio.load(studio.preset, "tiny", "s3")

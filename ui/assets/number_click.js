@@ -1,5 +1,5 @@
 // Numbers a click, and tells how many frames of the spectrum are rendered.
-(click, film, ...settings) => {
+(click, frames, ...settings) => {
   window.clickNumber = (window.clickNumber || 0) + 1;
-  return [window.clickNumber, (film || []).length, ...settings];
+  return [window.clickNumber, (frames || []).length, ...settings];
 }

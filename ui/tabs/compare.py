@@ -11,9 +11,8 @@ from gradio.components import Component  # at run time: Gradio reads the types o
 from markupsafe import Markup, escape
 
 from thinkswitch.errors import UserError
-from ui import answers
-from ui.answering import COLUMNS, Ends, answer, answer_when_loaded
-from ui.answers import RENDERED_POINTS, Ask, read_ask
+from ui.answering import COLUMNS, EndColumns, answer, answer_when_loaded
+from ui.question import RENDERED_POINTS, TEMPLATES, Question, read_question, trace_chart
 from ui.run_control import PAIR
 from ui.sessions import Screen, Session
 from ui.studio import Studio
@@ -23,41 +22,41 @@ from ui.widgets.components import Answer, AnswerCard, Chart, MessageBox
 from ui.widgets.events import on
 
 SHORT = 256  # answers of at most so many tokens are decoded without being asked for
-STRIP_DESCRIPTION = "Probability, for this prompt, of opening a trace over t"
+CHART_DESCRIPTION = "Probability, for this prompt, of opening a trace over t"
 EMPTY = "Press Run, or move the slider."
-SAMPLING_CHOICES = ["as the preset has it", "greedy", "custom"]
-TEMPLATE_HELP = "auto: the ends their own, blends the preset's. The thinking template opens the trace itself."
+SAMPLING_CHOICES = ["preset default", "greedy", "custom"]
+TEMPLATE_HELP = "auto: each end its own, blends the preset's. The thinking template opens the trace itself."
 NO_FRAMES = "() => [[]]"
 
 
 @dataclass(frozen=True)
 class View:
-    """The components of the tab. `settings` are named as the fields of Ask."""
+    """The components of the tab. `settings` are named as the fields of Question."""
 
     settings: dict[str, Any]  # components
     run: gr.Button
     stop: gr.Button
     render: gr.Button
     chips: gr.Dataset
-    strip: Component
+    trace_chart: Component
     status: Component
     instruct: Component
     blend: Component
     thinking: Component
-    film: gr.JSON  # the frames of the rendered spectrum
+    frames: gr.JSON  # the frames of the rendered spectrum
     click: gr.Number  # its value is replaced by the number of the click
     asked: gr.Number  # the last click that the server knows of
 
     @property
     def inputs(self) -> list[Component]:
-        return [self.click, self.film, *self.settings.values()]
+        return [self.click, self.frames, *self.settings.values()]
 
     @property
     def outputs(self) -> list[Component]:
-        return [self.instruct, self.blend, self.thinking, self.status, self.film, self.stop]
+        return [self.instruct, self.blend, self.thinking, self.status, self.frames, self.stop]
 
-    def ask(self, values: tuple) -> Ask:
-        return read_ask(dict(zip(self.settings, values, strict=True)))
+    def question(self, values: tuple) -> Question:
+        return read_question(dict(zip(self.settings, values, strict=True)))
 
     def values(self, screen: Screen) -> dict[Component, Any]:
         """As Gradio takes them: a component that is left out stays as it is."""
@@ -96,7 +95,7 @@ def lay_out(studio: Studio, schedule: gr.State) -> View:
             max_lines=8,
             scale=6,
             min_width=300,
-            placeholder="Ask anything the pair can answer",
+            placeholder="Question anything the pair can answer",
             max_length=20_000,
         )
         button: dict[str, Any] = {"size": "md", "scale": 1}
@@ -113,7 +112,7 @@ def lay_out(studio: Studio, schedule: gr.State) -> View:
     with gr.Row(equal_height=True):
         t, round_ = slider_and_round(studio)
         render = gr.Button("Render the spectrum", elem_id="compare-spectrum", min_width=150, **button)
-    strip = Chart(elem_id="compare-switch", description=STRIP_DESCRIPTION, height=74)
+    trace_chart = Chart(elem_id="compare-switch", description=CHART_DESCRIPTION, height=74)
     status = MessageBox(elem_id="compare-status")
     cards = answer_columns()
     settings = {"prompt": prompt, "t": t, "round": round_, **sampling_settings(studio), "schedule": schedule}
@@ -123,10 +122,10 @@ def lay_out(studio: Studio, schedule: gr.State) -> View:
         stop=stop,
         render=render,
         chips=chips,
-        strip=strip,
+        trace_chart=trace_chart,
         status=status,
         **cards,
-        film=gr.JSON([], visible="hidden", elem_id="compare-film"),
+        frames=gr.JSON([], visible="hidden", elem_id="compare-film"),
         click=gr.Number(0, precision=0, visible="hidden", elem_id="compare-click"),
         asked=gr.Number(0, precision=0, visible="hidden", elem_id="compare-asked"),
     )
@@ -176,7 +175,7 @@ def sampling_settings(studio: Studio) -> dict[str, Component]:
                 elem_id="compare-how",
             )
             template = gr.Radio(
-                list(answers.TEMPLATES),
+                list(TEMPLATES),
                 value="auto",
                 label="Chat template",
                 elem_id="compare-template",
@@ -210,21 +209,21 @@ def connect(studio: Studio, view: View) -> None:
     handlers = Handlers(studio)
     settings = view.settings
 
-    def ask_all(event: Callable) -> None:
+    def answer_on(event: Callable) -> None:
         listen(event, handlers.all_three, view)
-        listen_strip(event, handlers, view)
+        listen_trace_chart(event, handlers, view)
 
-    ask_all(view.run.click)
-    ask_all(settings["prompt"].submit)
-    ask_all(on(view.chips.click, lambda sample: sample[0], view.chips, settings["prompt"]).then)
+    answer_on(view.run.click)
+    answer_on(settings["prompt"].submit)
+    answer_on(on(view.chips.click, lambda sample: sample[0], view.chips, settings["prompt"]).then)
     for name in ("round", "template", "how"):
         listen(settings[name].input, handlers.setting_changed, view)
-        listen_strip(settings[name].input, handlers, view)
+        listen_trace_chart(settings[name].input, handlers, view)
     schedule = settings["schedule"]
-    on(schedule.change, list, None, view.film)
-    listen_strip(schedule.change, handlers, view)
-    settings["prompt"].input(None, None, view.film, js=NO_FRAMES)  # frames of another prompt would mislead
-    settings["t"].input(None, [settings["t"], view.film], view.blend, js=asset("scrub.js"))
+    schedule.change(None, None, view.frames, js=NO_FRAMES)
+    listen_trace_chart(schedule.change, handlers, view)
+    settings["prompt"].input(None, None, view.frames, js=NO_FRAMES)  # frames of another prompt would mislead
+    settings["t"].input(None, [settings["t"], view.frames], view.blend, js=asset("scrub.js"))
     listen(settings["t"].release, handlers.slider_released, view)
     listen(view.render.click, handlers.spectrum, view)
     listen(view.stop.click, handlers.stop, view)
@@ -235,7 +234,7 @@ def connect_opening(studio: Studio, view: View, after: Callable) -> None:
     """The page opens with answers, where they cost nothing."""
     handlers = Handlers(studio)
     greeted = listen(after, handlers.greet, view)
-    listen_strip(greeted.then, handlers, view)
+    listen_trace_chart(greeted.then, handlers, view)
 
 
 def numbered(event: Callable, fn: Callable, inputs: list[Any], outputs: Any, **options: Any) -> Any:
@@ -244,14 +243,14 @@ def numbered(event: Callable, fn: Callable, inputs: list[Any], outputs: Any, **o
     return on(event, fn, inputs, outputs, js=js, trigger_mode="multiple", **options)
 
 
-def listen(event: Callable, handler: Callable, view: View) -> Any:
+def listen(event: Callable, handler: Callable[[Click], None], view: View) -> Any:
     """`handler` starts what a click asks for; it is answered on the screen of the session."""
 
-    def ask(request: gr.Request, click: int, frames: int, *values: Any) -> int:
-        handler(request, click, frames, view.ask(values))
-        return click
+    def start(request: gr.Request, number: int, frames: int, *values: Any) -> int:
+        handler(Click(str(request.session_hash), number, frames, view.question(values)))
+        return number
 
-    return numbered(event, ask, view.inputs, view.asked, queue=False)
+    return numbered(event, start, view.inputs, view.asked, queue=False)
 
 
 def show_answers(studio: Studio, view: View) -> None:
@@ -271,12 +270,22 @@ def show_answers(studio: Studio, view: View) -> None:
     on(view.asked.change, watch, None, view.outputs, trigger_mode="always_last")
 
 
-def listen_strip(event: Callable, handlers: Handlers, view: View) -> Any:
-    def draw(request: gr.Request, click: int, frames: int, *values: Any) -> Any:
-        chart = handlers.strip(request, click, view.ask(values))
+def listen_trace_chart(event: Callable, handlers: Handlers, view: View) -> Any:
+    def draw(request: gr.Request, number: int, frames: int, *values: Any) -> Any:
+        chart = handlers.trace_chart(Click(str(request.session_hash), number, frames, view.question(values)))
         return gr.skip() if chart is None else chart
 
-    return numbered(event, draw, view.inputs, view.strip)
+    return numbered(event, draw, view.inputs, view.trace_chart)
+
+
+@dataclass(frozen=True)
+class Click:
+    """A click of a page, and what the page shows when it comes."""
+
+    session_hash: str
+    number: int  # in the order of the page's clicks
+    frames: int  # how many frames of a rendered spectrum the browser has
+    question: Question
 
 
 @dataclass(frozen=True)
@@ -285,56 +294,57 @@ class Handlers:
 
     studio: Studio
 
-    def session(self, request: gr.Request, frames: int) -> Session:
+    def session(self, click: Click) -> Session:
         """The session, whose screen forgets rendered frames that the browser has forgotten."""
-        session = self.studio.sessions.get(str(request.session_hash))
-        if not frames and session.shows("film"):
-            session.write(None, {"film": []})
+        session = self.studio.sessions.get(click.session_hash)
+        if not click.frames and session.shows("frames"):
+            session.write(None, {"frames": []})
         return session
 
-    def ask_at(self, request: gr.Request, click: int, ask: Ask, ts: list[float]) -> None:
-        answer(self.studio, str(request.session_hash), click, ask, ts)
+    def answer_at(self, click: Click, ts: list[float]) -> None:
+        self.session(click)
+        answer(self.studio, click.session_hash, click.number, click.question, ts)
 
-    def all_three(self, request: gr.Request, click: int, frames: int, ask: Ask) -> None:
-        self.ask_at(request, click, ask, [0.0, ask.t, 1.0])
+    def all_three(self, click: Click) -> None:
+        self.answer_at(click, [0.0, click.question.t, 1.0])
 
-    def spectrum(self, request: gr.Request, click: int, frames: int, ask: Ask) -> None:
-        self.ask_at(request, click, ask, RENDERED_POINTS)
+    def spectrum(self, click: Click) -> None:
+        self.answer_at(click, RENDERED_POINTS)
 
-    def setting_changed(self, request: gr.Request, click: int, frames: int, ask: Ask) -> None:
+    def setting_changed(self, click: Click) -> None:
         if self.studio.preset.think_tokens <= SHORT:
-            self.all_three(request, click, frames, ask)
+            self.all_three(click)
         else:
             status = html.quiet("Press Run to see it with these settings.")
-            self.session(request, frames).write(None, {"status": status})
+            self.session(click).write(None, {"status": status})
 
-    def slider_released(self, request: gr.Request, click: int, frames: int, ask: Ask) -> None:
-        """Decode only the blend where the ends stand already, and nothing where the spectrum is rendered."""
-        session = self.session(request, frames)
-        ends: Ends | None = session.ends
-        film = session.shows("film")
-        if ends is None or not ends.of(self.studio.loaded):
-            self.all_three(request, click, frames, ask)
-        elif film and ends.rendered and ask.same_but_for_t(ends.ask):
-            nearest = min(film, key=lambda frame: abs(frame["t"] - ask.t))
-            session.write(None, {"blend": nearest, "status": rendered_line(ask.t)})
-        elif ask.same_ends(ends.ask):
-            self.ask_at(request, click, ask, [ask.t])
+    def slider_released(self, click: Click) -> None:
+        """Decode only the blend where the end columns stand, and nothing where the spectrum is rendered."""
+        question = click.question
+        session = self.session(click)
+        columns: EndColumns | None = session.end_columns
+        frames = session.shows("frames")
+        if columns is None or not columns.of(self.studio.loaded):
+            self.all_three(click)
+        elif frames and columns.rendered and question.same_but_for_t(columns.question):
+            nearest = min(frames, key=lambda frame: abs(frame["t"] - question.t))
+            session.write(None, {"blend": nearest, "status": rendered_line(question.t)})
+        elif question.same_end_columns(columns.question):
+            self.answer_at(click, [question.t])
         else:
-            self.all_three(request, click, frames, ask)
+            self.all_three(click)
 
-    def greet(self, request: gr.Request, click: int, frames: int, ask: Ask) -> None:
+    def greet(self, click: Click) -> None:
         """The page opens with answers, where they cost nothing."""
-        answer_when_loaded(self.studio, str(request.session_hash), click, ask, SHORT)
+        answer_when_loaded(self.studio, click.session_hash, click.number, click.question, SHORT)
 
-    def stop(self, request: gr.Request, click: int, frames: int, ask: Ask) -> None:
-        self.session(request, frames).stop(click)
+    def stop(self, click: Click) -> None:
+        self.session(click).stop(click.number)
 
-    def strip(self, request: gr.Request, click: int, ask: Ask) -> str | None:
-        session = self.studio.sessions.get(str(request.session_hash))
-        asked = session.supersede(click, "strip")
+    def trace_chart(self, click: Click) -> str | None:
+        asked = self.studio.sessions.get(click.session_hash).supersede(click.number, "trace_chart")
         try:
-            return answers.probability_strip(self.studio, ask, asked.superseded)
+            return trace_chart(self.studio, click.question, asked.superseded)
         except UserError:  # the status line has said it
             return None
 

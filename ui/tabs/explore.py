@@ -172,7 +172,7 @@ def sweep(
     if not problems:
         raise UserError("the preset names no held-out problems, and a sweep needs some; set held_out_set")
     ts = [round(i / (points - 1), 4) for i in range(points)]
-    recipes = studio.points(loaded, choice, ts, schedule)
+    studio.find_round(loaded, choice)  # refused now, not in the task
     template = getattr(loaded.pair, loaded.preset.template)
     name = choice if schedule == Schedule() else f"{choice} ({schedule_editor.short(schedule)})"
 
@@ -180,19 +180,20 @@ def sweep(
         def stopped() -> bool:
             return cancelled() or studio.loaded is not loaded
 
-        by_t = dict(zip(ts, recipes, strict=True))
-        preset, lend = loaded.preset, studio.lane.yield_turn
-        steps = evaluate.sweep(loaded.blend, template, by_t, problems, preset, stopped, lend)
-        while True:
-            with studio.turn():
-                try:
-                    done, total = next(steps)
-                except StopIteration as end:
-                    studio.keep_sweep(name, end.value, session_hash)
-                    return end.value
-            yield "sweep", done, total
+        with studio.using(loaded, choice):
+            by_t = dict(zip(ts, studio.points(loaded, choice, ts, schedule), strict=True))
+            lend = studio.model_lock.yield_turn
+            steps = evaluate.sweep(loaded.blend, template, by_t, problems, loaded.preset, stopped, lend)
+            while True:
+                with studio.turn():
+                    try:
+                        done, total = next(steps)
+                    except StopIteration as end:
+                        studio.keep_sweep(name, end.value, session_hash)
+                        return end.value
+                yield "sweep", done, total
 
-    studio.task("sweep", work, session_hash, choice)
+    studio.task("sweep", work, session_hash)
 
 
 # ---- what the tab shows
@@ -284,7 +285,7 @@ def problem_bounds(count: int) -> dict[str, int]:
 
 def angle_updates(studio: Studio, view: View, choice: str) -> Updates:
     try:
-        round_, _ = studio.round(studio.ready(), choice)
+        round_ = studio.find_round(studio.ready(), choice)
     except UserError as error:
         return {view.verdict: html.error(studio.public(str(error)))}
     chart, verdict = layer_charts.angles(round_)

@@ -246,7 +246,7 @@ def request_of(studio: Studio, wanted: Wanted) -> "ExportRequest":
 
     point = ExportPoint(
         loaded.pair,
-        studio.round(loaded, wanted.round)[0],
+        studio.find_round(loaded, wanted.round),
         float(wanted.t),
         wanted.schedule if wanted.with_schedule else Schedule(),
         loaded.preset,
@@ -276,12 +276,13 @@ def begin(studio: Studio, wanted: Wanted, session_hash: str | None = None) -> No
 
     request = request_of(studio, wanted)
     exporter.plan_export(request)
-    [recipe] = studio.points(loaded, wanted.round, [request.point.t], request.point.schedule)
 
     def work(cancelled: Callable[[], bool]):
-        return exporter.export(request, loaded.blend, recipe, studio.turn, cancelled)
+        with studio.using(loaded, wanted.round):
+            [recipe] = studio.points(loaded, wanted.round, [request.point.t], request.point.schedule)
+            return (yield from exporter.export(request, loaded.blend, recipe, studio.turn, cancelled))
 
-    studio.task("export", work, session_hash, wanted.round)
+    studio.task("export", work, session_hash)
 
 
 # ---- what the tab shows

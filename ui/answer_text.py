@@ -1,0 +1,73 @@
+"""What Compare says: the columns of answers, and the line above them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from thinkswitch import grading, problems
+from thinkswitch.recipe import Schedule
+from ui.question import Question
+from ui.widgets import html, theme
+from ui.widgets.components import Answer
+
+if TYPE_CHECKING:
+    from thinkswitch.generate import Chunk
+
+ENDINGS = {"length": ", cut off there", "cancel": ", stopped"}
+ODD_TRACES = {"wrong close": " · closed by a wrong tag", "doubled": " · tags doubled"}
+
+
+def card(t: float, chunk: Chunk | None, seconds: float, problem: problems.Problem | None) -> Answer:
+    """What a column shows of a row; `chunk` is None before its first token."""
+    shown = Answer(title=title(t), edge=theme.blend_colour(t))
+    if chunk is None:
+        return {**shown, "empty": "…"}
+    speed = chunk.tokens / max(1e-3, seconds)
+    ending = ENDINGS.get(chunk.finish or "", "")
+    return {
+        **shown,
+        "trace": chunk.trace,
+        "trace_title": "trace" + odd_trace(chunk),
+        "thinking": chunk.thinking and not chunk.finish,
+        "answer": chunk.answer,
+        "mark": mark(chunk, problem),
+        "foot": f"{chunk.tokens} tokens{ending} · {seconds:.2f} s · {speed:,.0f} tokens/s",
+        "empty": "no answer" if chunk.finish else "…",
+    }
+
+
+def title(t: float) -> str:
+    if t == 0:
+        return "instruct"
+    return "thinking" if t == 1 else f"blend · t = {t:g}"
+
+
+def odd_trace(chunk: Chunk) -> str:
+    if chunk.state == "open" and chunk.finish:
+        return " · never closed"
+    return ODD_TRACES.get(chunk.state, "")
+
+
+def mark(chunk: Chunk, problem: problems.Problem | None) -> str:
+    """Whether a finished answer to a held-out problem is right."""
+    if problem is None or chunk.finish in (None, "cancel"):
+        return ""
+    return "✓" if grading.grade(chunk.answer, problem.answer, problem.kind) else "✗"
+
+
+def progress_line(question: Question, rows: int, done: int) -> str:
+    return html.quiet(f"{where(question)}: decoding {what(rows)}, {done} of {rows} done")
+
+
+def result_line(question: Question, rows: int, seconds: float, stopped: bool) -> str:
+    outcome = "stopped after" if stopped else "in"
+    return html.quiet(f"{where(question)}: {what(rows)}, {outcome} {seconds:.2f} s")
+
+
+def where(question: Question) -> str:
+    schedule = "" if question.schedule == Schedule() else ", with the schedule of Explore"
+    return question.round + schedule
+
+
+def what(rows: int) -> str:
+    return "the blend" if rows == 1 else f"{rows} points as one batch"
