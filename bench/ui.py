@@ -12,14 +12,16 @@ import os
 import platform
 import shutil
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).parents[1]
 BARE = """
@@ -37,69 +39,19 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
 ]
+VIEWPORT = {"width": 1280, "height": 900}
 SLIDER = "#compare-t input[type=range]"
+TABS = {  # and what shows that one is open
+    "Models": "#models-check",
+    "Explore": "#explore-sweep-start",
+    "Export": "#export-start",
+    "Loop": "#loop-start",
+    "Compare": "#compare-run",
+}
 PAINTED = "() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
-
-
-def start(folder: str, bare: bool) -> tuple[subprocess.Popen, str]:
-    """The process at once; the address it will answer at."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = ["-c", BARE.replace("PORT", str(port))] if bare else [str(ROOT / "app.py"), "--port", str(port)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen(
-        [sys.executable, *command], cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    return process, f"http://127.0.0.1:{port}/"
-
-
-def wait(url: str) -> None:
-    port = int(url.rstrip("/").rsplit(":", 1)[1])
-    while True:
-        with socket.socket() as s:
-            if s.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.02)
-
-
-def first_paint(browser, bare: bool) -> dict:
-    """Seconds: from starting python, and from opening the address, to the first contentful paint.
-
-    And to what a page is for.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        process, url = start(folder, bare)
-        try:
-            wait(url)
-            context = browser.new_context(viewport=dict(width=1280, height=900))
-            page = context.new_page()
-            opened = time.perf_counter()
-            page.goto(url, wait_until="commit")
-            page.wait_for_function(PAINTED, polling=20)
-            paint = page.evaluate(PAINTED) / 1000
-            page.wait_for_selector("text=hello" if bare else SLIDER)
-            usable = time.perf_counter()
-            context.close()
-            return dict(
-                start_to_paint=opened - began + paint,
-                open_to_paint=paint,
-                start_to_usable=usable - began,
-                open_to_usable=usable - opened,
-            )
-        finally:
-            process.kill()
-            process.wait()
-
-
-def answered(page) -> None:
-    page.wait_for_function(
-        "() => / in \\d+\\.\\d+ s/.test(document.querySelector('#compare-status')?.innerText)",
-        timeout=120_000,
-    )
-
-
+ANSWERED = "() => / in \\d+\\.\\d+ s/.test(document.querySelector('#compare-status')?.innerText)"
+RUNNING = "() => /distil|think/.test(document.querySelector('#loop-progress').innerText)"
+STOPPED = "() => /stopped/.test(document.querySelector('#loop-progress').innerText)"
 WATCH_BLEND = """() => {
   const card = document.querySelector('#compare-blend');
   const before = card.innerText;
@@ -115,7 +67,91 @@ WATCH_BLEND = """() => {
 }"""
 
 
-def slider_to_text(page) -> float:
+# ---- a page's process
+
+
+@contextmanager
+def serving(folder: str, bare: bool) -> Iterator[str]:
+    """Start a page in `folder`; gives its address at once, before anything answers there."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["-c", BARE.replace("PORT", str(port))] if bare else [str(ROOT / "app.py"), "--port", str(port)]
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=folder,
+        env=os.environ | {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait(url: str) -> None:
+    """Return once the address answers; a browser would give up at the first refusal."""
+    port = int(url.rstrip("/").rsplit(":", 1)[1])
+    while True:
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.02)
+
+
+# ---- first paint
+
+
+def first_paint(browser: Browser, bare: bool) -> dict[str, float]:
+    """Seconds from starting python, and from opening the address, to the first contentful paint.
+
+    And to what the page is for: its text, or the slider.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        with serving(folder, bare) as url:
+            wait(url)
+            context = browser.new_context(viewport=VIEWPORT)
+            page = context.new_page()
+            opened = time.perf_counter()
+            page.goto(url, wait_until="commit")
+            page.wait_for_function(PAINTED, polling=20)
+            paint = page.evaluate(PAINTED) / 1000
+            page.wait_for_selector("text=hello" if bare else SLIDER)
+            usable = time.perf_counter()
+            context.close()
+    return {
+        "start_to_paint": opened - began + paint,
+        "open_to_paint": paint,
+        "start_to_usable": usable - began,
+        "open_to_usable": usable - opened,
+    }
+
+
+def first_paints(browser: Browser, repeats: int) -> dict[str, dict[str, float]]:
+    """Medians of both pages, and their ratio."""
+    first_paint(browser, bare=True)  # this one and the next fill the caches of the disk and of Chromium
+    first_paint(browser, bare=False)
+    bare_rows = []
+    studio_rows = []
+    for _ in range(repeats):  # taking turns
+        bare_rows.append(first_paint(browser, bare=True))
+        studio_rows.append(first_paint(browser, bare=False))
+    bare = medians(bare_rows)
+    studio = medians(studio_rows)
+    return {"bare": bare, "studio": studio, "ratio": {key: studio[key] / bare[key] for key in bare}}
+
+
+def medians(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {key: median(row[key] for row in rows) for key in rows[0]}
+
+
+# ---- slider and tabs
+
+
+def slider_to_text(page: Page) -> float:
     """Seconds from letting go of the slider to the first new text of the blend."""
     box = page.locator(SLIDER).bounding_box()
     middle = box["y"] + box["height"] / 2
@@ -127,66 +163,70 @@ def slider_to_text(page) -> float:
     page.mouse.up()
     page.wait_for_function("() => window.took !== null")
     took = page.evaluate("() => window.took") / 1000
-    page.wait_for_timeout(900)
+    page.wait_for_timeout(900)  # let the answer end before the next move
     return took
 
 
-def tab_latency(page, name: str, shows: str) -> float:
+def tab_latency(page: Page, name: str) -> float:
     began = time.perf_counter()
-    page.get_by_role("tab", name=name).first.click()
-    page.wait_for_selector(shows, state="visible")
+    open_tab(page, name)
+    page.wait_for_selector(TABS[name], state="visible")
     return time.perf_counter() - began
 
 
-def tabs(page) -> dict[str, float]:
-    return {
-        name: tab_latency(page, name, shows)
-        for name, shows in (
-            ("Models", "#models-check"),
-            ("Explore", "#explore-sweep-start"),
-            ("Export", "#export-start"),
-            ("Loop", "#loop-start"),
-            ("Compare", "#compare-run"),
-        )
-    }
+def open_tab(page: Page, name: str) -> None:
+    page.get_by_role("tab", name=name).first.click()
 
 
-def live(browser, repeats: int) -> dict:
+def tab_latencies(page: Page) -> dict[str, float]:
+    return {name: tab_latency(page, name) for name in TABS}
+
+
+def latencies(page: Page, repeats: int) -> dict[str, dict[str, float]]:
+    times = {"slider_to_text": [slider_to_text(page) for _ in range(repeats)]}
+    rows = [tab_latencies(page) for _ in range(repeats)]
+    for name in TABS:
+        times[name] = [row[name] for row in rows]
+    return {name: {"median": median(values), "worst": max(values)} for name, values in times.items()}
+
+
+def live(browser: Browser, repeats: int) -> dict[str, dict]:
     """Slider and tabs on an idle page, then while a loop runs."""
-    with tempfile.TemporaryDirectory() as folder:
-        process, url = start(folder, bare=False)
-        try:
-            wait(url)
-            page = browser.new_page(viewport=dict(width=1280, height=900))
-            page.goto(url)
-            answered(page)
-            tabs(page)
-            idle = latencies(page, repeats)
-            page.get_by_role("tab", name="Loop").first.click()
-            page.click("#loop-start")
-            page.wait_for_function(
-                "() => /distil|think/.test(document.querySelector('#loop-progress').innerText)",
-                timeout=120_000,
-            )
-            page.get_by_role("tab", name="Compare").first.click()
-            page.wait_for_timeout(500)
-            busy = latencies(page, repeats)
-            page.get_by_role("tab", name="Loop").first.click()
-            page.click("#loop-stop")
-            page.wait_for_function(
-                "() => /stopped/.test(document.querySelector('#loop-progress').innerText)", timeout=60_000
-            )
-            return dict(idle=idle, while_a_loop_runs=busy)
-        finally:
-            process.kill()
-            process.wait()
+    with tempfile.TemporaryDirectory() as folder, serving(folder, bare=False) as url:
+        wait(url)
+        page = browser.new_page(viewport=VIEWPORT)
+        page.goto(url)
+        page.wait_for_function(ANSWERED, timeout=120_000)
+        tab_latencies(page)  # once before: a tab is drawn when it is first opened
+        idle = latencies(page, repeats)
+        start_loop(page)
+        busy = latencies(page, repeats)
+        stop_loop(page)
+    return {"idle": idle, "while_a_loop_runs": busy}
 
 
-def latencies(page, repeats: int) -> dict:
-    slider = [slider_to_text(page) for _ in range(repeats)]
-    rows = [tabs(page) for _ in range(repeats)]
-    times = dict(slider_to_text=slider, **{name: [row[name] for row in rows] for name in rows[0]})
-    return {name: dict(median=statistics.median(values), worst=max(values)) for name, values in times.items()}
+def start_loop(page: Page) -> None:
+    open_tab(page, "Loop")
+    page.click("#loop-start")
+    page.wait_for_function(RUNNING, timeout=120_000)
+    open_tab(page, "Compare")
+    page.wait_for_timeout(500)  # until Compare shows
+
+
+def stop_loop(page: Page) -> None:
+    """The loop's process would outlive the page."""
+    open_tab(page, "Loop")
+    page.click("#loop-stop")
+    page.wait_for_function(STOPPED, timeout=60_000)
+
+
+# ---- the table
+
+
+def shown(name: str, value: float | dict[str, float]) -> str:
+    if isinstance(value, float):
+        return f"{name} {value:.3f}"
+    return f"{name} {value['median']:.3f} (worst {value['worst']:.3f})"
 
 
 def main() -> None:
@@ -194,34 +234,14 @@ def main() -> None:
     flag.add_argument("--repeats", type=int, default=5)
     args = flag.parse_args()
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=FLAGS)
-        first_paint(browser, True), first_paint(browser, False)  # caches of the disk and of Chromium
-        pages = {name: [] for name in ("bare", "studio")}
-        for _ in range(args.repeats):
-            for name in pages:
-                pages[name].append(first_paint(browser, name == "bare"))
-        median = {
-            name: {k: statistics.median(row[k] for row in rows) for k in rows[0]}
-            for name, rows in pages.items()
-        }
-        result = dict(
-            **median,
-            ratio={k: median["studio"][k] / median["bare"][k] for k in median["bare"]},
-            **live(browser, args.repeats),
-        )
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        result = first_paints(browser, args.repeats) | live(browser, args.repeats)
         browser.close()
     for name, row in result.items():
-        print(
-            f"{name:20}",
-            "  ".join(
-                f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v['median']:.3f} (worst {v['worst']:.3f})"
-                for k, v in row.items()
-            ),
-        )
-    print(
-        json.dumps(dict(bench="ui", python=platform.python_version(), cores=os.cpu_count(), seconds=result))
-    )
+        print(f"{name:20}", "  ".join(shown(key, value) for key, value in row.items()))
+    figures = {"python": platform.python_version(), "cores": os.cpu_count(), "seconds": result}
+    print(json.dumps({"bench": "ui", **figures}))
 
 
 if __name__ == "__main__":
