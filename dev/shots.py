@@ -11,58 +11,59 @@ import shutil
 import sys
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 TABS = ("Models", "Loop", "Compare", "Explore", "Export")
-SIZES = {"wide": (1280, 860), "narrow": (390, 844)}
+SIZES = {
+    "wide": {"width": 1280, "height": 860},
+    "narrow": {"width": 390, "height": 844},
+}
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu"]
+ANSWERED = "() => / in \\d+\\.\\d+ s/.test(document.querySelector('#compare-status')?.innerText)"
+SWEPT = "() => document.querySelector('#explore-sweep-stop').disabled"
 
 
-def prepare(page) -> None:
-    page.wait_for_function(
-        "() => / in \\d+\\.\\d+ s/.test(document.querySelector('#compare-status')?.innerText)",
-        timeout=120_000,
-    )
-    page.get_by_role("tab", name="Explore").first.click()
-    newest = page.locator("#explore-round input")
-    for place in (0, 1):  # the pair, then the newest round
-        newest.click()
+def prepare(page: Page) -> None:
+    """Sweep the pair, then the newest round if there is one."""
+    page.wait_for_function(ANSWERED, timeout=120_000)
+    open_tab(page, "Explore")
+    rounds = page.locator("#explore-round input")
+    for place in (0, 1):
+        rounds.click()
         options = page.get_by_role("option")
         if options.count() <= place:
             return
         options.nth(place).click()
         page.click("#explore-sweep-start")
-        page.wait_for_timeout(1500)
-        page.wait_for_function(
-            "() => document.querySelector('#explore-sweep-stop').disabled", timeout=300_000
-        )
+        page.wait_for_timeout(1500)  # until the sweep has started, so that its end can be seen
+        page.wait_for_function(SWEPT, timeout=300_000)
 
 
-def photograph(page, folder: Path, kind: str) -> None:
-    page.wait_for_function(
-        "() => / in \\d+\\.\\d+ s/.test(document.querySelector('#compare-status')?.innerText)",
-        timeout=120_000,
-    )
+def open_tab(page: Page, name: str) -> None:
+    page.get_by_role("tab", name=name).first.click()
+
+
+def photograph(page: Page, folder: Path, kind: str) -> None:
+    page.wait_for_function(ANSWERED, timeout=120_000)
     for name in TABS:
-        page.get_by_role("tab", name=name).first.click()
+        open_tab(page, name)
         if name == "Models":
             page.click("#models-check")
         if name == "Compare":
             page.click("#compare-spectrum")
             page.locator("#compare-thinking summary").click()
-        page.wait_for_timeout(2500)
+        page.wait_for_timeout(2500)  # until charts and answers are drawn
         page.screenshot(path=folder / f"{name.lower()}-{kind}.png", full_page=True)
 
 
 def main(url: str, folder: str) -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
-    with sync_playwright() as p:
-        browser = p.chromium.launch(
-            executable_path=chromium, args=["--headless", "--no-sandbox", "--disable-gpu"]
-        )
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         for theme in ("light", "dark"):
-            for size, (width, height) in SIZES.items():
-                page = browser.new_context(viewport=dict(width=width, height=height)).new_page()
+            for size, viewport in SIZES.items():
+                page = browser.new_context(viewport=viewport).new_page()
                 page.goto(f"{url}?__theme={theme}")
                 if (theme, size) == ("light", "wide"):
                     prepare(page)
