@@ -41,7 +41,8 @@ class Made:
 def chain(rng: random.Random, terms: int) -> tuple[str, list[str], int]:
     """A sum such as '7 + 5 - 3', its running totals line by line, and its value. No total is below zero."""
     total = rng.randint(1, 9)
-    text, lines = str(total), []
+    text = str(total)
+    lines = []
     for _ in range(terms - 1):
         n = rng.randint(1, 9)
         sign = "-" if n <= total and rng.random() < 0.5 else "+"
@@ -52,38 +53,56 @@ def chain(rng: random.Random, terms: int) -> tuple[str, list[str], int]:
     return text, lines, total
 
 
+def terms(rng: random.Random, longer: float) -> int:
+    """How many a chain has: 3 to 6, and with probability `longer` one more."""
+    return rng.randint(3, 6) + (rng.random() < longer)
+
+
 def integer(rng: random.Random, longer: float) -> Made:
-    text, lines, total = chain(rng, rng.randint(3, 6) + (rng.random() < longer))
+    text, lines, total = chain(rng, terms(rng, longer))
     return Made(f"What is {text}?", "\n".join(lines), str(total), "integer")
 
 
 def choice(rng: random.Random, longer: float) -> Made:
-    answer, low = rng.choice(["yes", "no", "maybe"]), -1
+    answer = rng.choice(["yes", "no", "maybe"])
+    low = -1
     while low < 0:
-        text, lines, total = chain(rng, rng.randint(3, 6) + (rng.random() < longer))
-        near, far = rng.randint(1, 3), rng.randint(1, 3)
-        if answer == "maybe":
-            low, high = total - near, total + far
-        elif answer == "yes":
-            low, high = total - near - far, total - near
-        else:
-            low, high = total + near, total + near + far
-    verdict = {"maybe": f"{low} < {total} < {high}", "yes": f"{total} > {high}", "no": f"{total} < {low}"}[
-        answer
-    ]
+        text, lines, total = chain(rng, terms(rng, longer))
+        low, high = bounds(rng, answer, total)
     a, b = rng.sample(NAMES, 2)
     thing = rng.choice(THINGS)
     prompt = f"{a} has {text} {thing}. {b} has {low} to {high} {thing}. Does {a} have more?"
-    return Made(prompt, "\n".join([*lines, verdict]), answer, "choice")
+    trace = "\n".join([*lines, verdict(answer, total, low, high)])
+    return Made(prompt, trace, answer, "choice")
+
+
+def bounds(rng: random.Random, answer: str, total: int) -> tuple[int, int]:
+    """An interval close to `total` for which `answer` is right. The lower end may be below zero."""
+    near = rng.randint(1, 3)
+    far = rng.randint(1, 3)
+    if answer == "maybe":
+        return total - near, total + far
+    if answer == "yes":
+        return total - near - far, total - near
+    return total + near, total + near + far
+
+
+def verdict(answer: str, total: int, low: int, high: int) -> str:
+    """The last line of a trace."""
+    if answer == "maybe":
+        return f"{low} < {total} < {high}"
+    return f"{total} > {high}" if answer == "yes" else f"{total} < {low}"
 
 
 def problems(split: str, seed: int) -> Iterator[Made]:
     """Endless problems of one split, half of each kind in turn, none twice."""
-    rng, seen = random.Random(seed), set()
+    rng = random.Random(seed)
+    seen: set[str] = set()
     makers = [integer, choice]
     while True:
         made = makers[len(seen) % 2](rng, LONGER[split])
-        if zlib.crc32(made.prompt.encode()) % 20 in SPLITS[split] and made.prompt not in seen:
+        in_split = zlib.crc32(made.prompt.encode()) % 20 in SPLITS[split]
+        if in_split and made.prompt not in seen:
             seen.add(made.prompt)
             yield made
 
@@ -97,9 +116,8 @@ def main() -> None:
     for split, n in (("train", 16384), ("held_out", 1000)):
         with open(TINY / f"{split}.jsonl", "w") as file:
             for made in take(split, n, seed=1):
-                file.write(
-                    json.dumps({"prompt": made.prompt, "answer": made.answer, "kind": made.kind}) + "\n"
-                )
+                problem = {"prompt": made.prompt, "answer": made.answer, "kind": made.kind}
+                file.write(json.dumps(problem) + "\n")
 
 
 if __name__ == "__main__":
