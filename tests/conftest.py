@@ -48,7 +48,6 @@ from thinkswitch.weights.device import silence_libraries
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "presets" / "tiny"
-os.environ["PYTHONPATH"] = str(ROOT)  # children find the product wherever they run
 os.umask(0o022)  # some tests look at mode bits
 # It is ignored where a shell starts us with `&`, and children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

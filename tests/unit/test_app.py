@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import gradio as gr
 import pytest
@@ -70,7 +71,8 @@ def test_no_other_site_may_frame_the_page():
     async def send(message):
         sent.append(message)
 
-    asyncio.run(security.SecurityHeaders(answer)({"type": "http"}, None, send))
+    with ThreadPoolExecutor(1) as threads:  # a browser test before this one leaves an event loop in ours
+        threads.submit(asyncio.run, security.SecurityHeaders(answer)({"type": "http"}, None, send)).result()
     headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     assert headers["x-frame-options"] == "SAMEORIGIN" and headers["x-own"] == "1"
     policy = dict(rule.split(" ", 1) for rule in headers["content-security-policy"].split("; "))
