@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -63,37 +63,6 @@ def make_example(instruct: Checkpoint, prompt: str, answer: str) -> Example:
     """A prompt under the instruct checkpoint's chat template, and the answer to learn."""
     ids = instruct.tokenizer.encode(answer, add_special_tokens=False)
     return Example(tuple(instruct.prompt_ids(prompt)), (*ids, instruct.turn_end))
-
-
-@torch.inference_mode()
-def soften(teacher, examples: list[Example], contexts: list[tuple[int, ...]], k: int) -> list[Example]:
-    """Give each example the teacher's top-k distribution over its answer tokens.
-
-    `contexts` holds the token ids that stood before each answer when the teacher wrote it: prompt and trace.
-    """
-    softened = []
-    for example, context in zip(examples, contexts, strict=True):
-        try:
-            p, tokens = _likeliest_tokens(teacher, example, context, k)
-        except RuntimeError as error:  # torch.OutOfMemoryError is one, too
-            if not out_of_memory(error):
-                raise
-            raise UserError(
-                f"a trace and answer of {len(context) + len(example.answer):,} tokens do not fit into memory "
-                "to read the teacher's distribution; lower think_tokens, or take soft=false"
-            ) from error
-        softened.append(replace(example, soft_ids=tokens.cpu(), soft_p=p.cpu()))
-    return softened
-
-
-def _likeliest_tokens(
-    teacher, example: Example, context: tuple[int, ...], k: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Probabilities and ids of the k likeliest tokens, each (answer tokens, k); a row sums to 1."""
-    ids = torch.tensor([[*context, *example.answer]], device=next(teacher.parameters()).device)
-    logits = teacher(input_ids=ids, logits_to_keep=len(example.answer) + 1).logits[0, :-1].float()
-    p, tokens = logits.softmax(-1).topk(min(k, logits.shape[-1]))
-    return p / p.sum(-1, keepdim=True), tokens
 
 
 # ---- training

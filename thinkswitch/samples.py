@@ -9,9 +9,12 @@ and `strip` adds
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from thinkswitch.distil import Example, make_example, soften
+import torch
+
+from thinkswitch.distil import Example, make_example
 from thinkswitch.errors import UserError
 from thinkswitch.generate import Chunk
 from thinkswitch.grading import final_answer
@@ -20,7 +23,7 @@ from thinkswitch.rounds import Round
 from thinkswitch.run_context import RunContext
 from thinkswitch.think_parser import ThinkParser, parse_response
 from thinkswitch.weights.checkpoint import Checkpoint
-from thinkswitch.weights.device import release
+from thinkswitch.weights.device import out_of_memory, release
 
 SAME_ANSWER = 8  # if this many kept answers are all alike, the task teaches nothing
 
@@ -143,3 +146,34 @@ def shuffle_answers(kinds: list[str], answers: list[str], seed: int) -> list[str
         for place, source in zip(places, places[1:] + places[:1], strict=True):  # one cycle, so none stays
             shuffled[place] = answers[source]
     return shuffled
+
+
+@torch.inference_mode()
+def soften(teacher, examples: list[Example], contexts: list[tuple[int, ...]], k: int) -> list[Example]:
+    """Give each example the teacher's top-k distribution over its answer tokens.
+
+    `contexts` holds the token ids that stood before each answer when the teacher wrote it: prompt and trace.
+    """
+    softened = []
+    for example, context in zip(examples, contexts, strict=True):
+        try:
+            p, tokens = _likeliest_tokens(teacher, example, context, k)
+        except RuntimeError as error:  # torch.OutOfMemoryError is one, too
+            if not out_of_memory(error):
+                raise
+            raise UserError(
+                f"a trace and answer of {len(context) + len(example.answer):,} tokens do not fit into memory "
+                "to read the teacher's distribution; lower think_tokens, or take soft=false"
+            ) from error
+        softened.append(replace(example, soft_ids=tokens.cpu(), soft_p=p.cpu()))
+    return softened
+
+
+def _likeliest_tokens(
+    teacher, example: Example, context: tuple[int, ...], k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities and ids of the k likeliest tokens, each (answer tokens, k); a row sums to 1."""
+    ids = torch.tensor([[*context, *example.answer]], device=next(teacher.parameters()).device)
+    logits = teacher(input_ids=ids, logits_to_keep=len(example.answer) + 1).logits[0, :-1].float()
+    p, tokens = logits.softmax(-1).topk(min(k, logits.shape[-1]))
+    return p / p.sum(-1, keepdim=True), tokens

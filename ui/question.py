@@ -11,6 +11,7 @@ from thinkswitch.recipe import Schedule
 from ui.run_control import PAIR
 from ui.studio import DEMO_PROMPT, DEMO_TOKENS, Studio
 from ui.widgets import charts
+from ui.widgets.sampling_form import TEMPLATES
 
 if TYPE_CHECKING:
     from thinkswitch.generate import Row
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 RENDERED_POINTS = [i / 10 for i in range(11)]  # the points of the rendered spectrum
 PROBABILITY_POINTS = [i / 20 for i in range(21)]  # the points of the probability strip
 POINTS_A_TURN = 3  # a long prompt must not keep the other visitors waiting
-TEMPLATES = ("auto", "instruct", "thinking")
 NO_LIMIT = 1 << 20
 
 

@@ -12,11 +12,11 @@ from markupsafe import Markup, escape
 
 from thinkswitch.errors import UserError
 from ui.answering import COLUMNS, EndColumns, answer, answer_when_loaded
-from ui.question import RENDERED_POINTS, TEMPLATES, Question, read_question, trace_chart
+from ui.question import RENDERED_POINTS, Question, read_question, trace_chart
 from ui.run_control import PAIR
 from ui.sessions import Screen, Session
 from ui.studio import Studio
-from ui.widgets import html, theme
+from ui.widgets import html, sampling_form, theme
 from ui.widgets.assets import asset
 from ui.widgets.components import Answer, AnswerCard, Chart, MessageBox
 from ui.widgets.events import on
@@ -24,8 +24,6 @@ from ui.widgets.events import on
 SHORT = 256  # answers of at most so many tokens are decoded without being asked for
 CHART_DESCRIPTION = "Probability, for this prompt, of opening a trace over t"
 EMPTY = "Press Run, or move the slider."
-SAMPLING_CHOICES = ["preset default", "greedy", "custom"]
-TEMPLATE_HELP = "auto: each end its own, blends the preset's. The thinking template opens the trace itself."
 NO_FRAMES = "() => [[]]"
 
 
@@ -115,7 +113,13 @@ def lay_out(studio: Studio, schedule: gr.State) -> View:
     trace_chart = Chart(elem_id="compare-switch", description=CHART_DESCRIPTION, height=74)
     status = MessageBox(elem_id="compare-status")
     cards = answer_columns()
-    settings = {"prompt": prompt, "t": t, "round": round_, **sampling_settings(studio), "schedule": schedule}
+    settings = {
+        "prompt": prompt,
+        "t": t,
+        "round": round_,
+        **sampling_form.build(studio.preset.greedy),
+        "schedule": schedule,
+    }
     return View(
         settings=settings,
         run=run,
@@ -163,43 +167,6 @@ def answer_columns() -> dict[str, Component]:
                 first = Answer(title=name, empty=EMPTY, edge=edge)
                 cards[name] = AnswerCard(first, elem_id=f"compare-{name}")
     return cards
-
-
-def sampling_settings(studio: Studio) -> dict[str, Component]:
-    with gr.Accordion("Sampling and chat template", open=False, elem_id="compare-sampling"):
-        with gr.Row():
-            how = gr.Radio(
-                SAMPLING_CHOICES,
-                value="greedy" if studio.preset.greedy else SAMPLING_CHOICES[0],
-                label="Sampling",
-                elem_id="compare-how",
-            )
-            template = gr.Radio(
-                list(TEMPLATES),
-                value="auto",
-                label="Chat template",
-                elem_id="compare-template",
-                info=TEMPLATE_HELP,
-            )
-        with gr.Row():
-            temperature = gr.Slider(
-                0, 2, 0.6, step=0.05, label="Temperature (custom)", elem_id="compare-temperature"
-            )
-            top_p = gr.Slider(0.01, 1, 0.95, step=0.01, label="Top-p (custom)", elem_id="compare-top-p")
-            top_k = gr.Number(20, precision=0, label="Top-k (custom, 0 = all)", elem_id="compare-top-k")
-            limit = gr.Number(
-                0, precision=0, label="Most new tokens (0 = the preset's)", elem_id="compare-limit"
-            )
-            seed = gr.Number(0, precision=0, label="Seed", elem_id="compare-seed")
-    return {
-        "template": template,
-        "how": how,
-        "temperature": temperature,
-        "top_p": top_p,
-        "top_k": top_k,
-        "limit": limit,
-        "seed": seed,
-    }
 
 
 # ---- events
