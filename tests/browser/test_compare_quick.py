@@ -75,7 +75,7 @@ def assert_whole(page) -> None:
 
 @pytest.mark.parametrize("moves", [eight_clicks, ten_arrows])
 def test_quick_moves_of_the_slider(page, moves):
-    for _ in range(3):
+    for _ in range(2):
         moves(page)
         assert_whole(page)
 
