@@ -14,7 +14,6 @@ from thinkswitch.preset import Preset
 from thinkswitch.problems import Problem
 from thinkswitch.recipe import Recipe
 from thinkswitch.statistics import mcnemar, wilson
-from thinkswitch.think_parser import OPEN
 from thinkswitch.weights.checkpoint import Checkpoint
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.pair import Pair
@@ -127,7 +126,7 @@ def row(
 ) -> Row:
     """A prompt under a checkpoint's chat template."""
     ids = tuple(checkpoint.prompt_ids(prompt))
-    return Row(ids, settings, seed, checkpoint.template_opens_think, recipe)
+    return Row(ids, settings, seed, checkpoint.template_opens_think, recipe, checkpoint.think_tags)
 
 
 def question(
@@ -159,15 +158,21 @@ def question(
 def probability_of_think(
     blend: Blend, checkpoint: Checkpoint, prompt: str, points: list[Recipe]
 ) -> list[float]:
-    """The probability, for each point, that a response begins with <think>: one forward pass, temperature 1.
+    """The probability, for each point, that a response begins with the tag that opens a trace.
 
-    Under a template that opens the trace itself this is the probability of a second one; use the other's.
+    One forward pass, temperature 1. A tag of several tokens takes the product of their probabilities. Under a
+    template that opens the trace itself this is the probability of a second one; use the other's.
     """
-    ids = torch.tensor([checkpoint.prompt_ids(prompt)] * len(points), device=blend.device)
+    first, last = checkpoint.opening_tokens
+    ids = torch.tensor([[*checkpoint.prompt_ids(prompt), *first]] * len(points), device=blend.device)
     blend.place(points)
-    logits = blend(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1].float()
-    tag = checkpoint.tokenizer.encode(OPEN, add_special_tokens=False)[0]
-    return logits.softmax(-1)[:, tag].tolist()
+    count = len(first) + 1
+    logits = blend(input_ids=ids, use_cache=False, logits_to_keep=count).logits[:, -count:].float()
+    p = logits.softmax(-1)
+    found = p[:, -1, last].sum(-1)
+    for position, token in enumerate(first):
+        found = found * p[:, position, token]
+    return found.tolist()
 
 
 def sweep(

@@ -20,6 +20,7 @@ from transformers.cache_utils import DynamicLayer
 from thinkswitch.errors import UserError
 from thinkswitch.recipe import Recipe
 from thinkswitch.think_parser import ThinkParser
+from thinkswitch.think_tags import THINK, Tags
 from thinkswitch.weights.device import out_of_memory, release
 from thinkswitch.weights.kv_cache import PreallocatedCacheLayer
 from thinkswitch.weights.live_blend import Blend
@@ -44,6 +45,7 @@ class Row:
     seed: int = 0
     prefilled: bool = False  # the chat template has opened the trace
     recipe: Recipe | None = None  # the point of a Blend; None on a plain model
+    tags: Tags = THINK
 
 
 @dataclass(frozen=True)
@@ -232,7 +234,7 @@ class IncrementalDetokenizer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, row: Row, index: int):
         self.tokenizer, self.row, self.index = tokenizer, row, index
         self.ids: list[int] = []
-        self.parser = ThinkParser(row.prefilled)
+        self.parser = ThinkParser(row.prefilled, row.tags)
         self.text = ""
         # ids[:_end] are in `text`; ids[_context:_end] are the context of what follows
         self._context = 0

@@ -31,7 +31,14 @@ from thinkswitch.remote import distributed
 from thinkswitch.rounds import Round
 from thinkswitch.run_context import ROLES, ProgressMeter, RunContext, Stopped, prepare
 from thinkswitch.runs import Event
-from thinkswitch.samples import judge_samples, new_sample, refuse_unusable, training_examples
+from thinkswitch.samples import (
+    FIRST_ANSWERS,
+    judge_samples,
+    new_sample,
+    refuse_unusable,
+    refuse_without_traces,
+    training_examples,
+)
 from thinkswitch.weights.adapter import load_adapter
 from thinkswitch.weights.device import release
 
@@ -103,6 +110,9 @@ def think(context: RunContext, previous: Round) -> Stage:
     done = {line["prompt_index"] * preset.samples + line["sample"] for line in runs.read_lines(path)}
     if len(done) == len(rows):
         return
+    first = min(FIRST_ANSWERS, len(rows))
+    if role == "thinking":
+        refuse_without_traces(path, first)
     if preset.teacher and role == "thinking":
         chunks = context.teacher_answers(rows, done)
     else:
@@ -112,8 +122,10 @@ def think(context: RunContext, previous: Round) -> Stage:
         meter.read(chunk)
         if chunk.finish:
             i, s = divmod(chunk.row, preset.samples)
-            runs.append(path, new_sample(prompts[i], i, s, checkpoint.template_opens_think, chunk))
+            runs.append(path, new_sample(prompts[i], i, s, rows[chunk.row], chunk))
             done.add(chunk.row)
+            if role == "thinking" and len(done) == first:
+                refuse_without_traces(path, first)
         if meter.due() or len(done) == len(rows):
             yield Event(number, "think", len(done), len(rows), meter.figures)
 

@@ -12,7 +12,7 @@ import yaml
 
 from thinkswitch.errors import UserError
 from thinkswitch.recipe import Schedule
-from thinkswitch.values import parse_fields, to_plain, to_text
+from thinkswitch.values import TemplateArgs, ThinkTags, parse_fields, to_plain, to_text
 
 PRESETS = Path(__file__).parents[1] / "presets"
 LARGEST_FACTOR = 2  # of a schedule
@@ -50,6 +50,18 @@ class Preset:
     name: str = setting("", "Name of this preset.", group="The pair")
     instruct: str = location("Checkpoint that answers at once: a folder or a Hub id.")
     thinking: str = location("Checkpoint that writes a reasoning trace first: a folder or a Hub id.")
+    think_tags: ThinkTags = setting(
+        "auto",
+        "What opens and closes a trace, such as [<think>, </think>]. auto = found in the chat template.",
+    )
+    instruct_template_args: TemplateArgs = setting(
+        "", "Arguments of the instruct checkpoint's chat template, such as {enable_thinking: false}."
+    )
+    thinking_template_args: TemplateArgs = setting(
+        "", "Arguments of the thinking checkpoint's chat template, such as {enable_thinking: true}."
+    )
+    instruct_system: str = setting("", "System prompt of the instruct checkpoint. Empty = none.")
+    thinking_system: str = setting("", "System prompt of the thinking checkpoint. Empty = none.")
 
     train_set: str = location(
         "Prompts to train on: a JSONL file, owner/name:split or owner/name/config:split.", group="The task"

@@ -19,7 +19,7 @@ from thinkswitch.runs import Event
 from thinkswitch.weights.checkpoint import Checkpoint
 from thinkswitch.weights.device import Machine, release
 from thinkswitch.weights.materialise import materialise
-from thinkswitch.weights.pair import Pair, open_pair
+from thinkswitch.weights.pair import Pair, open_pair_of
 
 ROLES = ("instruct", "thinking")
 EVENT_SECONDS = 0.25  # shortest time between two events of one stage
@@ -114,7 +114,7 @@ def prepare(preset: Preset, folder: Path) -> RunContext:
     if owner:
         raise UserError(f"{folder} is in use by process {owner}; stop it first: thinkswitch stop {folder}")
     train, held_out = train_and_held_out(preset)
-    pair = open_pair(preset.instruct, preset.thinking)  # last, as it may download gigabytes
+    pair = open_pair_of(preset)  # last, as it may download gigabytes
     check_targets(preset, pair)
     return RunContext(preset, folder, pair, train, held_out, resolve_machine(pair, preset, LOOP))
 

@@ -2,6 +2,7 @@
 
 A sample is a line of samples.jsonl, written in two steps. `think` records
     prompt_index, sample, kind, prompt, text, prefilled, tokens, finish
+    tags: [opening, closing], only where they are not <think> and </think>
 and `strip` adds
     trace, answer, said (the final answer), why (it is dropped; null: it is kept), kept
 """
@@ -10,36 +11,41 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import torch
 
+from thinkswitch import runs
 from thinkswitch.distil import Example, make_example
 from thinkswitch.errors import UserError
-from thinkswitch.generate import Chunk
+from thinkswitch.generate import Chunk, Row
 from thinkswitch.grading import final_answer
 from thinkswitch.problems import Problem
 from thinkswitch.rounds import Round
 from thinkswitch.run_context import RunContext
-from thinkswitch.think_parser import ThinkParser, parse_response
+from thinkswitch.think_parser import ThinkParser, parse_sample
+from thinkswitch.think_tags import THINK, refuse_traceless
 from thinkswitch.weights.checkpoint import Checkpoint
 from thinkswitch.weights.device import out_of_memory, release
 
+FIRST_ANSWERS = 16  # if none of these has a trace, the run looks for the wrong tags
 SAME_ANSWER = 8  # if this many kept answers are all alike, the task teaches nothing
 
 
-def new_sample(problem: Problem, prompt_index: int, sample: int, prefilled: bool, chunk: Chunk) -> dict:
-    """A line of samples.jsonl as `think` writes it. `prefilled`: the chat template opened the trace."""
-    return {
+def new_sample(problem: Problem, prompt_index: int, sample: int, row: Row, chunk: Chunk) -> dict:
+    """A line of samples.jsonl as `think` writes it."""
+    line = {
         "prompt_index": prompt_index,
         "sample": sample,
         "kind": problem.kind,
         "prompt": problem.prompt,
         "text": chunk.text,
-        "prefilled": prefilled,
+        "prefilled": row.prefilled,
         "tokens": chunk.tokens,
         "finish": chunk.finish,
     }
+    return line if row.tags == THINK else {**line, "tags": [row.tags.open, row.tags.close]}
 
 
 def judge_samples(samples: list[dict], thinks: bool, fits: Callable[[str, str], bool]) -> list[dict]:
@@ -50,7 +56,7 @@ def judge_samples(samples: list[dict], thinks: bool, fits: Callable[[str, str], 
     """
     judged = []
     for sample in samples:
-        parsed = parse_response(sample["text"], sample["prefilled"])
+        parsed = parse_sample(sample)
         said = final_answer(parsed.answer, sample["kind"])
         why = _rejection(sample["finish"], parsed, said, thinks)
         if why is None and not fits(sample["prompt"], parsed.answer):
@@ -94,6 +100,14 @@ def _vote(judged: list[dict]) -> None:
                 sample["why"] = "agrees with one kept" if sample["said"] == winner else "outvoted"
 
 
+def refuse_without_traces(path: Path, count: int) -> None:
+    """End the run when none of its first `count` answers has a trace: hours would pass for nothing."""
+    first = list(islice(runs.read_lines(path), count))
+    parsed = [parse_sample(line) for line in first]
+    if len(first) == count and all(one.state == "none" for one in parsed):
+        refuse_traceless([line["text"] for line in first], parsed[0].tags, str(path))
+
+
 def refuse_unusable(number: int, samples: list[dict], path: Path) -> None:
     """End the run when its answers cannot teach anything."""
     kept = [sample for sample in samples if sample["kept"]]
@@ -132,7 +146,7 @@ def training_examples(context: RunContext, before: Round, kept: list[dict], seed
 
 def _teacher_context(thinking: Checkpoint, sample: dict) -> tuple[int, ...]:
     """Token ids that stood before the answer when the teacher wrote it: prompt and trace."""
-    before_answer = sample["text"][: sample["text"].rindex(sample["answer"])]
+    before_answer = sample["text"][: parse_sample(sample).answer_start]
     written = thinking.tokenizer.encode(before_answer, add_special_tokens=False)
     return (*thinking.prompt_ids(sample["prompt"]), *written)
 

@@ -11,7 +11,12 @@ from typing import Any
 
 import yaml
 
+from thinkswitch import think_tags
 from thinkswitch.errors import UserError
+
+# Both are kept as YAML text, which is hashable and what a command line and the form hold anyway.
+TemplateArgs = typing.NewType("TemplateArgs", str)  # a mapping, or empty
+ThinkTags = typing.NewType("ThinkTags", str)  # auto, or [opening, closing]
 
 BOOLEANS = {
     "true": True,
@@ -89,6 +94,32 @@ def _text(value) -> str:
     return str(value)
 
 
+def _template_args(value) -> str:
+    mapping = yaml_value(value) or {}
+    if not isinstance(mapping, dict) or not all(isinstance(name, str) for name in mapping):
+        raise ValueError
+    return flow_yaml(mapping) if mapping else ""
+
+
+def _think_tags(value) -> str:
+    text = flow_yaml(value) if isinstance(value, (list, tuple)) else _text(value).strip()
+    tags = think_tags.read_setting(text)
+    return think_tags.to_setting(tags) if tags else think_tags.AUTO
+
+
+def yaml_value(value):
+    """The value that YAML text stands for; ValueError for text that is none."""
+    try:
+        return yaml.safe_load(value) if isinstance(value, str) else value
+    except yaml.YAMLError:
+        raise ValueError from None
+
+
+def flow_yaml(value) -> str:
+    """A mapping or a list on one line."""
+    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**9).strip()
+
+
 Parser = Callable[[Any], Any]  # raises TypeError, ValueError or OverflowError
 PARSERS: dict[Any, tuple[Parser, str]] = {  # a type: its parser, and what an error calls the type
     bool: (_boolean, "true or false"),
@@ -97,6 +128,8 @@ PARSERS: dict[Any, tuple[Parser, str]] = {  # a type: its parser, and what an er
     float: (_number, "a number"),
     tuple[float, ...]: (_numbers, "a list of numbers"),
     str: (_text, "text"),
+    TemplateArgs: (_template_args, "a mapping such as {enable_thinking: false}"),
+    ThinkTags: (_think_tags, "auto or a pair such as [<think>, </think>]"),
 }
 
 

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from thinkswitch.generate import Chunk
 
 ENDINGS = {"length": ", cut off there", "cancel": ", stopped"}
+SAME_WEIGHTS = (
+    "both sides are the same weights until a round has trained them, so the slider moves nothing: only the "
+    "template tells instruct and thinking apart"
+)
 ODD_TRACES = {"wrong close": " · closed by a wrong tag", "doubled": " · tags doubled"}
 
 
@@ -59,9 +63,12 @@ def progress_line(question: Question, rows: int, done: int) -> str:
     return html.quiet(f"{where(question)}: decoding {what(rows)}, {done} of {rows} done")
 
 
-def result_line(question: Question, rows: int, seconds: float, stopped: bool) -> str:
+def result_line(
+    question: Question, rows: int, seconds: float, stopped: bool, same_weights: bool = False
+) -> str:
     outcome = "stopped after" if stopped else "in"
-    return html.quiet(f"{where(question)}: {what(rows)}, {outcome} {seconds:.2f} s")
+    note = f"; {SAME_WEIGHTS}" if same_weights else ""
+    return html.quiet(f"{where(question)}: {what(rows)}, {outcome} {seconds:.2f} s{note}")
 
 
 def where(question: Question) -> str:

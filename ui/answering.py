@@ -171,7 +171,10 @@ class Answering:
             if rendered:
                 self.claim_end_columns(rendered=True)
         seconds = time.monotonic() - self.began
-        status = answer_text.result_line(self.question, len(self.ts), seconds, stopped)
+        round_key = self.studio.round_key(self.question.round)
+        trained = round_key is not None and round_key[1] > 0
+        same = self.loaded.pair.same_weights and not trained
+        status = answer_text.result_line(self.question, len(self.ts), seconds, stopped, same)
         self.request.finish(**changes, status=status)
 
     def fail(self, message: str) -> None:

@@ -117,10 +117,10 @@ class PairLoader:
         from thinkswitch import evaluate, memory_plan, rounds
         from thinkswitch.weights.device import find_device
         from thinkswitch.weights.live_blend import Blend
-        from thinkswitch.weights.pair import open_pair
+        from thinkswitch.weights.pair import open_pair_of
 
         self.status = "Checking the pair"
-        pair = open_pair(preset.instruct, preset.thinking)
+        pair = open_pair_of(preset)
         held_out = problems.held_out(preset) if preset.held_out_set else []
         find_device(preset)  # refuses a device that is not here
         self._release_old()

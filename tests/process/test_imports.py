@@ -12,6 +12,7 @@ NO_TORCH = (
     "thinkswitch.problems",
     "thinkswitch.grading",
     "thinkswitch.think_parser",
+    "thinkswitch.think_tags",
     "thinkswitch.statistics",
     "thinkswitch.runs",
     "thinkswitch.cli.main",

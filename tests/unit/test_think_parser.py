@@ -2,7 +2,9 @@
 
 import pytest
 
-from thinkswitch.think_parser import TAGS, ThinkParser, parse_response
+from thinkswitch.think_parser import ThinkParser, parse_response
+
+TAGS = ("<think>", "</think>", "<tool_call>")
 
 CASES = [  # text, prefilled, state, trace, answer
     ("<think>\n7 + 5 = 12\n</think>\n\n\\boxed{12}", False, "closed", "7 + 5 = 12", "\\boxed{12}"),

@@ -208,6 +208,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 def add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("instruct", help="a folder or a Hub id")
     parser.add_argument("thinking", help="a folder or a Hub id")
+    add_settings(parser)
 
 
 def parse_point(text: str) -> float:

@@ -13,6 +13,7 @@ from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset, apply_settings, load_preset
 from thinkswitch.remote import distributed
 from thinkswitch.text import format_bytes
+from thinkswitch.think_tags import THINK
 
 if TYPE_CHECKING:
     from thinkswitch.rounds import Round
@@ -96,10 +97,11 @@ def status(args: Namespace) -> int:
 
 
 def check(args: Namespace) -> int:
-    from thinkswitch.weights.pair import open_pair
+    from thinkswitch.weights.pair import open_pair_of
 
     _silence_libraries()
-    pair = open_pair(args.instruct, args.thinking, headers_only=True)
+    preset = apply_settings(Preset(instruct=args.instruct, thinking=args.thinking), args.set)
+    pair = open_pair_of(preset, headers_only=True)
     config = pair.config
     checkpoints = {"instruct": pair.instruct, "thinking": pair.thinking}
     dtypes = {entry.dtype for checkpoint in checkpoints.values() for entry in checkpoint.entries.values()}
@@ -111,17 +113,34 @@ def check(args: Namespace) -> int:
     for role, checkpoint in checkpoints.items():
         opens = "opens" if checkpoint.template_opens_think else "does not open"
         print(f"{role}: its chat template {opens} the trace")
+        if str(checkpoint.prompting):
+            print(f"{role}: asked with {checkpoint.prompting}")
+    tags = pair.thinking.think_tags
+    if tags != THINK:
+        print(f"a trace stands between {tags.open} and {tags.close}")
+    if pair.same_weights:
+        print(_about_same_weights(pair))
     return 0
+
+
+def _about_same_weights(pair: "Pair") -> str:
+    """A hybrid on both sides needs something that tells them apart."""
+    if pair.instruct.render("?") != pair.thinking.render("?"):
+        return "both sides are the same weights, told apart by the template until a round has trained one"
+    return (
+        "both sides are the same weights and are asked alike; tell them apart with instruct_template_args, "
+        "thinking_template_args, instruct_system or thinking_system"
+    )
 
 
 def plan(args: Namespace) -> int:
     from thinkswitch.cli import terminal
     from thinkswitch.memory_plan import plan_memory
-    from thinkswitch.weights.pair import open_pair
+    from thinkswitch.weights.pair import open_pair_of
 
     _silence_libraries()
     preset = apply_settings(load_preset(args.source), args.set)
-    pair = open_pair(preset.instruct, preset.thinking, headers_only=True)
+    pair = open_pair_of(preset, headers_only=True)
     terminal.console().print(terminal.memory(plan_memory(pair, preset)))
     return 0
 
@@ -233,7 +252,7 @@ def _as_percent(steps: Generator[tuple[str, int, int], None, Any]) -> Generator[
 def _open_source(args: Namespace) -> Source:
     """The preset or run that the arguments name. No weights are read."""
     from thinkswitch import rounds
-    from thinkswitch.weights.pair import open_pair
+    from thinkswitch.weights.pair import open_pair_of
 
     _silence_libraries()
     folder = Path(args.source)
@@ -241,7 +260,7 @@ def _open_source(args: Namespace) -> Source:
     preset = apply_settings(load_preset(args.source), args.set)
     if args.round and not is_run:
         raise UserError(f"{args.source} is a preset, so it has no round {args.round}; name a run's folder")
-    pair = open_pair(preset.instruct, preset.thinking)
+    pair = open_pair_of(preset)
     if not is_run:
         return Source(preset, pair, rounds.start(pair), None)
     number = runs.rounds_done(folder) if args.round is None else args.round

@@ -9,7 +9,7 @@ from thinkswitch.loop import distil
 from thinkswitch.memory_plan import LOOP, resolve_machine
 from thinkswitch.remote import distributed
 from thinkswitch.run_context import RunContext
-from thinkswitch.weights.pair import open_pair
+from thinkswitch.weights.pair import open_pair_of
 
 
 def worker_main() -> None:
@@ -22,7 +22,7 @@ def worker_main() -> None:
 def train_along(folder: Path, number: int) -> None:
     """This process's share of one round's distillation."""
     preset = runs.open_run(folder)
-    pair = open_pair(preset.instruct, preset.thinking)
+    pair = open_pair_of(preset)
     context = RunContext(preset, folder, pair, [], [], resolve_machine(pair, preset, LOOP))
     samples = runs.read_lines(runs.round_dir(folder, number) / "samples.jsonl")
     kept = [sample for sample in samples if sample["kept"]]

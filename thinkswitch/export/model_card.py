@@ -18,6 +18,8 @@ from thinkswitch.rounds import Round
 from thinkswitch.text import format_accuracy
 from thinkswitch.weights.checkpoint import TensorInfo
 
+LONGEST_SYSTEM = 4000  # characters of a system prompt that are quoted
+
 
 def model_card(
     request: ExportRequest,
@@ -33,6 +35,7 @@ def model_card(
         introduction(point),
         f"```python\n{loading_snippet(f'./{request.out.name}')}\n```",
         *base_note(point),
+        *prompting_note(point),
         "## Lineage",
         lineage_table(point, request.run),
         "## Recipe",
@@ -85,6 +88,18 @@ def base_note(point: ExportPoint) -> list[str]:
         "`adapter_config.json`: it holds the path of that folder, and must name the checkpoint as it is "
         "found there, or by its Hub id."
     ]
+
+
+def prompting_note(point: ExportPoint) -> list[str]:
+    """What its sides were asked with, beyond a chat template as it came: it behaves otherwise without."""
+    sides = {"instruct": point.pair.instruct, "thinking": point.pair.thinking}
+    lines = []
+    for role, side in sides.items():
+        if side.prompting.system:
+            lines.append(f"- {role}: system prompt {md_code(side.prompting.system, LONGEST_SYSTEM)}")
+        if side.prompting.template_args:
+            lines.append(f"- {role}: arguments of the chat template {md_code(side.prompting.template_args)}")
+    return ["\n".join(["Measured with, and to be used with:", "", *lines])] if lines else []
 
 
 def loading_snippet(folder: str) -> str:
@@ -186,11 +201,11 @@ def md_table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def md_code(text: str) -> str:
+def md_code(text: str, longest: int = 120) -> str:
     """A name as code that no Markdown, HTML or table can end: one line, no backticks, no bars."""
     line = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
     line = line.replace("`", "'").replace("|", "/")
-    return f"`{line[:120] or ' '}`"
+    return f"`{line[:longest] or ' '}`"
 
 
 def md_text(value: object) -> str:

@@ -108,7 +108,9 @@ class StreamingVerifier:
         with limit_threads(max(1, torch.get_num_threads() // 2)):
             [ids] = prompt_tokens(self._folder, point)
             config = AutoConfig.from_pretrained(self._folder)
-            unfinished = UnfinishedCheckpoint(str(self._folder), self._folder, config, self._entries, self)
+            unfinished = UnfinishedCheckpoint(
+                str(self._folder), self._folder, config, self._entries, verifier=self
+            )
             exported = open_offloaded(unfinished)
             blend = make_blend(point)
             blend.place([point.recipe])
@@ -120,7 +122,7 @@ class StreamingVerifier:
             self._changed.notify_all()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class UnfinishedCheckpoint(Checkpoint):
     """A checkpoint that is being written: reading a tensor waits until it is in its file."""
 

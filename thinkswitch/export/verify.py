@@ -24,6 +24,7 @@ from thinkswitch.weights.checkpoint import DTYPES, TensorInfo, open_checkpoint
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.offload import open_offloaded
 from thinkswitch.weights.pair import PROBE
+from thinkswitch.weights.prompting import render_prompt
 
 PROMPTS = ("What is 7 + 5 - 3 + 8?", "Is 51 a prime number? Answer yes or no.", PROBE)
 LARGE_TOKENS = 8  # of the first prompt, which is all that a large model is given
@@ -74,12 +75,11 @@ def record_export(folder: Path, point: ExportPoint) -> tuple[list[PartCall], set
 def prompt_tokens(folder: Path, point: ExportPoint) -> list[list[int]]:
     """Token ids of the prompts; the exported chat template must render them as its checkpoint's does."""
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    source = point.template_source
     rows = []
     for prompt in PROMPTS:
-        turns = [{"role": "user", "content": prompt}]
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        text = render_prompt(tokenizer, source.prompting, prompt)
         rows.append(tokenizer.encode(text, add_special_tokens=False))
-    source = point.template_source
     if rows != [source.prompt_ids(prompt) for prompt in PROMPTS]:
         raise UserError(
             f"the tokenizer files of {source.name} alone do not render prompts as that checkpoint does; "

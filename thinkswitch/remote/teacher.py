@@ -172,7 +172,7 @@ class Server:
         tokens = (reply.get("usage") or {}).get("completion_tokens")
         if tokens is None:
             tokens = len(tokenizer.encode(text, add_special_tokens=False))
-        parts = parse_response(text, row.prefilled)
+        parts = parse_response(text, row.prefilled, row.tags)
         return Chunk(index, parts.trace, parts.answer, parts.thinking, tokens, finish, parts.state, text)
 
     async def close(self, tasks: Collection[asyncio.Task]) -> None:

@@ -14,8 +14,17 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from thinkswitch.errors import UserError, first_line, list_some
+from thinkswitch.think_tags import Tags
 from thinkswitch.weights import hub
 from thinkswitch.weights.families import require_supported
+from thinkswitch.weights.prompting import (
+    Prompting,
+    check_prompting,
+    find_tags,
+    render,
+    render_prompt,
+    tags_or_default,
+)
 from thinkswitch.weights.safetensors_reader import (
     DTYPES,
     BlockReader,
@@ -39,6 +48,7 @@ class Checkpoint:
     folder: Path
     config: PretrainedConfig
     entries: dict[str, TensorInfo]
+    prompting: Prompting = Prompting()
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -61,7 +71,7 @@ class Checkpoint:
     def turn_end(self) -> int:
         """The token that ends an assistant's turn in this chat template."""
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
-        text = str(self.tokenizer.apply_chat_template(turns, tokenize=False))
+        text = render(self.tokenizer, self.prompting, turns)
         after_answer = text[text.rindex("!") + 1 :]
         ids = self.tokenizer.encode(after_answer, add_special_tokens=False)
         return next((i for i in ids if i in self.stop_token_ids), self.tokenizer.eos_token_id)
@@ -72,13 +82,33 @@ class Checkpoint:
 
     def render(self, prompt: str) -> str:
         """A prompt as the chat template shows it to the model."""
-        turns = [{"role": "user", "content": prompt}]
-        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        return render_prompt(self.tokenizer, self.prompting, prompt)
+
+    @cached_property
+    def found_tags(self) -> Tags | None:
+        """The tags of its traces; None if neither preset nor template nor vocabulary shows them."""
+        return find_tags(self.tokenizer, self.prompting)
+
+    @property
+    def think_tags(self) -> Tags:
+        return tags_or_default(self.found_tags)
 
     @cached_property
     def template_opens_think(self) -> bool:
         """Whether the chat template opens the trace itself, as Qwen3-2507's thinking one does."""
-        return self.render("").rstrip().endswith("<think>")
+        return self.render("").rstrip().endswith(self.think_tags.open)
+
+    @cached_property
+    def opening_tokens(self) -> tuple[list[int], list[int]]:
+        """The tokens of the tag that opens a trace: all but the last, and every one that may be the last.
+
+        Where the tag is plain text, its end and the line break after it may be one token.
+        """
+        *first, last = self.tokenizer.encode(self.think_tags.open, add_special_tokens=False)
+        if not first:
+            return [], [last]
+        end = str(self.tokenizer.convert_ids_to_tokens(last))
+        return first, sorted(i for text, i in self.tokenizer.get_vocab().items() if text.startswith(end))
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor in the order of the files, one at a time, as stored (memory-mapped)."""
@@ -109,7 +139,7 @@ class Checkpoint:
         return {}
 
 
-def open_checkpoint(name: str, headers_only: bool = False) -> Checkpoint:
+def open_checkpoint(name: str, headers_only: bool = False, prompting: Prompting = Prompting()) -> Checkpoint:
     """Config and headers of a folder or Hub id; a UserError for what cannot be used.
 
     Refused are checkpoints that are incomplete, pickled, quantised, of an unknown family or without a chat
@@ -120,7 +150,7 @@ def open_checkpoint(name: str, headers_only: bool = False) -> Checkpoint:
     on_hub = not Path(name).is_dir()
     folder = hub.small_files(name) if on_hub else Path(name)
     config = read_config(name, folder)
-    checkpoint = Checkpoint(name, folder, config, read_headers(name, folder, on_hub))
+    checkpoint = Checkpoint(name, folder, config, read_headers(name, folder, on_hub), prompting)
     check_chat_template(checkpoint)
     return checkpoint if headers_only else with_weights(checkpoint)[0]
 
@@ -145,11 +175,15 @@ def check_chat_template(checkpoint: Checkpoint) -> None:
         raise UserError(
             f"{name} has no chat template; copy chat_template.jinja from the vendor's checkpoint into it"
         )
+    asked = f" with {checkpoint.prompting}" if str(checkpoint.prompting) else ""
     try:
         _ = checkpoint.stop_token_ids, checkpoint.turn_end, checkpoint.template_opens_think
+        check_prompting(name, checkpoint.tokenizer, checkpoint.prompting)
+    except UserError:
+        raise
     except Exception as error:  # templates are programs: they raise what they like
         raise UserError(
-            f"{name}: chat template or generation_config.json cannot be used: {first_line(error)}"
+            f"{name}: chat template or generation_config.json cannot be used{asked}: {first_line(error)}"
         ) from None
 
 

@@ -2,18 +2,22 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
 from transformers import PretrainedConfig
 
 from thinkswitch.errors import UserError, list_some
+from thinkswitch.preset import Preset
+from thinkswitch.think_tags import THINK, Tags
 from thinkswitch.weights.checkpoint import Checkpoint, open_checkpoint, with_weights
 from thinkswitch.weights.families import CONFIG_KEYS_THAT_MUST_AGREE
+from thinkswitch.weights.prompting import Prompting, prompting_of, tags_or_default
 
 # Numbers, spaces, accents, scripts, emoji, tags: what tokenizers of one vocabulary may split differently.
 PROBE = "Wait, 3·7 = 21?\n\tNaïve ½ – 你好 \U0001f914 <think>\n</think>\n\n\\boxed{-12}"
+AS_THEY_CAME = (Prompting(), Prompting())
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,13 @@ class Pair:
     @property
     def config(self) -> PretrainedConfig:
         return self.instruct.config
+
+    @property
+    def same_weights(self) -> bool:
+        """Whether both sides are one checkpoint (a hybrid), which only the chat template tells apart."""
+        instruct, thinking = self.checkpoints
+        same_folder = instruct.folder.resolve() == thinking.folder.resolve()
+        return same_folder and instruct.entries == thinking.entries
 
     @property
     def names(self) -> list[str]:
@@ -50,16 +61,43 @@ def natural_order(name: str) -> list[int | str]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
-def open_pair(instruct: str, thinking: str, headers_only: bool = False) -> Pair:
+def open_pair_of(preset: Preset, headers_only: bool = False) -> Pair:
+    """The pair that a preset names, each side prompted as the preset says."""
+    return open_pair(preset.instruct, preset.thinking, headers_only, prompting_of(preset))
+
+
+def open_pair(
+    instruct: str,
+    thinking: str,
+    headers_only: bool = False,
+    prompting: tuple[Prompting, Prompting] = AS_THEY_CAME,
+) -> Pair:
     """Open and compare two checkpoints; a UserError names all that keeps them from being interpolated.
 
     Weights of Hub ids are downloaded once both are known to fit, or never with `headers_only`.
     """
-    pair = Pair(open_checkpoint(instruct, headers_only=True), open_checkpoint(thinking, headers_only=True))
+    pair = with_shared_tags(
+        Pair(
+            open_checkpoint(instruct, headers_only=True, prompting=prompting[0]),
+            open_checkpoint(thinking, headers_only=True, prompting=prompting[1]),
+        )
+    )
     problems = differences(pair)
     if problems:
         raise UserError(f"{instruct} and {thinking} cannot be interpolated: {'; '.join(problems)}")
     return pair if headers_only else Pair(*with_weights(*pair.checkpoints))
+
+
+def with_shared_tags(pair: Pair) -> Pair:
+    """Both sides with the tags of the thinking one: points between them write these under any template."""
+    tags = tags_or_default(pair.thinking.found_tags, pair.instruct.found_tags)
+
+    def with_tags(checkpoint: Checkpoint) -> Checkpoint:
+        if checkpoint.think_tags == tags:
+            return checkpoint
+        return replace(checkpoint, prompting=replace(checkpoint.prompting, tags=tags))
+
+    return Pair(with_tags(pair.instruct), with_tags(pair.thinking))
 
 
 def differences(pair: Pair) -> list[str]:
@@ -101,9 +139,15 @@ def tokenizer_differences(pair: Pair) -> list[str]:
         tokens = {text for text, _ in different}
         examples = list_some([repr(text) for text, _ in different])
         return [f"the tokenizers differ in {len(tokens)} tokens ({examples})"]
-    if instruct.encode(PROBE) != thinking.encode(PROBE):
+    text = probe(pair.thinking.think_tags)
+    if instruct.encode(text) != thinking.encode(text):
         return ["the tokenizers have the same tokens but split a probe text differently"]
     return []
+
+
+def probe(tags: Tags) -> str:
+    """PROBE with these tags."""
+    return PROBE.replace(THINK.open, tags.open).replace(THINK.close, tags.close)
 
 
 def _shorten(value: object) -> str:

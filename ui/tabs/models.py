@@ -138,11 +138,13 @@ def status_html(studio: Studio) -> Markup:
 def report_html(preset: Preset) -> Markup:
     """From file headers: what the pair is and what differs; and what memory it needs on this machine."""
     from thinkswitch.weights.checkpoint import open_checkpoint
-    from thinkswitch.weights.pair import Pair, differences
+    from thinkswitch.weights.pair import Pair, differences, with_shared_tags
+    from thinkswitch.weights.prompting import prompting_of
 
-    instruct = open_checkpoint(preset.instruct, headers_only=True)
-    thinking = open_checkpoint(preset.thinking, headers_only=True)
-    pair = Pair(instruct, thinking)
+    prompting = prompting_of(preset)
+    instruct = open_checkpoint(preset.instruct, headers_only=True, prompting=prompting[0])
+    thinking = open_checkpoint(preset.thinking, headers_only=True, prompting=prompting[1])
+    pair = with_shared_tags(Pair(instruct, thinking))
     found = differences(pair)
     facts = [
         ("Verdict", verdict_html(found)),
@@ -179,7 +181,8 @@ def templates_html(pair: "Pair") -> Markup:
     lines = []
     for role, side in (("instruct", pair.instruct), ("thinking", pair.thinking)):
         verb = "opens" if side.template_opens_think else "does not open"
-        lines.append(Markup('<b class="{}">{}</b> {} the trace (&lt;think&gt;)').format(role, role, verb))
+        tag = side.think_tags.open
+        lines.append(Markup('<b class="{}">{}</b> {} the trace ({})').format(role, role, verb, tag))
     return Markup(" · ").join(lines)
 
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from thinkswitch import runs
 from thinkswitch.errors import UserError
-from thinkswitch.think_parser import parse_response
+from thinkswitch.think_parser import parse_sample
 
 if TYPE_CHECKING:
     from thinkswitch.weights.checkpoint import Checkpoint
@@ -44,15 +44,21 @@ def details(folder: Path, number: Any, key: str) -> Markup:
     sample = next((sample for sample in read(folder, number) if key_of(sample) == key), None)
     if sample is None:
         raise UserError(f"sample {key} of round {number} no longer exists; choose another one")
-    answer = parse_response(sample["text"], sample["prefilled"]).answer
+    parsed = parse_sample(sample)
+    answer = parsed.answer
+    preset = runs.open_run(folder)
     verdict = verdict_of(sample)
     return DETAILS.format(
         prompt=sample["prompt"],
         tokens=sample["tokens"],
-        response=("<think>" if sample["prefilled"] else "") + sample["text"],
+        response=(parsed.tags.open if sample["prefilled"] else "") + sample["text"],
         verdict=verdict if verdict in (KEPT, UNDECIDED) else f"dropped: {verdict}",
         answer=answer or "(nothing)",
-        loss=loss_html(checkpoint(runs.open_run(folder).instruct), sample["prompt"], answer),
+        loss=loss_html(
+            checkpoint(preset.instruct, preset.instruct_system, preset.instruct_template_args),
+            sample["prompt"],
+            answer,
+        ),
     )
 
 
@@ -88,9 +94,7 @@ def verdict_of(sample: dict) -> str:
 
 
 def answer_of(sample: dict) -> str:
-    return (
-        sample["answer"] if "answer" in sample else parse_response(sample["text"], sample["prefilled"]).answer
-    )
+    return sample["answer"] if "answer" in sample else parse_sample(sample).answer
 
 
 def shorten(text: str, limit: int) -> str:
@@ -100,7 +104,8 @@ def shorten(text: str, limit: int) -> str:
 
 
 @lru_cache(maxsize=4)
-def checkpoint(name: str) -> "Checkpoint":
+def checkpoint(name: str, system: str, template_args: str) -> "Checkpoint":
     from thinkswitch.weights.checkpoint import open_checkpoint
+    from thinkswitch.weights.prompting import Prompting
 
-    return open_checkpoint(name, headers_only=True)
+    return open_checkpoint(name, headers_only=True, prompting=Prompting(system, template_args))
