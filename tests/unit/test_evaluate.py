@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -28,9 +29,11 @@ from thinkswitch.preset import Preset, load_preset
 from thinkswitch.problems import Problem
 from thinkswitch.recipe import Schedule
 from thinkswitch.statistics import wilson
+from thinkswitch.think_tags import Tags
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.materialise import materialise
 from thinkswitch.weights.pair import open_pair
+from thinkswitch.weights.prompting import Prompting
 
 
 def scores_of(*right) -> list[Score]:
@@ -165,6 +168,26 @@ def test_the_probability_of_a_trace_in_later_rounds_and_other_families(folders, 
     ]
     assert found == pytest.approx(expected, rel=1e-3, abs=1e-30)
     assert len(set(found)) == 3
+
+
+def test_the_probability_of_a_tag_of_several_tokens_is_their_product(folders):
+    """Only the first was looked at: of <think> as plain text that is <, with which anything may begin."""
+    prompting = Prompting(tags=Tags("<hm>", "</hm>"))
+    pair = open_pair(*folders("qwen3"), prompting=(prompting, prompting))
+    point = rounds.start(pair).point(0.3)
+    tag = pair.instruct.tokenizer.encode("<hm>", add_special_tokens=False)
+    prompt = pair.instruct.prompt_ids("hi")
+    with torch.inference_mode():
+        p = (
+            materialise(pair, [], point)(input_ids=torch.tensor([prompt + tag]))
+            .logits[0]
+            .double()
+            .softmax(-1)
+        )
+    expected = math.prod(float(p[len(prompt) - 1 + i, token]) for i, token in enumerate(tag))
+    assert len(tag) == 4 and expected > 0
+    found = probability_of_think(Blend(pair), pair.instruct, "hi", [point, point])
+    assert found == pytest.approx([expected] * 2, rel=1e-3, abs=0)
 
 
 # ---- the spectrum

@@ -13,6 +13,7 @@ from thinkswitch import __version__, recipe, rounds, runs
 from thinkswitch.export.model_card import md_code, md_text
 from thinkswitch.recipe import Schedule
 from thinkswitch.weights.pair import Pair, open_pair
+from thinkswitch.weights.prompting import Prompting
 from unit.export_helpers import PRESET, after_rounds, export
 
 WARNING = "not of this point"
@@ -51,6 +52,21 @@ def make_run(folder: Path, **changes) -> Path:
             )
             runs.append(folder / "events.jsonl", {**row, "step": 10}, {**row, **changes})
     return folder
+
+
+def test_the_card_says_what_the_sides_were_asked_with(pair, folders, tmp_path):
+    """Without its system prompt the same checkpoint does not think, so the scores would not come again."""
+    state = after_rounds(pair, 1)
+    _, plain = read_card(export(pair, state, 0.5, tmp_path / "plain").folder)
+    assert "Measured with" not in plain
+    prompting = (Prompting(template_args="{enable_thinking: false}"), Prompting(system=EVIL))
+    asked = Pair(
+        dataclasses.replace(pair.instruct, prompting=prompting[0]),
+        dataclasses.replace(pair.thinking, prompting=prompting[1]),
+    )
+    _, body = read_card(export(asked, state, 0.5, tmp_path / "asked").folder)
+    assert "- instruct: arguments of the chat template `{enable_thinking: false}`" in body
+    assert "- thinking: system prompt `x'/ --- license: mit --- <script>alert(1)</script> '''`" in body
 
 
 def with_names(pair: Pair, instruct: str, thinking: str) -> Pair:

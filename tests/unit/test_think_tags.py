@@ -10,6 +10,7 @@ from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset, load_preset, make_preset, to_yaml
 from thinkswitch.think_parser import ThinkParser, parse_response, parse_sample
 from thinkswitch.think_tags import KNOWN_TAGS, THINK, Tags, read_setting, refuse_traceless, to_setting
+from thinkswitch.weights.checkpoint import Checkpoint
 from thinkswitch.weights.pair import open_pair, open_pair_of, probe
 from thinkswitch.weights.prompting import Prompting, find_tags
 
@@ -197,6 +198,19 @@ def test_todays_pair_has_todays_tags():
     assert pair.instruct.think_tags == pair.thinking.think_tags == THINK
     assert pair.instruct.prompting == Prompting()  # not replaced: its tokenizer is read once
     assert pair.thinking.opening_tokens == ([], [pair.thinking.tokenizer.convert_tokens_to_ids("<think>")])
+
+
+def test_the_line_break_after_a_plain_tag_may_be_in_its_last_token(tmp_path):
+    """Qwen2.5's vocabulary writes `<think>` and a line break as `<`, `think`, `>` + line break."""
+    tokenizer = tokenizer_with(CHATML.replace("PREFILL", ""))
+    core = json.loads(tokenizer.backend_tokenizer.to_str())
+    core["model"]["vocab"][">Ċ"] = 300
+    core["model"]["merges"] = [[">", "Ċ"]]
+    backend = type(tokenizer.backend_tokenizer).from_str(json.dumps(core))
+    type(tokenizer)(tokenizer_object=backend).save_pretrained(tmp_path)
+    checkpoint = Checkpoint("test", tmp_path, None, {}, Prompting(tags=THINK))
+    ids = checkpoint.tokenizer.encode("<think>", add_special_tokens=False)
+    assert checkpoint.opening_tokens == (ids[:-1], [ids[-1], 300]) and len(ids) == 7
 
 
 # ---- none of the answers has a trace

@@ -97,7 +97,7 @@ def status(args: Namespace) -> int:
 
 
 def check(args: Namespace) -> int:
-    from thinkswitch.weights.pair import open_pair_of
+    from thinkswitch.weights.pair import about_same_weights, open_pair_of
 
     _silence_libraries()
     preset = apply_settings(Preset(instruct=args.instruct, thinking=args.thinking), args.set)
@@ -119,18 +119,8 @@ def check(args: Namespace) -> int:
     if tags != THINK:
         print(f"a trace stands between {tags.open} and {tags.close}")
     if pair.same_weights:
-        print(_about_same_weights(pair))
+        print(about_same_weights(pair))
     return 0
-
-
-def _about_same_weights(pair: "Pair") -> str:
-    """A hybrid on both sides needs something that tells them apart."""
-    if pair.instruct.render("?") != pair.thinking.render("?"):
-        return "both sides are the same weights, told apart by the template until a round has trained one"
-    return (
-        "both sides are the same weights and are asked alike; tell them apart with instruct_template_args, "
-        "thinking_template_args, instruct_system or thinking_system"
-    )
 
 
 def plan(args: Namespace) -> int:

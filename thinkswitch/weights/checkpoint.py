@@ -177,8 +177,8 @@ def check_chat_template(checkpoint: Checkpoint) -> None:
         )
     asked = f" with {checkpoint.prompting}" if str(checkpoint.prompting) else ""
     try:
-        _ = checkpoint.stop_token_ids, checkpoint.turn_end, checkpoint.template_opens_think
         check_prompting(name, checkpoint.tokenizer, checkpoint.prompting)
+        _ = checkpoint.stop_token_ids, checkpoint.turn_end, checkpoint.template_opens_think
     except UserError:
         raise
     except Exception as error:  # templates are programs: they raise what they like

@@ -145,6 +145,16 @@ def tokenizer_differences(pair: Pair) -> list[str]:
     return []
 
 
+def about_same_weights(pair: Pair) -> str:
+    """What to know of a pair whose sides are one checkpoint."""
+    if pair.instruct.render("?") != pair.thinking.render("?"):
+        return "both sides are the same weights, told apart by the template until a round has trained them"
+    return (
+        "both sides are the same weights and are asked alike; tell them apart with instruct_template_args, "
+        "thinking_template_args, instruct_system or thinking_system"
+    )
+
+
 def probe(tags: Tags) -> str:
     """PROBE with these tags."""
     return PROBE.replace(THINK.open, tags.open).replace(THINK.close, tags.close)

@@ -33,8 +33,12 @@ class Prompting:
         if self.template_args:
             parts.append(f"the template arguments {self.template_args}")
         if self.system:
-            parts.append(f"the system prompt {self.system!r}")
+            parts.append(f"the system prompt {shorten(self.system)!r}")
         return " and ".join(parts)
+
+
+def shorten(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def prompting_of(preset: Preset) -> tuple[Prompting, Prompting]:

@@ -138,7 +138,7 @@ def status_html(studio: Studio) -> Markup:
 def report_html(preset: Preset) -> Markup:
     """From file headers: what the pair is and what differs; and what memory it needs on this machine."""
     from thinkswitch.weights.checkpoint import open_checkpoint
-    from thinkswitch.weights.pair import Pair, differences, with_shared_tags
+    from thinkswitch.weights.pair import Pair, about_same_weights, differences, with_shared_tags
     from thinkswitch.weights.prompting import prompting_of
 
     prompting = prompting_of(preset)
@@ -152,6 +152,8 @@ def report_html(preset: Preset) -> Markup:
         ("Size", size(pair)),
         ("Chat templates", templates_html(pair)),
     ]
+    if pair.same_weights:
+        facts.append(("Weights", about_same_weights(pair)))
     if not found:
         facts.append(("Memory", memory_html(pair, preset)))
     return html.facts(facts)
