@@ -110,7 +110,8 @@ def think(context: RunContext, previous: Round) -> Stage:
     done = {line["prompt_index"] * preset.samples + line["sample"] for line in runs.read_lines(path)}
     if len(done) == len(rows):
         return
-    first = min(FIRST_ANSWERS, len(rows))
+    # at least a whole batch: answers without a trace are short, so they are the first that end
+    first = min(max(FIRST_ANSWERS, preset.rows), len(rows))
     if role == "thinking":
         refuse_without_traces(path, first)
     if preset.teacher and role == "thinking":

@@ -188,21 +188,27 @@ def test_what_a_template_refuses_is_one_sentence_when_the_pair_is_opened(
 # ---- tags that never come
 
 
-def test_a_run_ends_after_sixteen_answers_without_a_trace(preset, tmp_path):
-    """It ran for hours, and said only at its end that no answer could be kept."""
-    wrong = make_preset({"think_tags": ["[THINK]", "[/THINK]"]}, base=preset)
+@pytest.mark.parametrize("rows, count", [(6, 16), (18, 18)])
+def test_a_run_ends_after_sixteen_answers_without_a_trace(preset, tmp_path, rows, count):
+    """It ran for hours, and said only at its end that no answer could be kept.
+
+    A batch is waited for: of a checkpoint that mostly thinks, the answers without a trace end first.
+    """
+    wrong = make_preset({"think_tags": ["[THINK]", "[/THINK]"], "rows": rows}, base=preset)
     folder = tmp_path / "run"
-    with pytest.raises(UserError, match=r"none of the first 16 answers has a trace \(\[THINK\]") as error:
+    with pytest.raises(
+        UserError, match=rf"none of the first {count} answers has a trace \(\[THINK\]"
+    ) as error:
         list(loop.run(wrong, folder))
-    assert "16 of them have '<think>' or '</think>' instead; set think_tags=[<think>, </think>]" in str(
+    assert f"{count} of them have '<think>' or '</think>' instead; set think_tags=[<think>, </think>]" in str(
         error.value
     )
     path = runs.round_dir(folder, 1) / "samples.jsonl"
-    assert len(path.read_text("utf-8").splitlines()) == 16  # of 20: what was answered is kept
-    with pytest.raises(UserError, match="none of the first 16"):  # at once, not after 4 more
+    assert len(path.read_text("utf-8").splitlines()) == count  # of 20: what was answered is kept
+    with pytest.raises(UserError, match=f"none of the first {count}"):  # at once, not after more
         list(loop.resume(folder))
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    assert len(lines) == 16 and lines[0]["tags"] == ["[THINK]", "[/THINK]"]
+    assert len(lines) == count and lines[0]["tags"] == ["[THINK]", "[/THINK]"]
 
 
 def test_answers_of_the_instruct_side_need_no_trace(preset, tmp_path):
