@@ -38,8 +38,8 @@ class Pair:
     def same_weights(self) -> bool:
         """Whether both sides are one checkpoint (a hybrid), which only the chat template tells apart."""
         instruct, thinking = self.checkpoints
-        same_folder = instruct.folder.resolve() == thinking.folder.resolve()
-        return same_folder and instruct.entries == thinking.entries
+        alike = type(instruct) is type(thinking) and instruct.entries == thinking.entries
+        return alike and instruct.folder.resolve() == thinking.folder.resolve()
 
     @property
     def names(self) -> list[str]:
@@ -76,16 +76,20 @@ def open_pair(
 
     Weights of Hub ids are downloaded once both are known to fit, or never with `headers_only`.
     """
-    pair = with_shared_tags(
-        Pair(
-            open_checkpoint(instruct, headers_only=True, prompting=prompting[0]),
-            open_checkpoint(thinking, headers_only=True, prompting=prompting[1]),
-        )
-    )
+    pair = open_headers(instruct, thinking, prompting)
     problems = differences(pair)
     if problems:
         raise UserError(f"{instruct} and {thinking} cannot be interpolated: {'; '.join(problems)}")
     return pair if headers_only else Pair(*with_weights(*pair.checkpoints))
+
+
+def open_headers(instruct: str, thinking: str, prompting: tuple[Prompting, Prompting] = AS_THEY_CAME) -> Pair:
+    """Both checkpoints without their weights, whether or not they fit together."""
+    pair = Pair(
+        open_checkpoint(instruct, headers_only=True, prompting=prompting[0]),
+        open_checkpoint(thinking, headers_only=True, prompting=prompting[1]),
+    )
+    return with_shared_tags(pair)
 
 
 def with_shared_tags(pair: Pair) -> Pair:

@@ -137,14 +137,10 @@ def status_html(studio: Studio) -> Markup:
 
 def report_html(preset: Preset) -> Markup:
     """From file headers: what the pair is and what differs; and what memory it needs on this machine."""
-    from thinkswitch.weights.checkpoint import open_checkpoint
-    from thinkswitch.weights.pair import Pair, about_same_weights, differences, with_shared_tags
+    from thinkswitch.weights.pair import about_same_weights, differences, open_headers
     from thinkswitch.weights.prompting import prompting_of
 
-    prompting = prompting_of(preset)
-    instruct = open_checkpoint(preset.instruct, headers_only=True, prompting=prompting[0])
-    thinking = open_checkpoint(preset.thinking, headers_only=True, prompting=prompting[1])
-    pair = with_shared_tags(Pair(instruct, thinking))
+    pair = open_headers(preset.instruct, preset.thinking, prompting_of(preset))
     found = differences(pair)
     facts = [
         ("Verdict", verdict_html(found)),
