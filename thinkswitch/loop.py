@@ -5,8 +5,7 @@ One round of ThinkSwitch:
     think     the thinking checkpoint answers the prompts: a reasoning trace, then an answer
     strip     the trace is cut away; (prompt, answer) is kept
     distil    LoRA trains the instruct checkpoint on the kept answers
-    rebuild   the next thinking checkpoint = SLERP(new instruct, anchor; t): t = 0 is the new instruct, 1 the
-              anchor, which is the original thinking checkpoint (or the previous one, if so set)
+    rebuild   the next thinking checkpoint = SLERP(new instruct, anchor; t); anchor: the original thinking one
     measure   both checkpoints are scored on held-out problems
 
 `run` yields an Event whenever something happened; the results are in the run folder. Each stage looks there
@@ -20,7 +19,7 @@ from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 
-from thinkswitch import evaluate, rounds, runs
+from thinkswitch import evaluate, rounds, runs, samples
 from thinkswitch.distil import make_example, train_adapter
 from thinkswitch.errors import UserError
 from thinkswitch.evaluate import seed_of
@@ -31,14 +30,6 @@ from thinkswitch.remote import distributed
 from thinkswitch.rounds import Round
 from thinkswitch.run_context import ROLES, ProgressMeter, RunContext, Stopped, prepare
 from thinkswitch.runs import Event
-from thinkswitch.samples import (
-    FIRST_ANSWERS,
-    judge_samples,
-    new_sample,
-    refuse_unusable,
-    refuse_without_traces,
-    training_examples,
-)
 from thinkswitch.weights.adapter import load_adapter
 from thinkswitch.weights.device import release
 
@@ -48,8 +39,7 @@ Stage = Generator[Event, None, None]
 def run(preset: Preset, folder: Path) -> Iterator[Event]:
     """Run the loop in a new folder. Whatever can be refused is refused before the folder is made."""
     context = prepare(preset, folder)
-    # what fits is decided once and saved in preset.yaml, so a resume uses the same limits
-    preset = fit_to_memory(context.pair, preset)
+    preset = fit_to_memory(context.pair, preset)  # saved in preset.yaml, so a resume uses the same limits
     context = replace(context, preset=preset, machine=resolve_machine(context.pair, preset, LOOP))
     runs.create(preset, folder)
     yield from _run_rounds(context)
@@ -110,10 +100,8 @@ def think(context: RunContext, previous: Round) -> Stage:
     done = {line["prompt_index"] * preset.samples + line["sample"] for line in runs.read_lines(path)}
     if len(done) == len(rows):
         return
-    # at least a whole batch: answers without a trace are short, so they are the first that end
-    first = min(max(FIRST_ANSWERS, preset.rows), len(rows))
-    if role == "thinking":
-        refuse_without_traces(path, first)
+    first = samples.answers_to_check(preset, role, len(rows))
+    samples.refuse_without_traces(path, first)
     if preset.teacher and role == "thinking":
         chunks = context.teacher_answers(rows, done)
     else:
@@ -123,10 +111,10 @@ def think(context: RunContext, previous: Round) -> Stage:
         meter.read(chunk)
         if chunk.finish:
             i, s = divmod(chunk.row, preset.samples)
-            runs.append(path, new_sample(prompts[i], i, s, rows[chunk.row], chunk))
+            runs.append(path, samples.new(prompts[i], i, s, rows[chunk.row], chunk))
             done.add(chunk.row)
-            if role == "thinking" and len(done) == first:
-                refuse_without_traces(path, first)
+            if len(done) == first:
+                samples.refuse_without_traces(path, first)
         if meter.due() or len(done) == len(rows):
             yield Event(number, "think", len(done), len(rows), meter.figures)
 
@@ -134,21 +122,20 @@ def think(context: RunContext, previous: Round) -> Stage:
 def strip(context: RunContext, number: int) -> Generator[Event, None, list[dict]]:
     """Cut the traces away and decide which answers are kept. The reasons go back into samples.jsonl."""
     preset = context.preset
-    instruct = context.pair.instruct
 
     def fits(prompt: str, answer: str) -> bool:
-        return len(make_example(instruct, prompt, answer)) <= preset.max_length
+        return len(make_example(context.pair.instruct, prompt, answer)) <= preset.max_length
 
     path = runs.round_dir(context.folder, number) / "samples.jsonl"
     written = sorted(runs.read_lines(path), key=lambda line: (line["prompt_index"], line["sample"]))
-    samples = judge_samples(written, preset.labels != "self", fits)
-    kept = [sample for sample in samples if sample["kept"]]
-    dropped = Counter(sample["why"] for sample in samples if not sample["kept"])
-    runs.write_atomic(path, "".join(runs.to_line(sample) for sample in samples))
+    judged = samples.judge(written, preset.labels != "self", fits)
+    kept = [sample for sample in judged if sample["kept"]]
+    dropped = Counter(sample["why"] for sample in judged if not sample["kept"])
+    runs.write_atomic(path, "".join(runs.to_line(sample) for sample in judged))
     if not context.is_recorded(number, "strip"):
         counts = {"kept": len(kept), "dropped": dict(dropped)}
-        yield Event(number, "strip", len(samples), len(samples), counts)
-    refuse_unusable(number, samples, path)
+        yield Event(number, "strip", len(judged), len(judged), counts)
+    samples.refuse_unusable(number, judged, path)
     return kept
 
 
@@ -161,7 +148,7 @@ def distil(context: RunContext, previous: Round, kept: list[dict]) -> Stage:
     if distributed.rank() == 0:
         distributed.broadcast((context.folder, number))  # the other processes train along, see cli/worker.py
     seed = seed_of(context.preset.seed, "distil", number) % 2**31
-    examples = training_examples(context, previous, kept, seed)
+    examples = samples.training_examples(context, previous, kept, seed)
     model = context.model(previous, previous.instruct)
     for step in train_adapter(model, examples, context.preset, seed, folder):
         figures = asdict(step) | {"tokens_per_s": round(step.tokens_per_s)}

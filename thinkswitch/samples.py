@@ -21,6 +21,7 @@ from thinkswitch.distil import Example, make_example
 from thinkswitch.errors import UserError
 from thinkswitch.generate import Chunk, Row
 from thinkswitch.grading import final_answer
+from thinkswitch.preset import Preset
 from thinkswitch.problems import Problem
 from thinkswitch.rounds import Round
 from thinkswitch.run_context import RunContext
@@ -33,7 +34,7 @@ FIRST_ANSWERS = 16  # if none of these has a trace, the run looks for the wrong 
 SAME_ANSWER = 8  # if this many kept answers are all alike, the task teaches nothing
 
 
-def new_sample(problem: Problem, prompt_index: int, sample: int, row: Row, chunk: Chunk) -> dict:
+def new(problem: Problem, prompt_index: int, sample: int, row: Row, chunk: Chunk) -> dict:
     """A line of samples.jsonl as `think` writes it."""
     line = {
         "prompt_index": prompt_index,
@@ -48,7 +49,7 @@ def new_sample(problem: Problem, prompt_index: int, sample: int, row: Row, chunk
     return line if row.tags == THINK else {**line, "tags": [row.tags.open, row.tags.close]}
 
 
-def judge_samples(samples: list[dict], thinks: bool, fits: Callable[[str, str], bool]) -> list[dict]:
+def judge(samples: list[dict], thinks: bool, fits: Callable[[str, str], bool]) -> list[dict]:
     """Each sample with its trace, its answer, and whether it is kept or why not.
 
     `thinks`: a trace is required. `fits(prompt, answer)`: short enough to train on. Of several samples for a
@@ -100,8 +101,18 @@ def _vote(judged: list[dict]) -> None:
                 sample["why"] = "agrees with one kept" if sample["said"] == winner else "outvoted"
 
 
+def answers_to_check(preset: Preset, role: str, total: int) -> int:
+    """After how many of `total` answers it is asked whether any has a trace; 0: never, none is expected.
+
+    At least a whole batch: answers without a trace are short, so they are the first that end.
+    """
+    return min(max(FIRST_ANSWERS, preset.rows), total) if role == "thinking" else 0
+
+
 def refuse_without_traces(path: Path, count: int) -> None:
     """End the run when none of its first `count` answers has a trace: hours would pass for nothing."""
+    if count == 0:
+        return
     first = list(islice(runs.read_lines(path), count))
     parsed = [parse_sample(line) for line in first]
     if len(first) == count and all(one.state == "none" for one in parsed):

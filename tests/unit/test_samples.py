@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from thinkswitch.samples import judge_samples, shuffle_answers
+from thinkswitch.samples import judge, shuffle_answers
 
 
 def sample(prompt: int, text: str, number: int = 0, finish: str = "stop", prefilled: bool = True) -> dict:
@@ -23,7 +23,7 @@ def fits(prompt: str, answer: str) -> bool:
 
 
 def why(text: str, thinks: bool = True, **changes) -> str | None:
-    [judged] = judge_samples([sample(0, text, **changes)], thinks=thinks, fits=fits)
+    [judged] = judge([sample(0, text, **changes)], thinks=thinks, fits=fits)
     assert judged["kept"] is (judged["why"] is None)
     return judged["why"]
 
@@ -42,7 +42,7 @@ def test_why_answers_are_dropped():
 
 def test_the_majority_is_kept_once():
     votes = [sample(0, f"t</think>\\boxed{{{a}}}", number) for number, a in enumerate([5, 7, 7, 5, 7])]
-    judged = judge_samples([*votes, sample(1, "t</think>\\boxed{3}")], thinks=True, fits=fits)
+    judged = judge([*votes, sample(1, "t</think>\\boxed{3}")], thinks=True, fits=fits)
     kept = [(s["prompt_index"], s["sample"], s["answer"]) for s in judged if s["kept"]]
     assert kept == [(0, 1, "\\boxed{7}"), (1, 0, "\\boxed{3}")]
     assert Counter(s["why"] for s in judged) == {"outvoted": 2, "agrees with one kept": 2, None: 2}
@@ -54,7 +54,7 @@ def test_an_answer_too_long_to_train_on_leaves_its_vote_to_a_shorter_one():
         sample(0, "t</think>so very, very long \\boxed{7}"),
         sample(0, "t</think>\\boxed{7}", number=1),
     )
-    judged = judge_samples([long, short], thinks=True, fits=fits)
+    judged = judge([long, short], thinks=True, fits=fits)
     assert [s["why"] for s in judged] == ["longer than max_length", None]
 
 
