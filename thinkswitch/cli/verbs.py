@@ -111,6 +111,8 @@ def check(args: Namespace) -> int:
     for role, checkpoint in checkpoints.items():
         opens = "opens" if checkpoint.template_opens_think else "does not open"
         print(f"{role}: its chat template {opens} the trace")
+    for remark in pair.remarks:
+        print(remark)
     return 0
 
 

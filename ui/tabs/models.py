@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 INTRODUCTION = (
     "Check reads only file headers and reports whether the pair is compatible and what memory it needs."
 )
-CHECKPOINT_HELP = "A folder or a Hub id."
+CHECKPOINT_HELP = {
+    "instruct": "A folder or a Hub id.",
+    "thinking": "A folder or a Hub id; also a LoRA adapter on the instruct checkpoint.",
+}
 IMPORT_SECONDS = 300  # torch may be read from a slow disk
 
 
@@ -76,7 +79,7 @@ def checkpoint_box(studio: Studio, role: str, value: str) -> gr.Textbox:
     return gr.Textbox(
         "" if studio.demo else value,
         label=f"{role.capitalize()} checkpoint",
-        info=CHECKPOINT_HELP,
+        info=CHECKPOINT_HELP[role],
         elem_id=f"models-{role}",
         visible=not studio.demo,
         scale=2,
@@ -124,31 +127,28 @@ def status_html(studio: Studio) -> Markup:
         bar = html.progress_bar(done, total) if total else Markup()
         return Markup("{} …{}").format(studio.loader.status, bar)
     blend = loaded.blend
+    pair = loaded.pair
     name = loaded.preset.name or Path(studio.source).stem
     where = f"{blend.device.type}, {str(blend.dtype).removeprefix('torch.')}"
     memory = format_bytes(blend.nbytes)
-    facts = (
-        f"two checkpoints of {loaded.pair.parameters:,} parameters in one live model ({where}), "
-        f"{memory} in memory."
-    )
+    sides = "a checkpoint and an adapter on it" if pair.update else "two checkpoints"
+    facts = f"{sides} of {pair.parameters:,} parameters in one live model ({where}), {memory} in memory."
     ready = Markup("<b>{}</b> is ready: {}").format(name, facts)
     return Markup("{}<br>{}").format(problem, ready) if problem else ready
 
 
 def report_html(preset: Preset) -> Markup:
     """From file headers: what the pair is and what differs; and what memory it needs on this machine."""
-    from thinkswitch.weights.checkpoint import open_checkpoint
-    from thinkswitch.weights.pair import Pair, differences
+    from thinkswitch.weights.pair import differences, open_headers
 
-    instruct = open_checkpoint(preset.instruct, headers_only=True)
-    thinking = open_checkpoint(preset.thinking, headers_only=True)
-    pair = Pair(instruct, thinking)
+    pair = open_headers(preset.instruct, preset.thinking)
     found = differences(pair)
     facts = [
         ("Verdict", verdict_html(found)),
         ("Architecture", architecture(pair)),
         ("Size", size(pair)),
         ("Chat templates", templates_html(pair)),
+        *(("Note", remark) for remark in pair.remarks),
     ]
     if not found:
         facts.append(("Memory", memory_html(pair, preset)))
