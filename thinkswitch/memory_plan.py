@@ -83,18 +83,11 @@ class Setup:
     def weights(self) -> float:
         return weight_bytes(self.pair, self.value_bytes, bool(self.preset.four_bit))
 
-    @property
-    def whole_checkpoints(self) -> int:
-        """How many sets of weights the pair has: one, if the thinking checkpoint is instruct + adapter."""
-        return len(self.pair.whole_checkpoints)
-
     def fixed_parts(self, checkpoints: int = 1) -> dict[str, float]:
-        """What does not depend on rows and tokens."""
+        """What does not depend on rows and tokens. A thinking side that is an adapter is always in memory."""
         name = "weights in 4 bits" if self.preset.four_bit else "weights"
-        parts = {name: checkpoints * self.weights, "overhead": OVERHEAD[self.device]}
-        if self.pair.adapter_parameters:
-            parts["thinking's adapter"] = self.value_bytes * self.pair.adapter_parameters
-        return parts
+        weights = checkpoints * self.weights + self.value_bytes * self.pair.adapter_parameters
+        return {name: weights, "overhead": OVERHEAD[self.device]}
 
 
 def read_setup(pair: Pair, preset: Preset) -> Setup:
@@ -184,7 +177,7 @@ def estimate_load(setup: Setup) -> Phase:
     pair = setup.pair
     largest = max(prod(info.shape) for info in pair.instruct.entries.values())
     parts = {
-        "a tensor of each side": setup.whole_checkpoints * largest * file_bytes(pair) / pair.parameters,
+        "a tensor of each side": len(pair.whole_checkpoints) * largest * file_bytes(pair) / pair.parameters,
         "their sum in float32": 8 * largest,
         "Python and torch": OVERHEAD["cpu"],
     }
@@ -217,9 +210,9 @@ def estimate_distil(setup: Setup) -> Phase:
 
 
 def estimate_compare(setup: Setup) -> Phase:
-    """The live blend holds all weights of the pair."""
+    """The live blend holds both checkpoints, or instruct and an adapter."""
     tokens = setup.preset.think_tokens
-    parts = setup.fixed_parts(setup.whole_checkpoints) | decoding_parts(setup, COMPARE_ROWS, tokens)
+    parts = setup.fixed_parts(len(setup.pair.whole_checkpoints)) | decoding_parts(setup, COMPARE_ROWS, tokens)
     return Phase("compare", parts, setup.device_free, advise_compare(setup))
 
 
@@ -228,8 +221,7 @@ def estimate_export(setup: Setup) -> Phase:
     parts = {"blocks of rows": EXPORT_BLOCKS, "Python and torch": OVERHEAD["cpu"]}
     size = 4 * setup.pair.parameters
     if size <= LARGE_BYTES:
-        sides = "both sides" if setup.whole_checkpoints == 2 else "the pair"
-        parts[f"the export and {sides}, loaded to be compared"] = (1 + setup.whole_checkpoints) * size
+        parts["the export and the pair, to be compared"] = (1 + len(setup.pair.whole_checkpoints)) * size
     return Phase("export", parts, setup.memory_free, CLOSE_PROGRAMS)
 
 
@@ -266,7 +258,7 @@ def advise_decoding(setup: Setup, tokens: int) -> str:
 
 def advise_compare(setup: Setup) -> str:
     """Compare always has its three rows."""
-    room = setup.device_free - sum(setup.fixed_parts(setup.whole_checkpoints).values())
+    room = setup.device_free - sum(setup.fixed_parts(len(setup.pair.whole_checkpoints)).values())
     limit = max_tokens_that_fit(setup, room / COMPARE_ROWS)
     return f"shorten answers to {limit:,} tokens in Compare" if limit >= MIN_TOKENS else NO_ROOM
 

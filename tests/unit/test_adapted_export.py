@@ -50,6 +50,15 @@ def test_any_point_as_a_folder(instruct, tmp_path, t):
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("adapter", [False, True])
+def test_large_exports_are_compared_on_the_disk(instruct, tmp_path, monkeypatch, adapter):
+    monkeypatch.setattr("thinkswitch.export.point.LARGE_BYTES", 0)
+    pair = adapter_pair(instruct, tmp_path, SMALL)
+    done = export(pair, small_round(pair), 0.5, tmp_path / "out", adapter=adapter)
+    assert done.error < 1e-5
+
+
+@torch.inference_mode()
 @pytest.mark.parametrize("number, t", [(0, 0.3), (0, 1.0), (1, 0.5), (1, 0.0)])
 def test_any_point_of_a_straight_line_as_an_adapter(instruct, tmp_path, number, t):
     pair = adapter_pair(instruct, tmp_path, SMALL)
