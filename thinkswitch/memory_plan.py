@@ -84,9 +84,10 @@ class Setup:
         return weight_bytes(self.pair, self.value_bytes, bool(self.preset.four_bit))
 
     def fixed_parts(self, checkpoints: int = 1) -> dict[str, float]:
-        """What does not depend on rows and tokens."""
+        """What does not depend on rows and tokens. A thinking side that is an adapter is always in memory."""
         name = "weights in 4 bits" if self.preset.four_bit else "weights"
-        return {name: checkpoints * self.weights, "overhead": OVERHEAD[self.device]}
+        weights = checkpoints * self.weights + self.value_bytes * self.pair.adapter_parameters
+        return {name: weights, "overhead": OVERHEAD[self.device]}
 
 
 def read_setup(pair: Pair, preset: Preset) -> Setup:
@@ -176,7 +177,7 @@ def estimate_load(setup: Setup) -> Phase:
     pair = setup.pair
     largest = max(prod(info.shape) for info in pair.instruct.entries.values())
     parts = {
-        "a tensor of each side": 2 * largest * file_bytes(pair) / pair.parameters,
+        "a tensor of each side": len(pair.whole_checkpoints) * largest * file_bytes(pair) / pair.parameters,
         "their sum in float32": 8 * largest,
         "Python and torch": OVERHEAD["cpu"],
     }
@@ -209,9 +210,9 @@ def estimate_distil(setup: Setup) -> Phase:
 
 
 def estimate_compare(setup: Setup) -> Phase:
-    """The live blend holds both checkpoints."""
+    """The live blend holds both checkpoints, or instruct and an adapter."""
     tokens = setup.preset.think_tokens
-    parts = setup.fixed_parts(checkpoints=2) | decoding_parts(setup, COMPARE_ROWS, tokens)
+    parts = setup.fixed_parts(len(setup.pair.whole_checkpoints)) | decoding_parts(setup, COMPARE_ROWS, tokens)
     return Phase("compare", parts, setup.device_free, advise_compare(setup))
 
 
@@ -220,7 +221,7 @@ def estimate_export(setup: Setup) -> Phase:
     parts = {"blocks of rows": EXPORT_BLOCKS, "Python and torch": OVERHEAD["cpu"]}
     size = 4 * setup.pair.parameters
     if size <= LARGE_BYTES:
-        parts["the export and both sides, loaded to be compared"] = 3 * size
+        parts["the export and the pair, to be compared"] = (1 + len(setup.pair.whole_checkpoints)) * size
     return Phase("export", parts, setup.memory_free, CLOSE_PROGRAMS)
 
 
@@ -257,7 +258,7 @@ def advise_decoding(setup: Setup, tokens: int) -> str:
 
 def advise_compare(setup: Setup) -> str:
     """Compare always has its three rows."""
-    room = setup.device_free - sum(setup.fixed_parts(checkpoints=2).values())
+    room = setup.device_free - sum(setup.fixed_parts(len(setup.pair.whole_checkpoints)).values())
     limit = max_tokens_that_fit(setup, room / COMPARE_ROWS)
     return f"shorten answers to {limit:,} tokens in Compare" if limit >= MIN_TOKENS else NO_ROOM
 

@@ -49,7 +49,10 @@ def location(help_text: str, group: str | None = None):
 class Preset:
     name: str = setting("", "Name of this preset.", group="The pair")
     instruct: str = location("Checkpoint that answers at once: a folder or a Hub id.")
-    thinking: str = location("Checkpoint that writes a reasoning trace first: a folder or a Hub id.")
+    thinking: str = location(
+        "Checkpoint that writes a reasoning trace first: a folder or a Hub id. "
+        "Or a LoRA adapter on the instruct checkpoint, also written instruct+adapter."
+    )
     think_tags: ThinkTags = setting(
         "auto",
         "What opens and closes a trace, such as [<think>, </think>]. auto = found in the chat template.",
@@ -280,6 +283,13 @@ def _resolve_paths(values: dict, folder: Path) -> dict:
     resolved = dict(values)
     for f in dataclasses.fields(Preset):
         value = values.get(f.name)
-        if f.metadata["is_path"] and isinstance(value, str) and value and (folder / value).exists():
-            resolved[f.name] = str((folder / value).resolve())
+        if f.metadata["is_path"] and isinstance(value, str) and value:
+            resolved[f.name] = _resolve_path(value, folder)
     return resolved
+
+
+def _resolve_path(value: str, folder: Path) -> str:
+    if (folder / value).exists():
+        return str((folder / value).resolve())
+    base, plus, adapter = value.partition("+")
+    return _resolve_path(base, folder) + plus + _resolve_path(adapter, folder) if base and adapter else value

@@ -200,7 +200,8 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--adapter",
         action="store_true",
-        help="as a PEFT adapter: only the instruct point of a round above 0",
+        help="as a PEFT adapter: the instruct point of a round above 0; and where thinking is an adapter, "
+        "points close to it",
     )
     parser.add_argument("--replace", action="store_true", help="replace an earlier export")
 

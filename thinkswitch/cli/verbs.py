@@ -120,6 +120,8 @@ def check(args: Namespace) -> int:
         print(f"a trace stands between {tags.open} and {tags.close}")
     if pair.same_weights:
         print(about_same_weights(pair))
+    for remark in pair.remarks:
+        print(remark)
     return 0
 
 

@@ -108,10 +108,12 @@ def plan_export(request: ExportRequest) -> Plan:
 def validate_point(point: ExportPoint) -> None:
     if not 0 <= point.t <= 1:
         raise UserError(f"t must lie between 0 and 1, it is {point.t:g}")
-    if point.adapter and (point.t != 0 or point.round.number == 0):
+    if point.adapter and not point.is_update:
+        with_adapter = " (and of a thinking adapter all that lies on a straight line, not on SLERP's arc)"
         raise UserError(
             f"{point} is no LoRA update of the instruct checkpoint; only the instruct point (t = 0) of a "
-            "round above 0 is one: choose that, or export the whole checkpoint"
+            f"round above 0 is one{with_adapter if point.pair.update else ''}: choose that, or export the "
+            "whole checkpoint"
         )
 
 

@@ -14,23 +14,10 @@ from thinkswitch.errors import UserError
 from thinkswitch.export.destination import MADE_BY
 from thinkswitch.export.point import SHARD_BYTES, ExportPoint, is_local, public_name
 from thinkswitch.export.safetensors_writer import file_order, tensor_bytes
-from thinkswitch.rounds import Round
-from thinkswitch.weights.checkpoint import DTYPES, Checkpoint, TensorInfo
+from thinkswitch.weights.checkpoint import DTYPES, TOKENIZER_FILES, Checkpoint, TensorInfo
 from thinkswitch.weights.materialise import merge_blocks, rows_per_block
 from thinkswitch.weights.pair import Pair
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-    "chat_template.json",
-)
 LICENSE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
 ADAPTER_FILE = "adapter_model.safetensors"  # this name, and the prefix below, are PEFT's
 ADAPTER_PREFIX = "base_model.model."
@@ -82,9 +69,9 @@ def split_into_shards(entries: dict[str, TensorInfo], shard_bytes: int) -> list[
 def adapter_entries(point: ExportPoint) -> dict[str, TensorInfo]:
     """A (rank, in) and B (out, rank) of every layer, under PEFT's names.
 
-    A module kind that any round has trained is there in every layer, as PEFT wants it.
+    A module kind that any update changes is there in every layer, as PEFT wants it.
     """
-    rank, kinds = sum(point.ranks), target_modules(point.round)
+    rank, kinds = sum(point.ranks), target_modules(point)
     entries = {}
     for name in point.pair.names:
         stem, _, leaf = name.rpartition(".")
@@ -96,9 +83,9 @@ def adapter_entries(point: ExportPoint) -> dict[str, TensorInfo]:
     return entries
 
 
-def target_modules(state: Round) -> list[str]:
-    """The module kinds that any round has trained: q_proj, up_proj ..."""
-    return sorted({name.split(".")[-2] for adapter in state.adapters for name in adapter.low_rank})
+def target_modules(point: ExportPoint) -> list[str]:
+    """The module kinds that any update changes: q_proj, up_proj ..."""
+    return sorted({name.split(".")[-2] for update in point.updates for name in update.adapter.low_rank})
 
 
 def tensor_blocks(point: ExportPoint, name: str, entry: TensorInfo) -> Iterator[torch.Tensor]:
@@ -112,19 +99,19 @@ def tensor_blocks(point: ExportPoint, name: str, entry: TensorInfo) -> Iterator[
 
 
 def stack_adapters(point: ExportPoint, key: str, entry: TensorInfo) -> torch.Tensor:
-    """A or B of one layer with the ranks of all rounds in a row; zero where a round did not train it."""
+    """A or B of one layer with the ranks of all updates in a row; zero where an update leaves it alone."""
     stem, side = key.removeprefix(ADAPTER_PREFIX).removesuffix(".weight").split(".lora_")
+    name = f"{stem}.weight"
     stacked = torch.zeros(entry.shape)
     start = 0
-    for adapter, rank in zip(point.round.adapters, point.ranks, strict=True):
-        update = adapter.low_rank.get(f"{stem}.weight")
-        if update is not None:
-            a, b = update
+    for update, rank in zip(point.updates, point.ranks, strict=True):
+        if name in update.adapter.low_rank:
+            a, b = update.adapter.low_rank[name]
             ranks = slice(start, start + len(a))
             if side == "A":
                 stacked[ranks] = a
             else:
-                stacked[:, ranks] = b
+                stacked[:, ranks] = b * update.factor(point.recipe[name])  # exact where it is 1
         start += rank
     return stacked
 
@@ -134,13 +121,13 @@ def stack_adapters(point: ExportPoint, key: str, entry: TensorInfo) -> torch.Ten
 
 def small_files(point: ExportPoint) -> dict[str, Path]:
     """Small files to copy: {name: source}. Never weights, indices or pickles."""
-    instruct, thinking = point.pair.instruct.folder, point.pair.thinking.folder
-    sources = {name: point.template_source.folder / name for name in TOKENIZER_FILES}
-    sources |= {name: instruct / name for name in LICENSE_FILES}
+    instruct, thinking = point.pair.checkpoints
+    sources = {name: point.template_source.small_file(name) for name in TOKENIZER_FILES}
+    sources |= {name: instruct.folder / name for name in LICENSE_FILES}
     if not point.adapter:
         sampling = instruct if point.t == 0 else thinking  # blends sample as the thinking checkpoint does
-        sources["config.json"] = instruct / "config.json"
-        sources["generation_config.json"] = sampling / "generation_config.json"
+        sources["config.json"] = instruct.folder / "config.json"
+        sources["generation_config.json"] = sampling.small_file("generation_config.json")
     return {name: path for name, path in sources.items() if path.is_file()}
 
 
@@ -164,7 +151,7 @@ def write_adapter_config(folder: Path, point: ExportPoint) -> None:
     config = LoraConfig(
         r=rank,
         lora_alpha=rank,
-        target_modules=target_modules(point.round),
+        target_modules=target_modules(point),
         task_type="CAUSAL_LM",
         inference_mode=True,
         base_model_name_or_path=adapter_base(point.pair.instruct),

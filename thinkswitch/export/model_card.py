@@ -36,6 +36,7 @@ def model_card(
         f"```python\n{loading_snippet(f'./{request.out.name}')}\n```",
         *base_note(point),
         *prompting_note(point),
+        *(f"Note: {md_text(remark)}." for remark in point.pair.remarks),
         "## Lineage",
         lineage_table(point, request.run),
         "## Recipe",
@@ -67,7 +68,12 @@ def front_matter(point: ExportPoint) -> str:
 
 
 def introduction(point: ExportPoint) -> str:
-    if point.adapter:
+    if point.adapter and point.t:
+        what = (
+            "A point between an instruct checkpoint (t = 0) and a thinking checkpoint (t = 1), as one LoRA "
+            f"adapter of rank {sum(point.ranks)} on the instruct checkpoint"
+        )
+    elif point.adapter:
         what = (
             "All LoRA updates of the instruct checkpoint up to this round, as one adapter of rank "
             f"{sum(point.ranks)}"

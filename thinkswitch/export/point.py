@@ -5,13 +5,27 @@ from functools import cached_property
 from pathlib import Path
 
 from thinkswitch.preset import Preset
-from thinkswitch.recipe import Recipe, Schedule
+from thinkswitch.recipe import Coefficients, Recipe, Schedule
 from thinkswitch.rounds import Round
+from thinkswitch.weights.adapted import AdaptedCheckpoint
+from thinkswitch.weights.adapter import Adapter
 from thinkswitch.weights.checkpoint import Checkpoint
 from thinkswitch.weights.offload import LARGE_BYTES
 from thinkswitch.weights.pair import Pair
 
 SHARD_BYTES = 5_000_000_000  # the largest file of weights, as other libraries write them
+ROUNDING = 1e-9  # of the arithmetic of coefficients
+
+
+@dataclass(frozen=True)
+class Update:
+    """An adapter that takes part in a point."""
+
+    side: int  # which coefficient of a recipe is its
+    adapter: Adapter
+
+    def factor(self, coefficients: Coefficients) -> float:
+        return coefficients[self.side] if self.side < len(coefficients) else 0.0  # those left off are zero
 
 
 @dataclass(frozen=True)
@@ -42,10 +56,30 @@ class ExportPoint:
     def template_source(self) -> Checkpoint:
         return self.pair.instruct if self.template == "instruct" else self.pair.thinking
 
+    @cached_property
+    def updates(self) -> list[Update]:
+        """The adapters whose sum, added to the instruct checkpoint, is the point; see `is_update`."""
+        sides = list(enumerate(self.round.adapters, 2))
+        if self.pair.update:  # W_thinking = W_instruct + update
+            sides.insert(0, (1, self.pair.update))
+        used = {side for coefficients in self.recipe.values() for side, c in enumerate(coefficients) if c}
+        return [Update(side, adapter) for side, adapter in sides if side in used]
+
+    @property
+    def is_update(self) -> bool:
+        """Whether the point is the instruct checkpoint plus `updates` in every tensor.
+
+        Between instruct and an adapter on it that holds where SLERP is LERP; on an arc the coefficients of
+        the two add up to more than 1.
+        """
+        if not self.pair.update and any(thinking for _, thinking, *_ in self.recipe.values()):
+            return False
+        shares = [instruct + thinking for instruct, thinking, *_ in self.recipe.values()]
+        return bool(self.updates) and all(abs(share - 1) <= ROUNDING for share in shares)
+
     @property
     def ranks(self) -> list[int]:
-        """The rank of each round's update."""
-        return [max(len(a) for a, _ in adapter.low_rank.values()) for adapter in self.round.adapters]
+        return [max(len(a) for a, _ in update.adapter.low_rank.values()) for update in self.updates]
 
     @property
     def basis(self) -> list[str]:
@@ -77,7 +111,16 @@ def is_local(checkpoint: Checkpoint) -> bool:
 
 
 def public_name(checkpoint: Checkpoint) -> str:
-    """A whole Hub id, or the last two parts of a local path, which say nothing about this machine."""
+    """A whole Hub id, or the last two parts of a local path, which say nothing about this machine.
+
+    With an adapter both names, joined as mergekit does.
+    """
+    if isinstance(checkpoint, AdaptedCheckpoint):
+        return f"{public_name(checkpoint.base)}+{own_name(checkpoint)}"
+    return own_name(checkpoint)
+
+
+def own_name(checkpoint: Checkpoint) -> str:
     if not is_local(checkpoint):
         return checkpoint.name
     path = checkpoint.folder.resolve()

@@ -1,11 +1,12 @@
-"""The layers of the live blend. Each holds both checkpoints' weights; every row has its own coefficients.
+"""The layers of the live blend. Each holds the checkpoints' weights; every row has its own coefficients.
 
 `place` works out what every forward needs until the rows of the batch change. It takes
 
     coefficients  (rows, tensors, sides): for every row and tensor of the model, one per side
     spans         per side, the first row that uses it and one past the last; equal where none does
 
-Sides are the instruct checkpoint (0), the thinking one (1) and the adapters (2 and up).
+Sides are the instruct checkpoint (0), the thinking one (1) and the adapters (2 and up). Where the thinking
+checkpoint is instruct + adapter, a layer holds instruct's weights alone, and side 1 is an adapter, too.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ SMALL = 1 << 18  # values of a weight; below, a matrix product costs less than c
 
 Span = tuple[int, int]
 LowRank = tuple[torch.Tensor, torch.Tensor]  # A (rank, in), B (out, rank)
-BothTensors = Sequence[torch.Tensor]  # of the instruct and of the thinking checkpoint
+SideTensors = Sequence[torch.Tensor]  # of the instruct and of the thinking checkpoint, or of instruct alone
 
 
 class PlainLinear(nn.Module):
@@ -75,7 +76,7 @@ class LinearPlacement:
 
 @dataclass(frozen=True)
 class BlendBias:
-    tensors: BothTensors
+    tensors: SideTensors
     index: int  # which tensor of the model
 
 
@@ -161,9 +162,8 @@ class BlendLinear(nn.Module):
     def _blended_bias(self, coefficients: torch.Tensor) -> torch.Tensor | None:
         if self.bias is None:
             return None
-        c = coefficients[:, self.bias.index, :2].to(self.dtype)
-        instruct, thinking = self.bias.tensors
-        return (c[:, :1] * instruct + c[:, 1:] * thinking)[:, None]
+        c = coefficients[:, self.bias.index].to(self.dtype)
+        return weighted_sum(c, self.bias.tensors)[:, None]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         placement = self.placement
@@ -194,10 +194,22 @@ def sum_of_sides(x: torch.Tensor, terms: list[SideTerm]) -> torch.Tensor | None:
     return total
 
 
+def weighted_sum(c: torch.Tensor, tensors: SideTensors) -> torch.Tensor:
+    """c[:, 0] * the first + c[:, 1] * the second, if there is one. `c`: (rows, sides ...).
+
+    A vector of coefficients goes with a vector per checkpoint, which all rows share.
+    """
+    columns = c[..., None] if c.dim() == 2 else c
+    total = columns[:, 0] * tensors[0]
+    for side, tensor in enumerate(tensors[1:], 1):
+        total = total + columns[:, side] * tensor
+    return total
+
+
 def stack_if_small(layers: Sequence[nn.Module]) -> torch.Tensor | None:
-    """Both weights side by side, (in, 2 * out); None where they are large, in NF4 or on the disk."""
+    """Both weights side by side, (in, 2 * out); None where they are large, in NF4, on the disk or one."""
     weights: list[torch.Tensor] = [layer.weight for layer in layers if isinstance(layer, PlainLinear)]
-    if len(weights) < len(layers) or weights[0].numel() > SMALL:
+    if len(weights) < 2 or weights[0].numel() > SMALL:
         return None
     return torch.cat(weights).T.contiguous()
 
@@ -216,13 +228,13 @@ class BlendEmbedding(nn.Module):
         self.c = coefficients[:, self.index, :2, None, None].to(self.dtype)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.c[:, 0] * self.tables[0](ids) + self.c[:, 1] * self.tables[1](ids)
+        return weighted_sum(self.c, [table(ids) for table in self.tables])
 
 
 class BlendNorm(nn.Module):
     """RMSNorm with a gain per row; input (rows, length, ..., size)."""
 
-    def __init__(self, gains: BothTensors, index: int, eps: float):
+    def __init__(self, gains: SideTensors, index: int, eps: float):
         super().__init__()
         self.gains = nn.ParameterList(nn.Parameter(gain, requires_grad=False) for gain in gains)
         # x / sqrt(mean(x^2) + eps) = sqrt(size) * x / sqrt(sum(x^2) + size * eps);
@@ -235,7 +247,7 @@ class BlendNorm(nn.Module):
 
     def place(self, coefficients: torch.Tensor, spans: list[Span]) -> None:
         c = coefficients[:, self.index, :2] * self.scale
-        self.gain = c[:, :1] * self.gains[0].float() + c[:, 1:] * self.gains[1].float()
+        self.gain = weighted_sum(c, [gain.float() for gain in self.gains])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = x.float()

@@ -38,6 +38,20 @@ __all__ = ["DTYPES", "Checkpoint", "TensorInfo", "open_checkpoint", "tensor_offs
 
 INDEX = "model.safetensors.index.json"
 ONE_FILE = "model.safetensors"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+# Numbers, spaces, accents, scripts, emoji, tags: what tokenizers of one vocabulary may split differently.
+PROBE = "Wait, 3·7 = 21?\n\tNaïve ½ – 你好 \U0001f914 <think>\n</think>\n\n\\boxed{-12}"
 
 
 @dataclass(frozen=True)
@@ -50,17 +64,18 @@ class Checkpoint:
     entries: dict[str, TensorInfo]
     prompting: Prompting = Prompting()
 
+    def small_file(self, name: str) -> Path:
+        """Where a file of the tokenizer, or generation_config.json, is, if there is one."""
+        return self.folder / name
+
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        try:
-            return AutoTokenizer.from_pretrained(self.folder, padding_side="left", local_files_only=True)
-        except Exception as error:  # the library raises whatever a damaged file leads to
-            raise UserError(f"{self.name} has no readable tokenizer: {first_line(error)}") from None
+        return read_tokenizer(self.name, self.folder)
 
     @cached_property
     def stop_token_ids(self) -> set[int]:
         """Tokens that end an answer."""
-        path = self.folder / "generation_config.json"
+        path = self.small_file("generation_config.json")
         ids = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
         if ids is None:
             ids = self.config.eos_token_id
@@ -145,18 +160,30 @@ def open_checkpoint(name: str, headers_only: bool = False, prompting: Prompting 
     Refused are checkpoints that are incomplete, pickled, quantised, of an unknown family or without a chat
     template.
     """
-    if not name:
-        raise UserError("no checkpoint given; name a folder or a Hub id for both instruct and thinking")
-    on_hub = not Path(name).is_dir()
-    folder = hub.small_files(name) if on_hub else Path(name)
+    checkpoint = open_folder(name, *find_folder(name), prompting)
+    return checkpoint if headers_only else with_weights(checkpoint)[0]
+
+
+def open_folder(name: str, folder: Path, on_hub: bool, prompting: Prompting = Prompting()) -> Checkpoint:
+    """A checkpoint from its headers. `folder`, `on_hub`: as from `find_folder`."""
     config = read_config(name, folder)
     checkpoint = Checkpoint(name, folder, config, read_headers(name, folder, on_hub), prompting)
     check_chat_template(checkpoint)
-    return checkpoint if headers_only else with_weights(checkpoint)[0]
+    return checkpoint
+
+
+def find_folder(name: str) -> tuple[Path, bool]:
+    """(the folder of a checkpoint or adapter, whether it is that of a Hub id in the Hub's cache)."""
+    if not name:
+        raise UserError("no checkpoint given; name a folder or a Hub id for both instruct and thinking")
+    on_hub = not Path(name).is_dir()
+    return (hub.small_files(name) if on_hub else Path(name)), on_hub
 
 
 def read_config(name: str, folder: Path) -> PretrainedConfig:
     if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise UserError(f"{name} is an adapter; name it as thinking, and its checkpoint as instruct")
         raise UserError(f"{name} is no checkpoint: it has no config.json")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -166,6 +193,28 @@ def read_config(name: str, folder: Path) -> PretrainedConfig:
         raise UserError(f"{name} is quantised; interpolation needs the original weights")
     require_supported(name, config)
     return config
+
+
+def read_tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(folder, padding_side="left", local_files_only=True)
+    except Exception as error:  # the library raises whatever a damaged file leads to
+        raise UserError(f"{name} has no readable tokenizer: {first_line(error)}") from None
+
+
+def tokenizer_differences(
+    ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase, probe: str = PROBE
+) -> list[str]:
+    """What tells two tokenizers apart, a clause or none."""
+    our_ids, their_ids = ours.get_vocab(), theirs.get_vocab()
+    if our_ids != their_ids:
+        different = sorted(set(our_ids.items()) ^ set(their_ids.items()), key=lambda token: token[1])
+        tokens = {text for text, _ in different}
+        examples = list_some([repr(text) for text, _ in different])
+        return [f"the tokenizers differ in {len(tokens)} tokens ({examples})"]
+    if ours.encode(probe) != theirs.encode(probe):
+        return ["the tokenizers have the same tokens but split a probe text differently"]
+    return []
 
 
 def check_chat_template(checkpoint: Checkpoint) -> None:

@@ -2,6 +2,9 @@
 
     y[row] = c_I[row] * (W_I x[row]) + c_T[row] * (W_T x[row]) + sum_j c_j[row] * B_j (A_j x[row])
 
+Where the thinking checkpoint is instruct + adapter, W_T = W_I + BA: the blend holds one set of weights, c_I +
+c_T stands at W_I, and c_T at BA.
+
 Moving the slider copies nothing, and one batch can hold the instruct answer, the blend and the thinking
 answer. transformers runs attention, rotary embedding and cache; only linear, embedding and RMSNorm modules
 are replaced.
@@ -26,6 +29,7 @@ from thinkswitch.weights.blend_layers import (
     PlainLinear,
     Span,
 )
+from thinkswitch.weights.checkpoint import Checkpoint
 from thinkswitch.weights.device import malloc_trim
 from thinkswitch.weights.families import layer_kind
 from thinkswitch.weights.materialise import empty_model, finalise_model
@@ -70,9 +74,12 @@ class Blend(nn.Module):
         self.placement: torch.Tensor | None = None  # (rows, tensors, sides)
         self._index = {name: i for i, name in enumerate(pair.names)}
         self._linears: dict[str, BlendLinear] = {}  # by the name of the weight; without a tied head
-        factory = DiskLayers(pair) if stored else MemoryLayers(pair, self.device, dtype, four_bit)
+        whole = pair.whole_checkpoints
+        factory = DiskLayers(whole) if stored else MemoryLayers(whole, self.device, dtype, four_bit)
         self._replace_modules(factory, progress, trim=four_bit)
         self._layers = [layer for layer in self.model.modules() if isinstance(layer, BLENDED)]
+        if pair.update:
+            self._add(1, pair.update)
         for adapter in adapters:
             self.add(adapter)
         finalise_model(self.model, pair.instruct, device)
@@ -97,12 +104,15 @@ class Blend(nn.Module):
     def add(self, adapter: Adapter) -> int:
         """Let recipes use one more adapter; returns its slot, the first free one. No weights are read."""
         slot = next(i for i in count() if i not in self.slots)
+        self._add(CHECKPOINTS + slot, adapter)
+        self.slots.add(slot)
+        return slot
+
+    def _add(self, side: int, adapter: Adapter) -> None:
         for name, layer in self._linears.items():
             if name in adapter.low_rank:
                 a, b = (x.to(self.device, self.dtype) for x in adapter.low_rank[name])
-                layer.add(CHECKPOINTS + slot, (a, b))
-        self.slots.add(slot)
-        return slot
+                layer.add(side, (a, b))
 
     def remove(self, slot: int) -> None:
         """Free an adapter's slot and memory; the next `add` may take the slot.
@@ -135,7 +145,10 @@ class Blend(nn.Module):
                 f"a recipe has more coefficients than this blend has sides ({width}); add its adapters first"
             )
         table = [[pad(recipe[name], width) for name in self._index] for recipe in recipes]
-        return self.put(torch.tensor(table).to(self.device))
+        placement = torch.tensor(table)
+        if self.pair.update:
+            placement[..., 0] += placement[..., 1]  # W_T = W_I + BA
+        return self.put(placement.to(self.device))
 
     def put(self, placement: torch.Tensor) -> torch.Tensor:
         """Rows of an earlier placement: some of them, or all after another batch used the model."""
@@ -204,16 +217,18 @@ class Blend(nn.Module):
 
 
 class MemoryLayers:
-    """Makes both checkpoints' layers with their weights in memory; linear ones in NF4 if asked for."""
+    """Makes the checkpoints' layers with their weights in memory; linear ones in NF4 if asked for."""
 
-    def __init__(self, pair: Pair, device: torch.device, dtype: torch.dtype, four_bit: bool):
-        self.pair = pair
+    def __init__(
+        self, checkpoints: Sequence[Checkpoint], device: torch.device, dtype: torch.dtype, four_bit: bool
+    ):
+        self.checkpoints = checkpoints
         self.device = device
         self.dtype = dtype
         self.four_bit = four_bit
 
     def tensors(self, name: str) -> list[torch.Tensor]:
-        return [checkpoint.tensor(name).to(self.device, self.dtype) for checkpoint in self.pair.checkpoints]
+        return [checkpoint.tensor(name).to(self.device, self.dtype) for checkpoint in self.checkpoints]
 
     def embedding(self, name: str) -> list[nn.Module]:
         return [PlainEmbedding(weight) for weight in self.tensors(name)]
@@ -232,22 +247,22 @@ class MemoryLayers:
 
 
 class DiskLayers:
-    """Makes both checkpoints' layers with their matrices on the disk, on the CPU and in float32."""
+    """Makes the checkpoints' layers with their matrices on the disk, on the CPU and in float32."""
 
-    def __init__(self, pair: Pair):
-        self.pair = pair
+    def __init__(self, checkpoints: Sequence[Checkpoint]):
+        self.checkpoints = checkpoints
 
     def tensors(self, name: str) -> list[torch.Tensor]:
-        return [checkpoint.tensor(name).float() for checkpoint in self.pair.checkpoints]
+        return [checkpoint.tensor(name).float() for checkpoint in self.checkpoints]
 
     def embedding(self, name: str) -> list[nn.Module]:
-        return [OffloadedEmbedding(checkpoint, name) for checkpoint in self.pair.checkpoints]
+        return [OffloadedEmbedding(checkpoint, name) for checkpoint in self.checkpoints]
 
     def tied_head(self, name: str, tables: list[nn.Module]) -> list[nn.Module]:
-        return [OffloadedLinear(checkpoint, name) for checkpoint in self.pair.checkpoints]
+        return [OffloadedLinear(checkpoint, name) for checkpoint in self.checkpoints]
 
     def linear(self, name: str, is_head: bool) -> list[nn.Module]:
-        return [OffloadedLinear(checkpoint, name) for checkpoint in self.pair.checkpoints]
+        return [OffloadedLinear(checkpoint, name) for checkpoint in self.checkpoints]
 
 
 def pad(coefficients: Coefficients, width: int) -> Coefficients:

@@ -1,9 +1,10 @@
-"""A pair: two checkpoints that can be interpolated."""
+"""A pair: two checkpoints that can be interpolated. The thinking one may be instruct + adapter."""
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
+from pathlib import Path
 
 import torch
 from transformers import PretrainedConfig
@@ -11,12 +12,20 @@ from transformers import PretrainedConfig
 from thinkswitch.errors import UserError, list_some
 from thinkswitch.preset import Preset
 from thinkswitch.think_tags import THINK, Tags
-from thinkswitch.weights.checkpoint import Checkpoint, open_checkpoint, with_weights
+from thinkswitch.weights.adapted import AdaptedCheckpoint, fetch_weights, is_adapter, open_adapted
+from thinkswitch.weights.adapter import Adapter
+from thinkswitch.weights.checkpoint import (
+    PROBE,
+    Checkpoint,
+    find_folder,
+    open_checkpoint,
+    open_folder,
+    tokenizer_differences,
+    with_weights,
+)
 from thinkswitch.weights.families import CONFIG_KEYS_THAT_MUST_AGREE
 from thinkswitch.weights.prompting import Prompting, prompting_of, tags_or_default
 
-# Numbers, spaces, accents, scripts, emoji, tags: what tokenizers of one vocabulary may split differently.
-PROBE = "Wait, 3·7 = 21?\n\tNaïve ½ – 你好 \U0001f914 <think>\n</think>\n\n\\boxed{-12}"
 AS_THEY_CAME = (Prompting(), Prompting())
 
 
@@ -29,6 +38,26 @@ class Pair:
     def checkpoints(self) -> tuple[Checkpoint, Checkpoint]:
         """In the order of a recipe's coefficients."""
         return self.instruct, self.thinking
+
+    @property
+    def update(self) -> Adapter | None:
+        """W_thinking - W_instruct, where the thinking checkpoint is given as that."""
+        return self.thinking.adapter if isinstance(self.thinking, AdaptedCheckpoint) else None
+
+    @property
+    def whole_checkpoints(self) -> tuple[Checkpoint, ...]:
+        """Those with weights of their own, which are all that memory has to hold besides `update`."""
+        return self.checkpoints[:1] if isinstance(self.thinking, AdaptedCheckpoint) else self.checkpoints
+
+    @property
+    def adapter_parameters(self) -> int:
+        """Of the thinking checkpoint's adapter, from its header; 0 if that is a whole checkpoint."""
+        return self.thinking.parameters if isinstance(self.thinking, AdaptedCheckpoint) else 0
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a user should know before using the pair, a clause each."""
+        return self.thinking.remarks if isinstance(self.thinking, AdaptedCheckpoint) else ()
 
     @property
     def config(self) -> PretrainedConfig:
@@ -74,22 +103,44 @@ def open_pair(
 ) -> Pair:
     """Open and compare two checkpoints; a UserError names all that keeps them from being interpolated.
 
+    `thinking` may name an adapter on the instruct checkpoint, also as mergekit does: `instruct+adapter`.
     Weights of Hub ids are downloaded once both are known to fit, or never with `headers_only`.
     """
     pair = open_headers(instruct, thinking, prompting)
     problems = differences(pair)
     if problems:
         raise UserError(f"{instruct} and {thinking} cannot be interpolated: {'; '.join(problems)}")
-    return pair if headers_only else Pair(*with_weights(*pair.checkpoints))
+    if headers_only:
+        return pair
+    if isinstance(pair.thinking, AdaptedCheckpoint):
+        fetch_weights(pair.thinking)
+        return Pair(with_weights(pair.instruct)[0], pair.thinking)
+    return Pair(*with_weights(*pair.checkpoints))
 
 
 def open_headers(instruct: str, thinking: str, prompting: tuple[Prompting, Prompting] = AS_THEY_CAME) -> Pair:
     """Both checkpoints without their weights, whether or not they fit together."""
-    pair = Pair(
-        open_checkpoint(instruct, headers_only=True, prompting=prompting[0]),
-        open_checkpoint(thinking, headers_only=True, prompting=prompting[1]),
-    )
-    return with_shared_tags(pair)
+    base = open_checkpoint(instruct, headers_only=True, prompting=prompting[0])
+    name = adapter_name(instruct, str(thinking))
+    folder, on_hub = find_folder(name)
+    if is_adapter(folder):
+        return with_shared_tags(Pair(base, open_adapted(name, folder, on_hub, base, prompting[1])))
+    if name != str(thinking):
+        raise UserError(f"{name} is no adapter: it has no adapter_config.json, or whole weights beside it")
+    return with_shared_tags(Pair(base, open_folder(name, folder, on_hub, prompting[1])))
+
+
+def adapter_name(instruct: str, thinking: str) -> str:
+    """What follows the + in `instruct+adapter`, or all of `thinking`."""
+    base, plus, adapter = thinking.partition("+")
+    if not plus or Path(thinking).is_dir():
+        return thinking
+    if base != instruct and Path(base).resolve() != Path(instruct).resolve():
+        raise UserError(
+            f"thinking is an adapter on {base}, but instruct is {instruct}; "
+            "both must be the checkpoint that the adapter was trained on"
+        )
+    return adapter
 
 
 def with_shared_tags(pair: Pair) -> Pair:
@@ -106,7 +157,9 @@ def with_shared_tags(pair: Pair) -> Pair:
 
 def differences(pair: Pair) -> list[str]:
     """What keeps two checkpoints from being interpolated, a clause each. Empty: they are compatible."""
-    return [*config_differences(pair), *tensor_differences(pair), *tokenizer_differences(pair)]
+    text = probe(pair.thinking.think_tags)
+    tokens = tokenizer_differences(pair.instruct.tokenizer, pair.thinking.tokenizer, text)
+    return [*config_differences(pair), *tensor_differences(pair), *tokens]
 
 
 def config_differences(pair: Pair) -> list[str]:
@@ -133,20 +186,6 @@ def tensor_differences(pair: Pair) -> list[str]:
     if shapes:
         found.append(f"{len(shapes)} tensors differ in shape ({list_some(shapes)})")
     return found
-
-
-def tokenizer_differences(pair: Pair) -> list[str]:
-    instruct, thinking = (checkpoint.tokenizer for checkpoint in pair.checkpoints)
-    ours, theirs = instruct.get_vocab(), thinking.get_vocab()
-    if ours != theirs:
-        different = sorted(set(ours.items()) ^ set(theirs.items()), key=lambda token: token[1])
-        tokens = {text for text, _ in different}
-        examples = list_some([repr(text) for text, _ in different])
-        return [f"the tokenizers differ in {len(tokens)} tokens ({examples})"]
-    text = probe(pair.thinking.think_tags)
-    if instruct.encode(text) != thinking.encode(text):
-        return ["the tokenizers have the same tokens but split a probe text differently"]
-    return []
 
 
 def about_same_weights(pair: Pair) -> str:

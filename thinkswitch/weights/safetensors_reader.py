@@ -69,8 +69,13 @@ def quote(value: object, limit: int = 60) -> str:
 def read_header(path: Path) -> dict[str, TensorInfo]:
     """All tensors of a file; no weights are read."""
     with open_safetensors(path) as file:
-        views = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-        return {name: TensorInfo(tuple(v.get_shape()), v.get_dtype(), path.name) for name, v in views.items()}
+        return tensor_infos(file, path.name)
+
+
+def tensor_infos(file, name: str) -> dict[str, TensorInfo]:
+    """All tensors of an open file, which is called `name`."""
+    views = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (it is no dict)
+    return {key: TensorInfo(tuple(v.get_shape()), v.get_dtype(), name) for key, v in views.items()}
 
 
 def open_safetensors(path: Path):

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 INTRODUCTION = (
     "Check reads only file headers and reports whether the pair is compatible and what memory it needs."
 )
-CHECKPOINT_HELP = "A folder or a Hub id."
+CHECKPOINT_HELP = {
+    "instruct": "A folder or a Hub id.",
+    "thinking": "A folder or a Hub id; also a LoRA adapter on the instruct checkpoint.",
+}
 IMPORT_SECONDS = 300  # torch may be read from a slow disk
 
 
@@ -76,7 +79,7 @@ def checkpoint_box(studio: Studio, role: str, value: str) -> gr.Textbox:
     return gr.Textbox(
         "" if studio.demo else value,
         label=f"{role.capitalize()} checkpoint",
-        info=CHECKPOINT_HELP,
+        info=CHECKPOINT_HELP[role],
         elem_id=f"models-{role}",
         visible=not studio.demo,
         scale=2,
@@ -124,13 +127,12 @@ def status_html(studio: Studio) -> Markup:
         bar = html.progress_bar(done, total) if total else Markup()
         return Markup("{} …{}").format(studio.loader.status, bar)
     blend = loaded.blend
+    pair = loaded.pair
     name = loaded.preset.name or Path(studio.source).stem
     where = f"{blend.device.type}, {str(blend.dtype).removeprefix('torch.')}"
     memory = format_bytes(blend.nbytes)
-    facts = (
-        f"two checkpoints of {loaded.pair.parameters:,} parameters in one live model ({where}), "
-        f"{memory} in memory."
-    )
+    sides = "a checkpoint and an adapter on it" if pair.update else "two checkpoints"
+    facts = f"{sides} of {pair.parameters:,} parameters in one live model ({where}), {memory} in memory."
     ready = Markup("<b>{}</b> is ready: {}").format(name, facts)
     return Markup("{}<br>{}").format(problem, ready) if problem else ready
 
@@ -147,6 +149,7 @@ def report_html(preset: Preset) -> Markup:
         ("Architecture", architecture(pair)),
         ("Size", size(pair)),
         ("Chat templates", templates_html(pair)),
+        *(("Note", remark) for remark in pair.remarks),
     ]
     if pair.same_weights:
         facts.append(("Weights", about_same_weights(pair)))
