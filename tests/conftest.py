@@ -37,11 +37,21 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    Exaone4Config,
+    Glm4Config,
+    GraniteConfig,
+    HunYuanDenseV1Config,
     LlamaConfig,
+    Ministral3Config,
     MistralConfig,
+    Olmo2Config,
+    Olmo3Config,
+    Phi3Config,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    SeedOssConfig,
+    SmolLM3Config,
 )
 
 from thinkswitch.weights.device import silence_libraries
@@ -91,12 +101,48 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\nPREFILL{% endif %}"
 )
+WINDOW = 16  # tokens: prompts and answers are longer
+LOCAL_THEN_GLOBAL = ["sliding_attention", "full_attention"]
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1e6,
+    "factor": 16.0,
+    "original_max_position_embeddings": 32,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
 FAMILIES = {
     "qwen3": (Qwen3Config, {"head_dim": 32}),
     "qwen2": (Qwen2Config, {}),  # biases on q, k, v
     "mistral": (MistralConfig, {"head_dim": 32}),
     "llama": (LlamaConfig, {"attention_bias": True, "mlp_bias": True}),
+    "phi3": (
+        Phi3Config,
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.75}},
+    ),
+    "olmo2": (Olmo2Config, {}),
+    "olmo3": (Olmo3Config, {"sliding_window": WINDOW, "layer_types": LOCAL_THEN_GLOBAL}),
+    "glm4": (Glm4Config, {"head_dim": 32, "attention_bias": True}),
+    "ministral3": (Ministral3Config, {"head_dim": 32, "sliding_window": None, "rope_parameters": YARN}),
+    "smollm3": (SmolLM3Config, {"no_rope_layers": [1, 0]}),
+    "granite": (
+        GraniteConfig,
+        {
+            "embedding_multiplier": 3.0,
+            "attention_multiplier": 0.2,
+            "residual_multiplier": 0.7,
+            "logits_scaling": 2.0,
+        },
+    ),
+    "exaone4": (Exaone4Config, {"sliding_window": WINDOW, "layer_types": LOCAL_THEN_GLOBAL}),
+    "seed_oss": (SeedOssConfig, {"head_dim": 32}),  # biases on q, k, v
+    "hunyuan_v1_dense": (HunYuanDenseV1Config, {"head_dim": 32}),
 }
+
+ONE_SHAPE_EACH = [(family, number % 2 == 0) for number, family in enumerate(FAMILIES)]  # (family, tied)
 
 
 def byte_tokenizer(prefill: str = "") -> PreTrainedTokenizerFast:

@@ -72,7 +72,7 @@ def test_not_a_number_is_refused(folders, tmp_path):
             if "norm" in name:
                 weights[name] *= float("nan")
 
-    with pytest.raises(UserError, match=r"by nan at layer 1, first norm"):
+    with pytest.raises(UserError, match=r"by nan at layer 1, input_layernorm"):
         export_while_a_disk_lies(make_request(pair, rounds.start(pair), 0.5, tmp_path / "out"), spoil)
 
 

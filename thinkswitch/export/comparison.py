@@ -38,6 +38,7 @@ class Part:
 
 
 LOGITS = Part("logits")
+PART_KINDS = {"self_attn": "attention", "mlp": "MLP"}  # of a layer's modules; others keep their names
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,14 @@ class VerificationResult:
 
 
 def model_parts(model: PreTrainedModel | Blend) -> dict[Part, nn.Module]:
-    """Every part of a model that computes something, in the order in which they run."""
+    """Every part of a model that computes something. Families name the norms of a layer as they like."""
     whole = model.model if isinstance(model, Blend) else model
     body = whole.model
     parts = {Part("embedding"): body.embed_tokens, Part("rotary table"): body.rotary_emb}
     for number, layer in enumerate(body.layers, 1):
-        parts[Part("first norm", number)] = layer.input_layernorm
-        parts[Part("attention", number)] = layer.self_attn
-        parts[Part("second norm", number)] = layer.post_attention_layernorm
-        parts[Part("MLP", number)] = layer.mlp
+        for name, module in layer.named_children():
+            if not isinstance(module, nn.Dropout):
+                parts[Part(PART_KINDS.get(name, name), number)] = module
     return parts | {Part("last norm"): body.norm, LOGITS: whole.lm_head}
 
 

@@ -13,8 +13,9 @@ These do not fit: mixtures of experts, Gemma (its norms multiply by 1 + gain), l
 
 from dataclasses import dataclass
 
+import torch
 from torch import nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from thinkswitch.errors import UserError
 
@@ -28,10 +29,20 @@ class Family:
 
 # By `model_type`, as config.json has it.
 FAMILIES = {
+    "exaone4": Family(norm_class="Exaone4RMSNorm"),
+    "glm4": Family(norm_class="Glm4RMSNorm"),
+    "granite": Family(norm_class="GraniteRMSNorm"),
+    "hunyuan_v1_dense": Family(norm_class="HunYuanDenseV1RMSNorm"),
     "llama": Family(norm_class="LlamaRMSNorm"),
+    "ministral3": Family(norm_class="Ministral3RMSNorm"),
     "mistral": Family(norm_class="MistralRMSNorm"),
+    "olmo2": Family(norm_class="Olmo2RMSNorm"),
+    "olmo3": Family(norm_class="Olmo3RMSNorm"),
+    "phi3": Family(norm_class="Phi3RMSNorm"),
     "qwen2": Family(norm_class="Qwen2RMSNorm"),
     "qwen3": Family(norm_class="Qwen3RMSNorm"),
+    "seed_oss": Family(norm_class="SeedOssRMSNorm"),
+    "smollm3": Family(norm_class="SmolLM3RMSNorm"),
 }
 SUPPORTED = tuple(FAMILIES)
 
@@ -54,6 +65,12 @@ CONFIG_KEYS_THAT_MUST_AGREE = (
     "mlp_bias",
     "sliding_window",
     "layer_types",
+    "no_rope_layers",  # smollm3
+    "original_max_position_embeddings",  # phi3
+    "embedding_multiplier",  # granite, and the next three
+    "attention_multiplier",
+    "residual_multiplier",
+    "logits_scaling",
 )
 
 # One of these in a config means a mixture of experts.
@@ -69,6 +86,12 @@ def layer_kind(module: nn.Module, config: PretrainedConfig) -> str | None:
     if type(module).__name__ == FAMILIES[config.model_type].norm_class:
         return "norm"
     return None
+
+
+def head_logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
+    """Logits in float32 of hidden states, as the model's own forward computes them."""
+    logits = model.lm_head(hidden).float()
+    return logits / getattr(model.config, "logits_scaling", 1.0)
 
 
 def require_supported(name: str, config: PretrainedConfig) -> None:

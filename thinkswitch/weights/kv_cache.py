@@ -1,7 +1,8 @@
 """The key-value cache of a decode, with room made ahead."""
 
 import torch
-from transformers.cache_utils import DynamicLayer
+from transformers import DynamicCache, PretrainedConfig
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 GROWTH = 0.25  # share of the length that a buffer gets in addition when it grows
 
@@ -44,3 +45,16 @@ class PreallocatedCacheLayer(DynamicLayer):
         used = self.get_seq_length()
         self.buffers = [buffer[indices] for buffer in self.buffers]
         self.keys, self.values = (buffer[:, :, :used] for buffer in self.buffers)
+
+
+def cache_bytes(config: PretrainedConfig, value_bytes: int, tokens: int) -> int:
+    """Keys and values of one row of so many tokens; a layer with a sliding window keeps its window."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    kept = 0
+    for layer in DynamicCache(config=config).layers:  # transformers knows which layers have a window
+        if isinstance(layer, DynamicSlidingWindowLayer):
+            kept += min(tokens, layer.sliding_window - 1)
+        else:
+            kept += tokens
+    return 2 * kept * heads * size * value_bytes
