@@ -114,15 +114,20 @@ YARN = {
     "mscale_all_dim": 1.0,
     "llama_4_scaling_beta": 0.1,
 }
+LONG_ROPE = {  # of 24 of a head's 32 dimensions
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "partial_rotary_factor": 0.75,
+    "short_factor": [1.0 + 0.1 * i for i in range(12)],
+    "long_factor": [2.0 + 1.5 * i for i in range(12)],
+    "original_max_position_embeddings": 64,
+}
 FAMILIES = {
     "qwen3": (Qwen3Config, {"head_dim": 32}),
     "qwen2": (Qwen2Config, {}),  # biases on q, k, v
     "mistral": (MistralConfig, {"head_dim": 32}),
     "llama": (LlamaConfig, {"attention_bias": True, "mlp_bias": True}),
-    "phi3": (
-        Phi3Config,
-        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.75}},
-    ),
+    "phi3": (Phi3Config, {"rope_parameters": LONG_ROPE, "original_max_position_embeddings": 64}),
     "olmo2": (Olmo2Config, {}),
     "olmo3": (Olmo3Config, {"sliding_window": WINDOW, "layer_types": LOCAL_THEN_GLOBAL}),
     "glm4": (Glm4Config, {"head_dim": 32, "attention_bias": True}),

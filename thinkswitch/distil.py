@@ -260,9 +260,12 @@ def answer_states(model, batch: list[Example], device: torch.device | str) -> to
         ids.append([*example.prompt, *example.answer, *padding])
         mask.append([1] * len(example) + padding)
         where += [(row, position) for position in range(len(example.prompt) - 1, len(example) - 1)]
+    attention_mask = torch.tensor(mask, device=device)
     inputs = {
         "input_ids": torch.tensor(ids, device=device),
-        "attention_mask": torch.tensor(mask, device=device),
+        "attention_mask": attention_mask,
+        # padding repeats a row's last position: with LongRoPE the largest one decides
+        "position_ids": attention_mask.cumsum(1) - 1,
     }
     states = model.model(**inputs, use_cache=False).last_hidden_state
     rows, positions = torch.tensor(where, device=device).T
