@@ -38,6 +38,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     Exaone4Config,
+    Gemma2Config,
+    Gemma3TextConfig,
     Glm4Config,
     GraniteConfig,
     HunYuanDenseV1Config,
@@ -130,6 +132,26 @@ FAMILIES = {
     "phi3": (Phi3Config, {"rope_parameters": LONG_ROPE, "original_max_position_embeddings": 64}),
     "olmo2": (Olmo2Config, {}),
     "olmo3": (Olmo3Config, {"sliding_window": WINDOW, "layer_types": LOCAL_THEN_GLOBAL}),
+    "gemma2": (
+        Gemma2Config,
+        {
+            "head_dim": 32,
+            "query_pre_attn_scalar": 40,
+            "final_logit_softcapping": 5.0,
+            "attn_logit_softcapping": 3.0,
+            "sliding_window": WINDOW,
+            "layer_types": LOCAL_THEN_GLOBAL,
+        },
+    ),
+    "gemma3_text": (
+        Gemma3TextConfig,
+        {
+            "head_dim": 32,
+            "query_pre_attn_scalar": 40,
+            "sliding_window": WINDOW,
+            "layer_types": LOCAL_THEN_GLOBAL,
+        },
+    ),
     "glm4": (Glm4Config, {"head_dim": 32, "attention_bias": True}),
     "ministral3": (Ministral3Config, {"head_dim": 32, "sliding_window": None, "rope_parameters": YARN}),
     "smollm3": (SmolLM3Config, {"no_rope_layers": [1, 0]}),

@@ -11,7 +11,7 @@ from thinkswitch.generate import Row, Sampling, generate
 from thinkswitch.memory_plan import weight_bytes
 from thinkswitch.rounds import start
 from thinkswitch.weights import families
-from thinkswitch.weights.families import SUPPORTED, layer_kind, require_supported
+from thinkswitch.weights.families import FAMILIES, SUPPORTED, epsilon, layer_kind, require_supported
 from thinkswitch.weights.kv_cache import cache_bytes
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.materialise import materialise
@@ -159,13 +159,14 @@ def test_every_module_with_weights_is_of_a_known_kind(model):
 
 
 def test_norms_multiply_a_gain_by_the_normalised_input(model):
-    """The blend computes them itself. Gemma's multiply by 1 + gain, for example."""
+    """The blend computes them itself. Gemma's gain is 1 + weight, for example."""
+    offset = FAMILIES[model.config.model_type].gain_offset
     norms = [m for m in model.modules() if layer_kind(m, model.config) == "norm"]
     assert len(norms) >= 2 * model.config.num_hidden_layers + 1
     for norm in norms:
         x = torch.randn(3, norm.weight.numel(), generator=torch.Generator().manual_seed(0))
-        root = (x.square().mean(-1, keepdim=True) + norm.variance_epsilon).sqrt()
-        assert torch.allclose(norm(x), norm.weight * x / root, rtol=1e-5, atol=1e-6)
+        root = (x.square().mean(-1, keepdim=True) + epsilon(norm)).sqrt()
+        assert torch.allclose(norm(x), (offset + norm.weight) * x / root, rtol=1e-5, atol=1e-6)
 
 
 def test_keys_that_must_agree_are_in_a_config(folders):

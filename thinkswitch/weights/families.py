@@ -24,12 +24,15 @@ from thinkswitch.errors import UserError
 class Family:
     """What the live blend has to know of a family to replace its layers."""
 
-    norm_class: str  # the name of its RMSNorm in transformers; `variance_epsilon` is its epsilon
+    norm_class: str  # the name of its RMSNorm in transformers
+    gain_offset: float = 0.0  # an RMSNorm multiplies by this plus its weight
 
 
 # By `model_type`, as config.json has it.
 FAMILIES = {
     "exaone4": Family(norm_class="Exaone4RMSNorm"),
+    "gemma2": Family(norm_class="Gemma2RMSNorm", gain_offset=1.0),
+    "gemma3_text": Family(norm_class="Gemma3RMSNorm", gain_offset=1.0),
     "glm4": Family(norm_class="Glm4RMSNorm"),
     "granite": Family(norm_class="GraniteRMSNorm"),
     "hunyuan_v1_dense": Family(norm_class="HunYuanDenseV1RMSNorm"),
@@ -71,6 +74,11 @@ CONFIG_KEYS_THAT_MUST_AGREE = (
     "attention_multiplier",
     "residual_multiplier",
     "logits_scaling",
+    "query_pre_attn_scalar",  # gemma2 and gemma3_text, and the rest
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "hidden_activation",
+    "use_bidirectional_attention",
 )
 
 # One of these in a config means a mixture of experts.
@@ -90,8 +98,20 @@ def layer_kind(module: nn.Module, config: PretrainedConfig) -> str | None:
 
 def head_logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
     """Logits in float32 of hidden states, as the model's own forward computes them."""
-    logits = model.lm_head(hidden).float()
-    return logits / getattr(model.config, "logits_scaling", 1.0)
+    config = model.config
+    logits = model.lm_head(hidden).float() / getattr(config, "logits_scaling", 1.0)  # granite
+    cap = getattr(config, "final_logit_softcapping", None)  # gemma2
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def epsilon(norm: nn.Module) -> float:
+    """What an RMSNorm adds to the mean square."""
+    return norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps  # type: ignore[return-value]
+
+
+def embedding_scale(embedding: nn.Module) -> float:
+    """What an embedding multiplies its rows by: in Gemma the root of their length."""
+    return getattr(embedding, "scalar_embed_scale", 1.0)
 
 
 def require_supported(name: str, config: PretrainedConfig) -> None:

@@ -27,7 +27,7 @@ from thinkswitch.weights.blend_layers import (
     Span,
 )
 from thinkswitch.weights.device import malloc_trim
-from thinkswitch.weights.families import layer_kind
+from thinkswitch.weights.families import FAMILIES, embedding_scale, epsilon, layer_kind
 from thinkswitch.weights.materialise import empty_model, finalise_model
 from thinkswitch.weights.offload import OffloadedEmbedding, OffloadedLinear
 from thinkswitch.weights.pair import Pair
@@ -183,13 +183,15 @@ class Blend(nn.Module):
         index = self._index[weight]
         if kind == "embedding":
             tables = factory.embedding(weight)
-            self.model.set_submodule(path, BlendEmbedding(tables, index, self.dtype))
+            blended = BlendEmbedding(tables, index, self.dtype, embedding_scale(module))
+            self.model.set_submodule(path, blended)
             if self.config.tie_word_embeddings:
                 self.model.lm_head = BlendLinear(factory.tied_head(weight, tables), index, self.dtype)
             return {weight}
         if kind == "norm":
-            epsilon: float = module.variance_epsilon  # type: ignore[assignment]
-            self.model.set_submodule(path, BlendNorm(factory.tensors(weight), index, epsilon))
+            offset = FAMILIES[self.config.model_type].gain_offset
+            norm = BlendNorm(factory.tensors(weight), index, epsilon(module), offset)
+            self.model.set_submodule(path, norm)
             return {weight}
         if kind == "linear":
             is_head = not self.config.tie_word_embeddings and module is self.model.get_output_embeddings()
