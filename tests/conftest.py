@@ -43,6 +43,7 @@ from transformers import (
     Glm4Config,
     GraniteConfig,
     HunYuanDenseV1Config,
+    Lfm2Config,
     LlamaConfig,
     Ministral3Config,
     MistralConfig,
@@ -150,6 +151,15 @@ FAMILIES = {
             "query_pre_attn_scalar": 40,
             "sliding_window": WINDOW,
             "layer_types": LOCAL_THEN_GLOBAL,
+        },
+    ),
+    "lfm2": (
+        Lfm2Config,
+        {
+            "num_hidden_layers": 3,
+            "layer_types": ["conv", "full_attention", "conv"],
+            "conv_bias": True,
+            "block_multiple_of": 32,
         },
     ),
     "glm4": (Glm4Config, {"head_dim": 32, "attention_bias": True}),

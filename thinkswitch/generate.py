@@ -15,13 +15,12 @@ from typing import cast
 
 import torch
 from transformers import DynamicCache, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer
 
 from thinkswitch.errors import UserError
 from thinkswitch.recipe import Recipe
 from thinkswitch.think_parser import ThinkParser
 from thinkswitch.weights.device import out_of_memory, release
-from thinkswitch.weights.kv_cache import PreallocatedCacheLayer
+from thinkswitch.weights.kv_cache import replace_layers
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.long_rope import find_long_rope, row_lengths
 
@@ -193,9 +192,7 @@ class Batch:
         self.lengths = torch.tensor(limits, device=device)
         self.rope = find_long_rope(model)
         self.cache = DynamicCache(config=model.config)
-        for i, layer in enumerate(self.cache.layers):
-            if type(layer) is DynamicLayer:  # sliding windows keep their own
-                self.cache.layers[i] = PreallocatedCacheLayer()
+        replace_layers(self.cache)
 
     def step(self) -> list[int]:
         """One forward pass; the next token of every row."""

@@ -34,8 +34,8 @@ def test_a_model_on_the_disk_computes_what_one_in_memory_does(folders, family, t
     ours = open_offloaded(pair.thinking)
     theirs = AutoModelForCausalLM.from_pretrained(folders(family, tied)[1], dtype=torch.float32)
     assert torch.allclose(ours(input_ids=IDS).logits, theirs(input_ids=IDS).logits, rtol=1e-4, atol=1e-4)
-    matrices = [name for name, p in ours.named_parameters() if p.dim() > 1]
-    assert matrices == []  # biases and gains only
+    matrices = [name for name, p in ours.named_parameters() if p.dim() == 2]
+    assert matrices == []  # biases, gains and convolutions only
 
 
 @torch.inference_mode()

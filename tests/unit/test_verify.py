@@ -180,7 +180,10 @@ def test_a_layer_that_adds_nothing_is_no_difference(pair):
 
 
 @pytest.mark.parametrize("adapter", [False, True])
-@pytest.mark.parametrize(("family", "tied"), [("qwen3", True), ("qwen2", False)])
+@pytest.mark.parametrize(
+    ("family", "tied"),
+    [("qwen3", True), ("qwen2", False), ("gemma2", True), ("lfm2", False), ("olmo3", False), ("phi3", True)],
+)
 def test_a_large_one_is_verified_from_the_disk(folders, tmp_path, monkeypatch, family, tied, adapter):
     """A 4 B pair: two sides live and a third model plain would take 48 GB; layer by layer it is some MB."""
     pair = open_pair(*folders(family, tied))

@@ -5,7 +5,7 @@ rounding does not add up over the layers.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -38,7 +38,16 @@ class Part:
 
 
 LOGITS = Part("logits")
-PART_KINDS = {"self_attn": "attention", "mlp": "MLP"}  # of a layer's modules; others keep their names
+PART_KINDS = {  # of modules; others keep their names
+    "embed_tokens": "embedding",
+    "rotary_emb": "rotary table",
+    "self_attn": "attention",
+    "conv": "convolution",
+    "mlp": "MLP",
+    "feed_forward": "MLP",
+    "norm": "last norm",
+    "embedding_norm": "last norm",
+}
 
 
 @dataclass(frozen=True)
@@ -70,12 +79,17 @@ def model_parts(model: PreTrainedModel | Blend) -> dict[Part, nn.Module]:
     """Every part of a model that computes something. Families name the norms of a layer as they like."""
     whole = model.model if isinstance(model, Blend) else model
     body = whole.model
-    parts = {Part("embedding"): body.embed_tokens, Part("rotary table"): body.rotary_emb}
+    parts = {Part(kind): module for kind, module in children(body) if module is not body.layers}
     for number, layer in enumerate(body.layers, 1):
-        for name, module in layer.named_children():
-            if not isinstance(module, nn.Dropout):
-                parts[Part(PART_KINDS.get(name, name), number)] = module
-    return parts | {Part("last norm"): body.norm, LOGITS: whole.lm_head}
+        parts |= {Part(kind, number): module for kind, module in children(layer)}
+    return parts | {LOGITS: whole.lm_head}
+
+
+def children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """(kind, module) of what a module consists of."""
+    for name, child in module.named_children():
+        if not isinstance(child, nn.Dropout):
+            yield PART_KINDS.get(name, name), child
 
 
 @torch.inference_mode()

@@ -36,6 +36,7 @@ FAMILIES = {
     "glm4": Family(norm_class="Glm4RMSNorm"),
     "granite": Family(norm_class="GraniteRMSNorm"),
     "hunyuan_v1_dense": Family(norm_class="HunYuanDenseV1RMSNorm"),
+    "lfm2": Family(norm_class="Lfm2RMSNorm"),
     "llama": Family(norm_class="LlamaRMSNorm"),
     "ministral3": Family(norm_class="Ministral3RMSNorm"),
     "mistral": Family(norm_class="MistralRMSNorm"),
@@ -63,6 +64,7 @@ CONFIG_KEYS_THAT_MUST_AGREE = (
     "tie_word_embeddings",
     "rope_parameters",
     "rms_norm_eps",
+    "norm_eps",  # lfm2
     "hidden_act",
     "attention_bias",
     "mlp_bias",
@@ -86,11 +88,13 @@ EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 def layer_kind(module: nn.Module, config: PretrainedConfig) -> str | None:
-    """linear | embedding | norm for a module that holds weights; None for all others."""
+    """linear | embedding | norm | convolution for a module that holds weights; None for all others."""
     if isinstance(module, nn.Embedding):
         return "embedding"
     if isinstance(module, nn.Linear):
         return "linear"
+    if isinstance(module, nn.Conv1d):
+        return "convolution"
     if type(module).__name__ == FAMILIES[config.model_type].norm_class:
         return "norm"
     return None

@@ -17,6 +17,7 @@ from transformers import PretrainedConfig
 from thinkswitch.errors import UserError, list_some
 from thinkswitch.recipe import Coefficients, Recipe
 from thinkswitch.weights.adapter import Adapter
+from thinkswitch.weights.blend_convolution import BlendKernel, ShortConvolution
 from thinkswitch.weights.blend_layers import (
     BlendBias,
     BlendEmbedding,
@@ -34,7 +35,7 @@ from thinkswitch.weights.pair import Pair
 from thinkswitch.weights.quantise import four_bit_linear, four_bit_tensors, quantisable
 
 CHECKPOINTS = 2  # the first coefficients of a recipe; those of the adapters follow
-BLENDED = (BlendLinear, BlendEmbedding, BlendNorm)
+BLENDED = (BlendLinear, BlendEmbedding, BlendNorm, BlendKernel)
 
 
 def ignore_progress(done: int, total: int) -> None:
@@ -193,16 +194,22 @@ class Blend(nn.Module):
             norm = BlendNorm(factory.tensors(weight), index, epsilon(module), offset)
             self.model.set_submodule(path, norm)
             return {weight}
+        if kind == "convolution":
+            owner = path.rpartition(".")[0]
+            kernel = BlendKernel(factory.tensors(weight), index, self.dtype, self._bias(bias, factory))
+            self.model.set_submodule(owner, ShortConvolution(self.model.get_submodule(owner), kernel))
+            return {weight, bias}
         if kind == "linear":
             is_head = not self.config.tie_word_embeddings and module is self.model.get_output_embeddings()
-            blended_bias = (
-                BlendBias(factory.tensors(bias), self._index[bias]) if bias in self._index else None
-            )
-            layer = BlendLinear(factory.linear(weight, is_head), index, self.dtype, blended_bias)
+            sides = factory.linear(weight, is_head)
+            layer = BlendLinear(sides, index, self.dtype, self._bias(bias, factory))
             self._linears[weight] = layer
             self.model.set_submodule(path, layer)
             return {weight, bias}
         return set()
+
+    def _bias(self, name: str, factory: "MemoryLayers | DiskLayers") -> BlendBias | None:
+        return BlendBias(factory.tensors(name), self._index[name]) if name in self._index else None
 
 
 class MemoryLayers:

@@ -117,7 +117,7 @@ def empty_model(source: Pair | Checkpoint) -> PreTrainedModel:
 
 
 def finalise_model(model: PreTrainedModel, checkpoint: Checkpoint, device: str) -> None:
-    """Add what no checkpoint stores: rotary table, Gemma's scale, stop tokens. Then nothing may be missing."""
+    """Add what no checkpoint stores: rotary table, Gemma's scale, stop tokens. Then nothing is missing."""
     config = checkpoint.config
     if needs_long_rope(config):
         model.model.rotary_emb = LongRope(config, device)

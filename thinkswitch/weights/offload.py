@@ -26,8 +26,10 @@ def open_offloaded(checkpoint: Checkpoint) -> PreTrainedModel:
             model.set_submodule(
                 path, OffloadedLinear(checkpoint, name, read_bias(checkpoint, f"{path}.bias"))
             )
-        elif kind == "norm" and name in checkpoint.entries:
+        elif kind in ("norm", "convolution") and name in checkpoint.entries:
             module.weight = nn.Parameter(checkpoint.tensor(name).float(), requires_grad=False)
+            if kind == "convolution" and module.bias is not None:
+                module.bias = nn.Parameter(checkpoint.tensor(f"{path}.bias").float(), requires_grad=False)
     finalise_model(model, checkpoint, "cpu")
     return model
 
