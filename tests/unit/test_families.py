@@ -5,12 +5,15 @@ import torch
 from transformers import AutoConfig, DynamicCache, Qwen3MoeConfig
 
 from conftest import FAMILIES as TESTED
-from thinkswitch.distil import Example, answer_loss
+from thinkswitch.distil import Example, answer_loss, train_adapter
 from thinkswitch.errors import UserError
 from thinkswitch.generate import Row, Sampling, generate
-from thinkswitch.memory_plan import weight_bytes
+from thinkswitch.memory_plan import is_linear, weight_bytes
+from thinkswitch.preset import Preset
+from thinkswitch.recipe import instruct_point
 from thinkswitch.rounds import start
 from thinkswitch.weights import families
+from thinkswitch.weights.adapter import load_adapter
 from thinkswitch.weights.families import FAMILIES, SUPPORTED, epsilon, layer_kind, require_supported
 from thinkswitch.weights.kv_cache import cache_bytes
 from thinkswitch.weights.live_blend import Blend
@@ -114,6 +117,23 @@ def test_the_loss_is_the_model_s_own(setting):
     assert ours == pytest.approx(theirs, rel=1e-5)
 
 
+def test_a_trained_adapter_does_in_the_blend_what_it_does_in_peft(setting, tmp_path):
+    """Every linear layer of the family is trained, and found again by its name."""
+    pair, *_ = setting
+    trained = materialise(pair, [], start(pair).instruct)
+    settings = Preset(epochs=1, batch=2, learning_rate=3e-2, lora_rank=2, lora_alpha=4)
+    examples = [Example(tuple(range(9, 12 + i)), tuple(range(40, 45 + i))) for i in range(4)]
+    list(train_adapter(trained, examples, settings, 0, tmp_path))  # leaves the adapter on the model
+    adapter = load_adapter(tmp_path / "adapter")
+    linear = {name for name, info in pair.instruct.entries.items() if is_linear(name, info.shape)}
+    assert adapter.low_rank.keys() == linear
+    blend = Blend(pair, [adapter])
+    blend.place([instruct_point(pair.names, 1)])
+    with torch.inference_mode():
+        error = relative_error(blend(input_ids=IDS).logits, trained.eval()(input_ids=IDS).logits)
+    assert error < 1e-5
+
+
 @torch.inference_mode()
 def test_an_export_reloads_with_equal_logits_and_is_verified(setting, tmp_path):
     pair, state, blend, plain = setting
@@ -184,7 +204,8 @@ def test_keys_that_must_agree_are_in_a_config(folders):
 
 
 def test_other_families_are_refused():
-    with pytest.raises(UserError, match=r"^mine is a gpt2 model; known are exaone4, .*, smollm3$"):
+    known = r"known are exaone4, .*, smollm3, and the text models in mistral3 and qwen3_vl$"
+    with pytest.raises(UserError, match="^mine is a gpt2 model; " + known):
         require_supported("mine", AutoConfig.for_model("gpt2"))
     with pytest.raises(UserError, match=r"^mine is a qwen3_moe model, and mixture-of-experts layers are not"):
         require_supported("mine", Qwen3MoeConfig(num_experts=4))

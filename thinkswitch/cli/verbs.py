@@ -111,6 +111,8 @@ def check(args: Namespace) -> int:
     for role, checkpoint in checkpoints.items():
         opens = "opens" if checkpoint.template_opens_think else "does not open"
         print(f"{role}: its chat template {opens} the trace")
+        if checkpoint.vision:
+            print(f"{role}: text only; the {len(checkpoint.vision)} tensors of its vision are left out")
     return 0
 
 

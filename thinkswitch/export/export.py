@@ -113,6 +113,11 @@ def validate_point(point: ExportPoint) -> None:
             f"{point} is no LoRA update of the instruct checkpoint; only the instruct point (t = 0) of a "
             "round above 0 is one: choose that, or export the whole checkpoint"
         )
+    if point.adapter and point.pair.instruct.vision:
+        raise UserError(
+            f"{point.pair.instruct.name} also sees images, and an adapter of its text model alone would fit "
+            "no published checkpoint; export the whole checkpoint, which is of the text model"
+        )
 
 
 def validate_export_target(request: ExportRequest) -> None:

@@ -33,6 +33,7 @@ def model_card(
         introduction(point),
         f"```python\n{loading_snippet(f'./{request.out.name}')}\n```",
         *base_note(point),
+        *vision_note(point),
         "## Lineage",
         lineage_table(point, request.run),
         "## Recipe",
@@ -85,6 +86,12 @@ def base_note(point: ExportPoint) -> list[str]:
         "`adapter_config.json`: it holds the path of that folder, and must name the checkpoint as it is "
         "found there, or by its Hub id."
     ]
+
+
+def vision_note(point: ExportPoint) -> list[str]:
+    if not point.pair.instruct.vision:
+        return []
+    return ["This is the text model of checkpoints that also see images; their vision was left out."]
 
 
 def loading_snippet(folder: str) -> str:

@@ -9,6 +9,8 @@ named `self_attn` and `mlp`; its norms may have any name and stand anywhere. To 
    family test_families.py compares blend, decoding, loss, export and memory plan with transformers' own: it
    shows whether the family fits.
 
+A model that also sees images may hold a text model of a family: text_model.py.
+
 These do not fit: mixtures of experts (a row's experts differ by recipe), linear attention and state spaces
 (their decay is no linear function of the weights), latent attention, learned activation functions.
 """
@@ -51,6 +53,9 @@ FAMILIES = {
     "smollm3": Family(norm_class="SmolLM3RMSNorm"),
 }
 SUPPORTED = tuple(FAMILIES)
+WITH_VISION = ("mistral3", "qwen3_vl")  # hold a text model of a family: see text_model.py
+
+KNOWN = f"{', '.join(SUPPORTED)}, and the text models in {' and '.join(WITH_VISION)}"
 
 # Checkpoints that differ in one of these cannot be interpolated, even if all their tensors have equal shapes:
 # a point between two rope settings, for example, is nonsense that no error reports.
@@ -127,4 +132,4 @@ def require_supported(name: str, config: PretrainedConfig) -> None:
     found = f"{name} is a {config.model_type} model"
     if any(getattr(config, key, None) for key in EXPERT_KEYS):
         found += ", and mixture-of-experts layers are not supported yet"
-    raise UserError(f"{found}; known are {', '.join(SUPPORTED)}")
+    raise UserError(f"{found}; known are {KNOWN}")

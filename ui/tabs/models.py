@@ -150,6 +150,8 @@ def report_html(preset: Preset) -> Markup:
         ("Size", size(pair)),
         ("Chat templates", templates_html(pair)),
     ]
+    if pair.instruct.vision or pair.thinking.vision:
+        facts.append(("Vision", "left out: the text model alone is used"))
     if not found:
         facts.append(("Memory", memory_html(pair, preset)))
     return html.facts(facts)
