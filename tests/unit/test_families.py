@@ -1,5 +1,8 @@
 """Every family that is listed is exact; the tests in this file show where a new one is not."""
 
+from copy import deepcopy
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoConfig, DynamicCache, Qwen3MoeConfig
@@ -18,7 +21,7 @@ from thinkswitch.weights.families import FAMILIES, SUPPORTED, epsilon, layer_kin
 from thinkswitch.weights.kv_cache import cache_bytes
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.materialise import materialise
-from thinkswitch.weights.pair import open_pair
+from thinkswitch.weights.pair import Pair, config_differences, open_pair
 from unit.export_helpers import IDS, after_rounds, export, load_strictly, relative_error
 
 TS = (0.0, 0.4, 1.0)
@@ -201,6 +204,33 @@ def test_keys_that_must_agree_are_in_a_config(folders):
     for family in SUPPORTED:
         known |= AutoConfig.from_pretrained(folders(family)[0]).to_dict().keys()
     assert set(families.CONFIG_KEYS_THAT_MUST_AGREE) <= known
+
+
+@pytest.mark.parametrize(
+    "family, key, value",
+    [
+        ("phi3", "original_max_position_embeddings", 128),
+        ("phi3", "max_position_embeddings", 1024),
+        ("phi3", "rope_parameters", {"rope_type": "default", "rope_theta": 1e4}),
+        ("smollm3", "no_rope_layers", [0, 1]),
+        ("granite", "embedding_multiplier", 1.0),
+        ("granite", "attention_multiplier", 1.0),
+        ("granite", "residual_multiplier", 1.0),
+        ("granite", "logits_scaling", 1.0),
+        ("gemma2", "query_pre_attn_scalar", 32),
+        ("gemma2", "attn_logit_softcapping", None),
+        ("gemma2", "final_logit_softcapping", None),
+        ("gemma3_text", "hidden_activation", "silu"),
+        ("gemma3_text", "use_bidirectional_attention", True),
+        ("lfm2", "norm_eps", 1e-6),
+    ],
+)
+def test_what_changes_the_function_but_no_shape_must_agree(folders, family, key, value):
+    pair = open_pair(*folders(family))
+    other = deepcopy(pair.config)
+    setattr(other, key, value)
+    [found] = config_differences(Pair(pair.instruct, replace(pair.thinking, config=other)))
+    assert found.startswith(f"{key} differs")
 
 
 def test_other_families_are_refused():

@@ -94,6 +94,17 @@ CONFIG_KEYS_THAT_MUST_AGREE = (
 EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
+def keys_that_must_agree(config: PretrainedConfig) -> tuple[str, ...]:
+    """CONFIG_KEYS_THAT_MUST_AGREE, and what else matters with this rope."""
+    if uses_long_rope(config):  # it scales attention by how far the context was extended
+        return (*CONFIG_KEYS_THAT_MUST_AGREE, "max_position_embeddings")
+    return CONFIG_KEYS_THAT_MUST_AGREE
+
+
+def uses_long_rope(config: PretrainedConfig) -> bool:
+    return config.rope_parameters.get("rope_type") == "longrope"
+
+
 def layer_kind(module: nn.Module, config: PretrainedConfig) -> str | None:
     """linear | embedding | norm | convolution for a module that holds weights; None for all others."""
     if isinstance(module, nn.Embedding):

@@ -35,10 +35,6 @@ class LongRope(nn.Module):
         return (angles.cos() * self.scaling).to(x.dtype), (angles.sin() * self.scaling).to(x.dtype)
 
 
-def needs_long_rope(config: PretrainedConfig) -> bool:
-    return config.rope_parameters.get("rope_type") == "longrope"
-
-
 def find_long_rope(model: nn.Module) -> LongRope | None:
     return next((module for module in model.modules() if isinstance(module, LongRope)), None)
 

@@ -12,8 +12,8 @@ from thinkswitch.recipe import Recipe
 from thinkswitch.weights.adapter import Adapter
 from thinkswitch.weights.checkpoint import Checkpoint
 from thinkswitch.weights.device import malloc_trim
-from thinkswitch.weights.families import embedding_scale
-from thinkswitch.weights.long_rope import LongRope, needs_long_rope
+from thinkswitch.weights.families import embedding_scale, uses_long_rope
+from thinkswitch.weights.long_rope import LongRope
 from thinkswitch.weights.pair import Pair
 from thinkswitch.weights.quantise import four_bit_linear, quantisable
 
@@ -119,7 +119,7 @@ def empty_model(source: Pair | Checkpoint) -> PreTrainedModel:
 def finalise_model(model: PreTrainedModel, checkpoint: Checkpoint, device: str) -> None:
     """Add what no checkpoint stores: rotary table, Gemma's scale, stop tokens. Then nothing is missing."""
     config = checkpoint.config
-    if needs_long_rope(config):
+    if uses_long_rope(config):
         model.model.rotary_emb = LongRope(config, device)
     else:
         model.model.rotary_emb = type(model.model.rotary_emb)(config).to(device)

@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 
 from thinkswitch.errors import UserError, list_some
 from thinkswitch.weights.checkpoint import Checkpoint, open_checkpoint, with_weights
-from thinkswitch.weights.families import CONFIG_KEYS_THAT_MUST_AGREE
+from thinkswitch.weights.families import keys_that_must_agree
 
 # Numbers, spaces, accents, scripts, emoji, tags: what tokenizers of one vocabulary may split differently.
 PROBE = "Wait, 3·7 = 21?\n\tNaïve ½ – 你好 \U0001f914 <think>\n</think>\n\n\\boxed{-12}"
@@ -69,7 +69,7 @@ def differences(pair: Pair) -> list[str]:
 
 def config_differences(pair: Pair) -> list[str]:
     found = []
-    for key in CONFIG_KEYS_THAT_MUST_AGREE:
+    for key in keys_that_must_agree(pair.config):
         instruct, thinking = (getattr(checkpoint.config, key, None) for checkpoint in pair.checkpoints)
         if instruct != thinking:
             found.append(f"{key} differs ({_shorten(instruct)} / {_shorten(thinking)})")
