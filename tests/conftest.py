@@ -158,7 +158,6 @@ FAMILIES = {
         {
             "num_hidden_layers": 3,
             "layer_types": ["conv", "full_attention", "conv"],
-            "conv_bias": True,
             "block_multiple_of": 32,
         },
     ),

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoConfig, DynamicCache, Qwen3MoeConfig
+from transformers import AutoConfig, DynamicCache, Lfm2Config, Qwen3MoeConfig
 
 from conftest import FAMILIES as TESTED
+from conftest import ONE_SHAPE_EACH
 from thinkswitch.distil import Example, answer_loss, train_adapter
 from thinkswitch.errors import UserError
 from thinkswitch.generate import Row, Sampling, generate
@@ -106,6 +107,21 @@ def test_decoding_is_that_of_transformers(setting):
         assert texts[i] == tokenizer.decode(tokens[:ended])
 
 
+@pytest.mark.parametrize("family, tied", ONE_SHAPE_EACH)
+def test_a_plain_model_decodes_like_transformers_too(folders, family, tied):
+    """The loop decodes with plain models. Rows leave one by one, padded on the left."""
+    pair = open_pair(*folders(family, tied))
+    model = materialise(pair, [], start(pair).thinking)
+    rows = [
+        replace(row, sampling=Sampling(max_new_tokens=8 + i), recipe=None)
+        for i, row in enumerate(rows_of(pair, start(pair), [12, 5, 17], 0))
+    ]
+    texts = {c.row: c.text for c in generate(model, pair.instruct.tokenizer, rows, set(), stream=False)}
+    for i, row in enumerate(rows):
+        theirs = generate_in_transformers(model, row.ids, row.sampling.max_new_tokens)
+        assert texts[i] == pair.instruct.tokenizer.decode(theirs)
+
+
 def test_the_loss_is_the_model_s_own(setting):
     *_, plain = setting
     model = plain[0]
@@ -120,9 +136,10 @@ def test_the_loss_is_the_model_s_own(setting):
     assert ours == pytest.approx(theirs, rel=1e-5)
 
 
-def test_a_trained_adapter_does_in_the_blend_what_it_does_in_peft(setting, tmp_path):
+@pytest.mark.parametrize("family, tied", ONE_SHAPE_EACH)
+def test_a_trained_adapter_does_in_the_blend_what_it_does_in_peft(folders, tmp_path, family, tied):
     """Every linear layer of the family is trained, and found again by its name."""
-    pair, *_ = setting
+    pair = open_pair(*folders(family, tied))
     trained = materialise(pair, [], start(pair).instruct)
     settings = Preset(epochs=1, batch=2, learning_rate=3e-2, lora_rank=2, lora_alpha=4)
     examples = [Example(tuple(range(9, 12 + i)), tuple(range(40, 45 + i))) for i in range(4)]
@@ -239,3 +256,5 @@ def test_other_families_are_refused():
         require_supported("mine", AutoConfig.for_model("gpt2"))
     with pytest.raises(UserError, match=r"^mine is a qwen3_moe model, and mixture-of-experts layers are not"):
         require_supported("mine", Qwen3MoeConfig(num_experts=4))
+    with pytest.raises(UserError, match="^mine has convolutions with a bias"):
+        require_supported("mine", Lfm2Config(conv_bias=True))

@@ -5,33 +5,32 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import Cache
 
-from thinkswitch.weights.blend_layers import BlendBias, BothTensors, Span
+from thinkswitch.weights.blend_layers import BothTensors, Span
 
 
 class BlendKernel(nn.Module):
     """A causal convolution of every channel by itself; (rows, channels, length) -> the same."""
 
-    def __init__(self, kernels: BothTensors, index: int, dtype: torch.dtype, bias: BlendBias | None = None):
+    def __init__(self, kernels: BothTensors, index: int, dtype: torch.dtype):
         super().__init__()
         self.kernels = nn.ParameterList(nn.Parameter(kernel, requires_grad=False) for kernel in kernels)
         self.index = index
         self.dtype = dtype
-        self.bias = bias
         self.size = kernels[0].shape[-1]  # the newest input and those before it
-        self.kernel = torch.empty(0)  # (rows, channels, 1, size), by `place`
-        self.placed_bias: torch.Tensor | None = None  # (rows, channels, 1)
+        self.kernel = torch.empty(0)  # (rows, channels, size), by `place`
 
     def place(self, coefficients: torch.Tensor, spans: list[Span]) -> None:
-        c = coefficients[:, self.index, :2, None, None, None]
-        instruct, thinking = self.kernels
+        c = coefficients[:, self.index, :2, None, None]
+        instruct, thinking = (kernel[:, 0] for kernel in self.kernels)
         self.kernel = (c[:, 0] * instruct.float() + c[:, 1] * thinking.float()).to(self.dtype)
-        if self.bias is not None:
-            self.placed_bias = self.bias.blended(coefficients, self.dtype)[:, :, None]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        windows = F.pad(x, (self.size - 1, 0)).unfold(-1, self.size, 1)  # (rows, channels, length, size)
-        y = (windows * self.kernel).sum(-1)
-        return y if self.placed_bias is None else y + self.placed_bias
+        length = x.shape[-1]
+        padded = F.pad(x, (self.size - 1, 0))
+        total = padded[..., :length] * self.kernel[..., :1]
+        for i in range(1, self.size):
+            total.addcmul_(padded[..., i : i + length], self.kernel[..., i : i + 1])
+        return total
 
 
 class ShortConvolution(nn.Module):

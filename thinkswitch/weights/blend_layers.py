@@ -78,12 +78,6 @@ class BlendBias:
     tensors: BothTensors
     index: int  # which tensor of the model
 
-    def blended(self, coefficients: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """(rows, out)"""
-        c = coefficients[:, self.index, :2].to(dtype)
-        instruct, thinking = self.tensors
-        return c[:, :1] * instruct + c[:, 1:] * thinking
-
 
 class BlendLinear(nn.Module):
     """x (rows, length, in) -> (rows, length, out).
@@ -165,7 +159,11 @@ class BlendLinear(nn.Module):
         return self.joined
 
     def _blended_bias(self, coefficients: torch.Tensor) -> torch.Tensor | None:
-        return None if self.bias is None else self.bias.blended(coefficients, self.dtype)[:, None]
+        if self.bias is None:
+            return None
+        c = coefficients[:, self.bias.index, :2].to(self.dtype)
+        instruct, thinking = self.bias.tensors
+        return (c[:, :1] * instruct + c[:, 1:] * thinking)[:, None]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         placement = self.placement

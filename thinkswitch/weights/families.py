@@ -138,6 +138,10 @@ def embedding_scale(embedding: nn.Module) -> float:
 
 def require_supported(name: str, config: PretrainedConfig) -> None:
     """A UserError if checkpoint `name` belongs to no known family."""
+    if getattr(config, "conv_bias", False):  # then what is padded runs into the rows, in transformers too
+        raise UserError(
+            f"{name} has convolutions with a bias, which are not supported; take another checkpoint"
+        )
     if config.model_type in FAMILIES:
         return
     found = f"{name} is a {config.model_type} model"

@@ -196,20 +196,19 @@ class Blend(nn.Module):
             return {weight}
         if kind == "convolution":
             owner = path.rpartition(".")[0]
-            kernel = BlendKernel(factory.tensors(weight), index, self.dtype, self._bias(bias, factory))
+            kernel = BlendKernel(factory.tensors(weight), index, self.dtype)
             self.model.set_submodule(owner, ShortConvolution(self.model.get_submodule(owner), kernel))
-            return {weight, bias}
+            return {weight}
         if kind == "linear":
             is_head = not self.config.tie_word_embeddings and module is self.model.get_output_embeddings()
-            sides = factory.linear(weight, is_head)
-            layer = BlendLinear(sides, index, self.dtype, self._bias(bias, factory))
+            blended_bias = (
+                BlendBias(factory.tensors(bias), self._index[bias]) if bias in self._index else None
+            )
+            layer = BlendLinear(factory.linear(weight, is_head), index, self.dtype, blended_bias)
             self._linears[weight] = layer
             self.model.set_submodule(path, layer)
             return {weight, bias}
         return set()
-
-    def _bias(self, name: str, factory: "MemoryLayers | DiskLayers") -> BlendBias | None:
-        return BlendBias(factory.tensors(name), self._index[name]) if name in self._index else None
 
 
 class MemoryLayers:

@@ -28,8 +28,6 @@ def open_offloaded(checkpoint: Checkpoint) -> PreTrainedModel:
             )
         elif kind in ("norm", "convolution") and name in checkpoint.entries:
             module.weight = nn.Parameter(checkpoint.tensor(name).float(), requires_grad=False)
-            if kind == "convolution" and module.bias is not None:
-                module.bias = nn.Parameter(checkpoint.tensor(f"{path}.bias").float(), requires_grad=False)
     finalise_model(model, checkpoint, "cpu")
     return model
 
