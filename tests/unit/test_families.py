@@ -256,5 +256,5 @@ def test_other_families_are_refused():
         require_supported("mine", AutoConfig.for_model("gpt2"))
     with pytest.raises(UserError, match=r"^mine is a qwen3_moe model, and mixture-of-experts layers are not"):
         require_supported("mine", Qwen3MoeConfig(num_experts=4))
-    with pytest.raises(UserError, match="^mine has convolutions with a bias"):
+    with pytest.raises(UserError, match=r"^mine has convolutions with a bias"):
         require_supported("mine", Lfm2Config(conv_bias=True))

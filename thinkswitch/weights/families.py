@@ -54,7 +54,6 @@ FAMILIES = {
 }
 SUPPORTED = tuple(FAMILIES)
 WITH_VISION = ("mistral3", "qwen3_vl")  # hold a text model of a family: see text_model.py
-
 KNOWN = f"{', '.join(SUPPORTED)}, and the text models in {' and '.join(WITH_VISION)}"
 
 # Checkpoints that differ in one of these cannot be interpolated, even if all their tensors have equal shapes:
@@ -140,7 +139,7 @@ def require_supported(name: str, config: PretrainedConfig) -> None:
     """A UserError if checkpoint `name` belongs to no known family."""
     if getattr(config, "conv_bias", False):  # then what is padded runs into the rows, in transformers too
         raise UserError(
-            f"{name} has convolutions with a bias, which are not supported; take another checkpoint"
+            f"{name} has convolutions with a bias, which are not supported (conv_bias); take a checkpoint without"
         )
     if config.model_type in FAMILIES:
         return
