@@ -139,7 +139,7 @@ def require_supported(name: str, config: PretrainedConfig) -> None:
     """A UserError if checkpoint `name` belongs to no known family."""
     if getattr(config, "conv_bias", False):  # then what is padded runs into the rows, in transformers too
         raise UserError(
-            f"{name} has convolutions with a bias, which are not supported (conv_bias); take a checkpoint without"
+            f"{name} has convolutions with a bias, which are not supported (conv_bias); take another one"
         )
     if config.model_type in FAMILIES:
         return
