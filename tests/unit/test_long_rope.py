@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from tiny_families import LONG_ROPE
 
-from conftest import LONG_ROPE, save_pair
+from conftest import save_pair
 from thinkswitch import rounds
 from thinkswitch.distil import Example, answer_loss
 from thinkswitch.generate import Row, Sampling, generate

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_families import YARN
 from transformers import AutoConfig, Mistral3Config, Mistral3ForConditionalGeneration, Qwen3VLConfig
 from transformers import Qwen3VLForConditionalGeneration as Qwen3VL
 
-from conftest import YARN, byte_tokenizer
+from conftest import byte_tokenizer
 from thinkswitch import rounds
 from thinkswitch.cli.main import main
 from thinkswitch.errors import UserError

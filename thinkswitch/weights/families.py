@@ -5,9 +5,9 @@ named `self_attn` and `mlp`; its norms may have any name and stand anywhere. To 
 
 1. Write an entry into FAMILIES, under the `model_type` of its config.json.
 2. Add config keys that change what the weights mean, if it has new ones, to CONFIG_KEYS_THAT_MUST_AGREE.
-3. Add its config class to FAMILIES in tests/conftest.py, with settings that are not all defaults. For every
-   family test_families.py compares blend, decoding, loss, export and memory plan with transformers' own: it
-   shows whether the family fits.
+3. Add its config class to FAMILIES in tests/tiny_families.py, with settings that are not all defaults.
+   For every family test_families.py compares blend, decoding, loss, export and memory plan with
+   transformers' own: it shows whether the family fits.
 
 A model that also sees images may hold a text model of a family: text_model.py.
 
