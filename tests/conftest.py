@@ -34,15 +34,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_families import FAMILIES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    MistralConfig,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen3Config,
-)
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from thinkswitch.weights.device import silence_libraries
 
@@ -91,12 +85,7 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\nPREFILL{% endif %}"
 )
-FAMILIES = {
-    "qwen3": (Qwen3Config, {"head_dim": 32}),
-    "qwen2": (Qwen2Config, {}),  # biases on q, k, v
-    "mistral": (MistralConfig, {"head_dim": 32}),
-    "llama": (LlamaConfig, {"attention_bias": True, "mlp_bias": True}),
-}
+ONE_SHAPE_EACH = [(family, number % 2 == 0) for number, family in enumerate(FAMILIES)]  # (family, tied)
 
 
 def byte_tokenizer(prefill: str = "") -> PreTrainedTokenizerFast:

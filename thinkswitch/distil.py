@@ -29,6 +29,7 @@ from thinkswitch.recipe import module_kind
 from thinkswitch.remote import distributed
 from thinkswitch.weights.checkpoint import Checkpoint
 from thinkswitch.weights.device import out_of_memory, release
+from thinkswitch.weights.families import head_logits
 from thinkswitch.weights.pair import Pair
 
 LOGIT_CHUNK = 256  # answer tokens whose logits are in memory at once
@@ -243,9 +244,9 @@ def answer_loss(model, batch: list[Example], device: torch.device | str) -> torc
     else:
         targets = [torch.cat([getattr(e, name) for e in batch]).to(device) for name in ("soft_ids", "soft_p")]
     if len(hidden) <= LOGIT_CHUNK:
-        return token_loss(model.lm_head, hidden, *targets)
+        return token_loss(model, hidden, *targets)
     chunks = zip(*(x.split(LOGIT_CHUNK) for x in (hidden, *targets)), strict=True)
-    losses = [checkpoint(token_loss, model.lm_head, *chunk, use_reentrant=False) for chunk in chunks]
+    losses = [checkpoint(token_loss, model, *chunk, use_reentrant=False) for chunk in chunks]
     return sum(losses)
 
 
@@ -259,18 +260,21 @@ def answer_states(model, batch: list[Example], device: torch.device | str) -> to
         ids.append([*example.prompt, *example.answer, *padding])
         mask.append([1] * len(example) + padding)
         where += [(row, position) for position in range(len(example.prompt) - 1, len(example) - 1)]
+    attention_mask = torch.tensor(mask, device=device)
     inputs = {
         "input_ids": torch.tensor(ids, device=device),
-        "attention_mask": torch.tensor(mask, device=device),
+        "attention_mask": attention_mask,
+        # padding repeats a row's last position: with LongRoPE the largest one decides
+        "position_ids": attention_mask.cumsum(1) - 1,
     }
     states = model.model(**inputs, use_cache=False).last_hidden_state
     rows, positions = torch.tensor(where, device=device).T
     return states[rows, positions]
 
 
-def token_loss(head, hidden: torch.Tensor, *targets: torch.Tensor) -> torch.Tensor:
+def token_loss(model, hidden: torch.Tensor, *targets: torch.Tensor) -> torch.Tensor:
     """Summed loss against token ids (n,), or against the teacher's tokens and probabilities (n, k)."""
-    logits = head(hidden).float()
+    logits = head_logits(model, hidden)
     if len(targets) == 1:
         return F.cross_entropy(logits, targets[0], reduction="sum")
     ids, p = targets

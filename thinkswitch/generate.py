@@ -15,15 +15,15 @@ from typing import cast
 
 import torch
 from transformers import DynamicCache, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer
 
 from thinkswitch.errors import UserError
 from thinkswitch.recipe import Recipe
 from thinkswitch.think_parser import ThinkParser
 from thinkswitch.think_tags import THINK, Tags
 from thinkswitch.weights.device import out_of_memory, release
-from thinkswitch.weights.kv_cache import PreallocatedCacheLayer
+from thinkswitch.weights.kv_cache import replace_layers
 from thinkswitch.weights.live_blend import Blend
+from thinkswitch.weights.long_rope import find_long_rope, row_lengths
 
 
 @dataclass(frozen=True)
@@ -189,23 +189,26 @@ class Batch:
         if isinstance(model, Blend):  # there every row has a recipe
             self.placement = model.place(cast(list[Recipe], [row.recipe for row in rows]))
         self.sampler = Sampler(rows, device)
+        # positions that each row may come to; its last token is not read
+        limits = [len(row.ids) + row.sampling.max_new_tokens - 1 for row in rows]
+        self.lengths = torch.tensor(limits, device=device)
+        self.rope = find_long_rope(model)
         self.cache = DynamicCache(config=model.config)
-        for i, layer in enumerate(self.cache.layers):
-            if type(layer) is DynamicLayer:  # sliding windows keep their own
-                self.cache.layers[i] = PreallocatedCacheLayer()
+        replace_layers(self.cache)
 
     def step(self) -> list[int]:
         """One forward pass; the next token of every row."""
         if self.placement is not None:
             self.model.put(self.placement)  # another batch may have had the model since
-        out = self.model(
-            input_ids=self.ids,
-            attention_mask=self.mask if self.padded else None,
-            position_ids=self.positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        with row_lengths(self.rope, self.lengths):
+            out = self.model(
+                input_ids=self.ids,
+                attention_mask=self.mask if self.padded else None,
+                position_ids=self.positions,
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         tokens = self.sampler(out.logits[:, -1].float())
         self.ids = tokens[:, None]
         self.positions = self.positions[:, -1:] + 1
@@ -220,6 +223,7 @@ class Batch:
         self.ids, self.mask, self.positions = self.ids[chosen], self.mask[chosen], self.positions[chosen]
         if self.placement is not None:
             self.placement = self.placement[chosen]
+        self.lengths = self.lengths[chosen]
         self.cache.batch_select_indices(chosen)
         self.sampler.filter(chosen)
 

@@ -5,6 +5,7 @@ vocabulary. Weights and cache are exact (tests compare them with real models); t
 """
 
 import shutil
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
@@ -33,6 +34,7 @@ CACHE_GROWTH = 1 + kv_cache.GROWTH
 LOGIT_BYTES = 4 * 3  # per token of the vocabulary and row: float32, as computed, scaled and sorted
 PROMPT_TOKENS = 512  # assumed length of a prompt
 COMPARE_ROWS = 3  # instruct, blend and thinking
+MOST_TOKENS = 1 << 24  # no answer is longer
 MIN_TOKENS = 256  # below this a reasoning trace is not useful
 ADAPTER_BYTES = 16  # per trained parameter, in float32: weight, gradient, two moments
 EXPORT_BLOCKS = 64e6  # bytes of the blocks of rows that an export works on
@@ -275,7 +277,7 @@ def advise_distil(length: int, longest: int) -> str:
 
 def decoding_parts(setup: Setup, rows: int, tokens: int, prompt: int = PROMPT_TOKENS) -> dict[str, float]:
     """What decoding `rows` answers of `tokens` tokens takes besides the weights."""
-    cache = rows * (prompt + tokens) * token_bytes(setup.config, setup.value_bytes) * CACHE_GROWTH
+    cache = rows * kv_cache.cache_bytes(setup.config, setup.value_bytes, prompt + tokens) * CACHE_GROWTH
     return {
         f"cache of {rows} x {tokens:,} tokens": cache,
         "logits": rows * setup.config.vocab_size * LOGIT_BYTES,
@@ -290,8 +292,7 @@ def row_bytes(setup: Setup, tokens: int, prompt: int = PROMPT_TOKENS) -> float:
 
 def max_tokens_that_fit(setup: Setup, room: float) -> int:
     """The longest answer of a single row that `room` bytes are enough for, in hundreds of tokens."""
-    per_token = token_bytes(setup.config, setup.value_bytes) * CACHE_GROWTH
-    tokens = int((room - row_bytes(setup, 0)) / per_token)
+    tokens = bisect_right(range(MOST_TOKENS), room, key=lambda tokens: row_bytes(setup, tokens)) - 1
     return 100 * (tokens // 100) or tokens
 
 
@@ -320,13 +321,6 @@ def is_linear(name: str, shape: tuple[int, ...]) -> bool:
 def file_bytes(pair: Pair) -> float:
     """One checkpoint on the disk."""
     return sum(info.nbytes for info in pair.instruct.entries.values())
-
-
-def token_bytes(config: PretrainedConfig, value_bytes: int) -> int:
-    """Keys and values of one token of one row."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * size * value_bytes
 
 
 def adapter_parameters(pair: Pair, rank: int) -> int:

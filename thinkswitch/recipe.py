@@ -128,12 +128,15 @@ def _pad(p: Coefficients, width: int) -> Coefficients:
 
 
 def module_kind(name: str) -> str:
-    """attention | mlp | norm | embedding, from a tensor's name."""
+    """attention | mlp | norm | embedding, from a tensor's name.
+
+    LFM2 has convolutions in the place of some attentions: both mix the tokens.
+    """
     if "norm" in name:
         return "norm"
-    if ".self_attn." in name:
+    if ".self_attn." in name or ".conv." in name:
         return "attention"
-    if ".mlp." in name:
+    if ".mlp." in name or ".feed_forward." in name:
         return "mlp"
     return "embedding"
 

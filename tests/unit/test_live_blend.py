@@ -15,7 +15,10 @@ from thinkswitch.weights.pair import open_pair
 
 TS = (0.0, 0.3, 0.55, 0.8, 1.0)
 LENGTHS = [9, 4, 12, 7, 9]  # of the prompts that go with them
-SHAPES = [("qwen3", True), ("qwen3", False), ("qwen2", True), ("llama", False), ("mistral", False)]
+SHAPES = [
+    *(("qwen3", True), ("qwen3", False), ("qwen2", True), ("llama", False), ("mistral", False)),
+    *(("gemma2", True), ("lfm2", False)),  # layers of their own; test_families.py has all families
+]
 
 
 @pytest.fixture(scope="module", params=SHAPES, ids=lambda s: f"{s[0]}-{'tied' if s[1] else 'untied'}")

@@ -18,12 +18,12 @@ from thinkswitch.memory_plan import (
     fit_to_memory,
     plan_memory,
     resolve_quantisation,
-    token_bytes,
     weight_bytes,
 )
 from thinkswitch.preset import Preset, load_preset
 from thinkswitch.recipe import INSTRUCT, uniform_recipe
 from thinkswitch.weights.checkpoint import TensorInfo
+from thinkswitch.weights.kv_cache import cache_bytes
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.materialise import materialise
 from thinkswitch.weights.pair import Pair, open_pair
@@ -86,7 +86,7 @@ def test_the_cache_of_a_token_is_what_transformers_keeps(pair):
     cache = DynamicCache(config=model.config)
     model(input_ids=torch.zeros(2, 7, dtype=torch.long), past_key_values=cache, use_cache=True)
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-    assert held == 2 * 7 * token_bytes(pair.config, 4)
+    assert held == 2 * cache_bytes(pair.config, 4, tokens=7)
 
 
 def test_an_adapter_has_as_many_parameters_as_peft_makes(pair):
@@ -100,7 +100,7 @@ def test_qwen3_4b_has_the_known_sizes(qwen3_4b):
 
     33 M parameters at rank 16, by Unsloth's formula.
     """
-    assert token_bytes(qwen3_4b.config, 2) == 144 * 1024
+    assert cache_bytes(qwen3_4b.config, 2, tokens=1) == 144 * 1024
     assert weight_bytes(qwen3_4b, 2, True) / GIB == pytest.approx(2.6, rel=0.06)
     assert adapter_parameters(qwen3_4b, 16) / 1e6 == pytest.approx(33.0, rel=0.01)
 

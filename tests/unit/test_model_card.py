@@ -220,7 +220,9 @@ def mergekit_t(config: dict, name: str, depth: int) -> float:
     ],
     ids=["uniform", "kinds", "depth"],
 )
-def test_the_mergekit_configuration_means_the_same(pair, tmp_path, schedule):
+@pytest.mark.parametrize("family", ["qwen3", "lfm2", "olmo2"])
+def test_the_mergekit_configuration_means_the_same(folders, tmp_path, family, schedule):
+    pair = open_pair(*folders(family))
     export(pair, rounds.start(pair), 0.6, tmp_path / "out", schedule=schedule)
     config = yaml.safe_load((tmp_path / "out" / "mergekit.yml").read_text("utf-8"))
     [piece] = config["slices"]

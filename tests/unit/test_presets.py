@@ -280,7 +280,7 @@ def test_a_mixture_of_experts_is_refused_from_its_config_alone(tmp_path):
     )
     config.save_pretrained(tmp_path)
     message = "is a qwen3_moe model, and mixture-of-experts layers are not supported yet; known are "
-    with pytest.raises(UserError, match=re.escape(message + ", ".join(SUPPORTED)) + "$"):
+    with pytest.raises(UserError, match=re.escape(message + ", ".join(SUPPORTED))):
         open_checkpoint(str(tmp_path))
 
 

@@ -115,6 +115,8 @@ def check(args: Namespace) -> int:
         print(f"{role}: its chat template {opens} the trace")
         if str(checkpoint.prompting):
             print(f"{role}: asked with {checkpoint.prompting}")
+        if checkpoint.vision:
+            print(f"{role}: text only; the {len(checkpoint.vision)} tensors of its vision are left out")
     tags = pair.thinking.think_tags
     if tags != THINK:
         print(f"a trace stands between {tags.open} and {tags.close}")

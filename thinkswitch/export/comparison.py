@@ -5,7 +5,7 @@ rounding does not add up over the layers.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +38,16 @@ class Part:
 
 
 LOGITS = Part("logits")
+PART_KINDS = {  # of modules; others keep their names
+    "embed_tokens": "embedding",
+    "rotary_emb": "rotary table",
+    "self_attn": "attention",
+    "conv": "convolution",
+    "mlp": "MLP",
+    "feed_forward": "MLP",
+    "norm": "last norm",
+    "embedding_norm": "last norm",
+}
 
 
 @dataclass(frozen=True)
@@ -66,16 +76,20 @@ class VerificationResult:
 
 
 def model_parts(model: PreTrainedModel | Blend) -> dict[Part, nn.Module]:
-    """Every part of a model that computes something, in the order in which they run."""
+    """Every part of a model that computes something. Families name the norms of a layer as they like."""
     whole = model.model if isinstance(model, Blend) else model
     body = whole.model
-    parts = {Part("embedding"): body.embed_tokens, Part("rotary table"): body.rotary_emb}
+    parts = {Part(kind): module for kind, module in children(body) if module is not body.layers}
     for number, layer in enumerate(body.layers, 1):
-        parts[Part("first norm", number)] = layer.input_layernorm
-        parts[Part("attention", number)] = layer.self_attn
-        parts[Part("second norm", number)] = layer.post_attention_layernorm
-        parts[Part("MLP", number)] = layer.mlp
-    return parts | {Part("last norm"): body.norm, LOGITS: whole.lm_head}
+        parts |= {Part(kind, number): module for kind, module in children(layer)}
+    return parts | {LOGITS: whole.lm_head}
+
+
+def children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """(kind, module) of what a module consists of."""
+    for name, child in module.named_children():
+        if not isinstance(child, nn.Dropout):
+            yield PART_KINDS.get(name, name), child
 
 
 @torch.inference_mode()

@@ -115,6 +115,11 @@ def validate_point(point: ExportPoint) -> None:
             f"round above 0 is one{with_adapter if point.pair.update else ''}: choose that, or export the "
             "whole checkpoint"
         )
+    if point.adapter and point.pair.instruct.vision:
+        raise UserError(
+            f"{point.pair.instruct.name} also sees images, and an adapter of its text model alone would fit "
+            "no published checkpoint; export the whole checkpoint, which is of the text model"
+        )
 
 
 def validate_export_target(request: ExportRequest) -> None:

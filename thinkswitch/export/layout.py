@@ -46,7 +46,7 @@ def checkpoint_entries(pair: Pair, shard_bytes: int = SHARD_BYTES) -> dict[str, 
     else:
         files = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
     return {
-        name: replace(entries[name], file=file)
+        name: replace(entries[name], file=file, stored_as="")
         for file, names in zip(files, shards, strict=True)
         for name in names
     }
@@ -136,8 +136,10 @@ def write_small_files(folder: Path, point: ExportPoint) -> None:
         shutil.copyfile(source, folder / name)
     if point.adapter:
         write_adapter_config(folder, point)
-    else:
-        edit_json(folder / "config.json", forget_origin)
+        return
+    if point.pair.instruct.vision:
+        point.pair.config.save_pretrained(folder)  # of the text model alone
+    edit_json(folder / "config.json", forget_origin)
 
 
 def forget_origin(config: dict) -> None:

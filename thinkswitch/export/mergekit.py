@@ -6,7 +6,13 @@ from thinkswitch.export.point import ExportPoint, public_name
 from thinkswitch.weights.checkpoint import TensorInfo
 
 # A filter is part of a tensor's name; the first that fits counts. Norms come first: q_norm is in self_attn.
-FILTERS = {"norm": "norm", "attention": "self_attn", "mlp": "mlp"}
+FILTERS = {
+    "norm": "norm",
+    "self_attn": "attention",
+    "conv": "attention",
+    "mlp": "mlp",
+    "feed_forward": "mlp",
+}  # the module kind of each
 DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 
@@ -19,7 +25,11 @@ def mergekit_config(point: ExportPoint, entries: dict[str, TensorInfo]) -> str |
         return None
     instruct, thinking = public_name(point.pair.instruct), public_name(point.pair.thinking)
     layers = [0, point.pair.config.num_hidden_layers]
-    t = [{"filter": part, "value": t_over_depth(point, kind)} for kind, part in FILTERS.items()]
+    t = [
+        {"filter": part, "value": t_over_depth(point, kind)}
+        for part, kind in FILTERS.items()
+        if any(f"{part}." in name for name in entries)
+    ]
     t.append({"value": min(1.0, point.t * point.schedule.embedding)})  # whatever no filter fits
     sources = [{"model": side, "layer_range": layers} for side in (instruct, thinking)]
     config = {

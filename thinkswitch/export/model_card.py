@@ -37,6 +37,7 @@ def model_card(
         *base_note(point),
         *prompting_note(point),
         *(f"Note: {md_text(remark)}." for remark in point.pair.remarks),
+        *vision_note(point),
         "## Lineage",
         lineage_table(point, request.run),
         "## Recipe",
@@ -106,6 +107,12 @@ def prompting_note(point: ExportPoint) -> list[str]:
         if side.prompting.template_args:
             lines.append(f"- {role}: arguments of the chat template {md_code(side.prompting.template_args)}")
     return ["\n".join(["Measured with, and to be used with:", "", *lines])] if lines else []
+
+
+def vision_note(point: ExportPoint) -> list[str]:
+    if not point.pair.instruct.vision:
+        return []
+    return ["This is the text model of checkpoints that also see images; their vision was left out."]
 
 
 def loading_snippet(folder: str) -> str:

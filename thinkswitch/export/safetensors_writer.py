@@ -36,11 +36,12 @@ CACHED_BYTES = 1 << 30  # of a file being written that stay in the page cache, w
 def file_order(entries: dict[str, TensorInfo]) -> list[str]:
     """The order of tensors in the files: wide types first, so each begins at a multiple of its item size.
 
-    Then vectors, then matrices layer by layer, as a model reads them: so it can run while it is written.
+    Then all that is small, then matrices layer by layer, as a model reads them: so it can run while it is
+    written.
     """
 
     def key(name: str) -> tuple[int, bool]:
-        return -DTYPES[entries[name].dtype].itemsize, len(entries[name].shape) > 1
+        return -DTYPES[entries[name].dtype].itemsize, len(entries[name].shape) == 2
 
     return sorted(entries, key=key)
 

@@ -61,8 +61,8 @@ class StreamingVerifier:
     def wait_for_comparison(self, name: str) -> None:
         """Call before a tensor is written: waits while the comparison is too many layers behind it."""
         layer = layer_of(name) or 0
-        is_vector = len(self._entries[name].shape) == 1  # written before all matrices, and small
-        if layer >= self._layers_ahead and not is_vector:
+        is_matrix = len(self._entries[name].shape) == 2  # all else is small, and written before
+        if layer >= self._layers_ahead and is_matrix:
             self.wait_until_compared(layer - self._layers_ahead)
 
     def wait_until_compared(self, layer: int) -> None:

@@ -104,6 +104,7 @@ def open_adapted(
         base.config,
         base.entries,
         prompting,
+        vision=base.vision,
         base=base,
         header=header,
         own_files=own_files,

@@ -217,24 +217,26 @@ def stack_if_small(layers: Sequence[nn.Module]) -> torch.Tensor | None:
 class BlendEmbedding(nn.Module):
     """Token ids (rows, length) -> (rows, length, hidden)."""
 
-    def __init__(self, tables: Sequence[nn.Module], index: int, dtype: torch.dtype):
+    def __init__(self, tables: Sequence[nn.Module], index: int, dtype: torch.dtype, scale: float = 1.0):
         super().__init__()
         self.tables = nn.ModuleList(tables)
         self.index = index
         self.dtype = dtype
+        self.scale = float(torch.tensor(scale, dtype=dtype))  # rounded, as transformers rounds it
         self.c = torch.empty(0)  # (rows, 2, 1, 1), by `place`
 
     def place(self, coefficients: torch.Tensor, spans: list[Span]) -> None:
         self.c = coefficients[:, self.index, :2, None, None].to(self.dtype)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return weighted_sum(self.c, [table(ids) for table in self.tables])
+        rows = weighted_sum(self.c, [table(ids) for table in self.tables])
+        return rows if self.scale == 1 else rows.mul_(self.scale)
 
 
 class BlendNorm(nn.Module):
-    """RMSNorm with a gain per row; input (rows, length, ..., size)."""
+    """RMSNorm with a gain per row; input (rows, length, ..., size). `offset` is added to the weights."""
 
-    def __init__(self, gains: SideTensors, index: int, eps: float):
+    def __init__(self, gains: SideTensors, index: int, eps: float, offset: float = 0.0):
         super().__init__()
         self.gains = nn.ParameterList(nn.Parameter(gain, requires_grad=False) for gain in gains)
         # x / sqrt(mean(x^2) + eps) = sqrt(size) * x / sqrt(sum(x^2) + size * eps);
@@ -242,12 +244,13 @@ class BlendNorm(nn.Module):
         size = gains[0].numel()
         self.scale = size**0.5
         self.floor = size * eps
+        self.offset = self.scale * offset
         self.index = index
         self.gain = torch.empty(0)  # (rows, size) in float32, by `place`
 
     def place(self, coefficients: torch.Tensor, spans: list[Span]) -> None:
         c = coefficients[:, self.index, :2] * self.scale
-        self.gain = weighted_sum(c, [gain.float() for gain in self.gains])
+        self.gain = weighted_sum(c, [gain.float() for gain in self.gains]) + self.offset
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = x.float()

@@ -6,7 +6,7 @@ Every refusal says what is wrong and comes before any weight is read. Weights ar
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from thinkswitch.weights.safetensors_reader import (
     read_header,
     tensor_offsets,
 )
+from thinkswitch.weights.text_model import split_vision, text_config
 
 __all__ = ["DTYPES", "Checkpoint", "TensorInfo", "open_checkpoint", "tensor_offsets", "with_weights"]
 
@@ -63,6 +64,7 @@ class Checkpoint:
     config: PretrainedConfig
     entries: dict[str, TensorInfo]
     prompting: Prompting = Prompting()
+    vision: dict[str, TensorInfo] = field(default_factory=dict, kw_only=True)  # not used: see text_model.py
 
     def small_file(self, name: str) -> Path:
         """Where a file of the tokenizer, or generation_config.json, is, if there is one."""
@@ -130,12 +132,13 @@ class Checkpoint:
         for file in sorted({info.file for info in self.entries.values()}):
             with open_safetensors(self.folder / file) as shard:
                 for name in sorted(name for name, info in self.entries.items() if info.file == file):
-                    yield name, shard.get_tensor(name)
+                    yield name, shard.get_tensor(self.stored_name(name))
 
     def tensor(self, name: str, rows: slice = slice(None)) -> torch.Tensor:
         """A tensor as stored (memory-mapped); only `rows` of it are read."""
+        stored = self.stored_name(name)
         with open_safetensors(self.folder / self.entries[name].file) as shard:
-            return shard.get_tensor(name) if rows == slice(None) else shard.get_slice(name)[rows]
+            return shard.get_tensor(stored) if rows == slice(None) else shard.get_slice(stored)[rows]
 
     def stream(self, name: str, step: int) -> Iterator[torch.Tensor]:
         """A tensor in float32, `step` rows at a time, all blocks IN THE SAME MEMORY (see `BlockReader`)."""
@@ -146,7 +149,15 @@ class Checkpoint:
         path = self.folder / info.file
         if path not in self._offsets:
             self._offsets[path] = tensor_offsets(path)
-        yield from BlockReader(path, self._offsets[path][name], info, step)
+        yield from BlockReader(path, self._offsets[path][self.stored_name(name)], info, step)
+
+    def stored_name(self, name: str) -> str:
+        """The name of a tensor in its file."""
+        return self.entries[name].stored_as or name
+
+    def stored(self) -> list[TensorInfo]:
+        """All that the files hold."""
+        return [*self.entries.values(), *self.vision.values()]
 
     @cached_property
     def _offsets(self) -> dict[Path, dict[str, int]]:
@@ -167,7 +178,8 @@ def open_checkpoint(name: str, headers_only: bool = False, prompting: Prompting 
 def open_folder(name: str, folder: Path, on_hub: bool, prompting: Prompting = Prompting()) -> Checkpoint:
     """A checkpoint from its headers. `folder`, `on_hub`: as from `find_folder`."""
     config = read_config(name, folder)
-    checkpoint = Checkpoint(name, folder, config, read_headers(name, folder, on_hub), prompting)
+    entries, vision = split_vision(read_headers(name, folder, on_hub))
+    checkpoint = Checkpoint(name, folder, config, entries, prompting, vision=vision)
     check_chat_template(checkpoint)
     return checkpoint
 
@@ -191,6 +203,7 @@ def read_config(name: str, folder: Path) -> PretrainedConfig:
         raise UserError(f"{name}/config.json cannot be used: {first_line(error)}") from None
     if getattr(config, "quantization_config", None):
         raise UserError(f"{name} is quantised; interpolation needs the original weights")
+    config = text_config(config)
     require_supported(name, config)
     return config
 
@@ -291,7 +304,7 @@ def with_weights(*checkpoints: Checkpoint) -> list[Checkpoint]:
     """
     missing = [hub.missing_files(c.folder, read_index(c.folder)[0]) for c in checkpoints]
     sizes = [
-        sum(info.nbytes for info in checkpoint.entries.values() if info.file in files)
+        sum(info.nbytes for info in checkpoint.stored() if info.file in files)
         for checkpoint, files in zip(checkpoints, missing, strict=True)
     ]
     free = shutil.disk_usage(checkpoints[0].folder).free
@@ -306,6 +319,7 @@ def with_weights(*checkpoints: Checkpoint) -> list[Checkpoint]:
         if files:
             name, folder = checkpoint.name, checkpoint.folder
             hub.fetch(name, folder, files, read_index(folder)[0], size)
-            checkpoint = replace(checkpoint, entries=read_headers(name, folder))
+            entries, vision = split_vision(read_headers(name, folder))
+            checkpoint = replace(checkpoint, entries=entries, vision=vision)
         complete.append(checkpoint)
     return complete

@@ -20,6 +20,7 @@ from transformers import PretrainedConfig
 from thinkswitch.errors import UserError, list_some
 from thinkswitch.recipe import Coefficients, Recipe
 from thinkswitch.weights.adapter import Adapter
+from thinkswitch.weights.blend_convolution import BlendKernel, ShortConvolution
 from thinkswitch.weights.blend_layers import (
     BlendBias,
     BlendEmbedding,
@@ -31,14 +32,14 @@ from thinkswitch.weights.blend_layers import (
 )
 from thinkswitch.weights.checkpoint import Checkpoint
 from thinkswitch.weights.device import malloc_trim
-from thinkswitch.weights.families import layer_kind
+from thinkswitch.weights.families import FAMILIES, embedding_scale, epsilon, layer_kind
 from thinkswitch.weights.materialise import empty_model, finalise_model
 from thinkswitch.weights.offload import OffloadedEmbedding, OffloadedLinear
 from thinkswitch.weights.pair import Pair
 from thinkswitch.weights.quantise import four_bit_linear, four_bit_tensors, quantisable
 
 CHECKPOINTS = 2  # the first coefficients of a recipe; those of the adapters follow
-BLENDED = (BlendLinear, BlendEmbedding, BlendNorm)
+BLENDED = (BlendLinear, BlendEmbedding, BlendNorm, BlendKernel)
 
 
 def ignore_progress(done: int, total: int) -> None:
@@ -196,13 +197,20 @@ class Blend(nn.Module):
         index = self._index[weight]
         if kind == "embedding":
             tables = factory.embedding(weight)
-            self.model.set_submodule(path, BlendEmbedding(tables, index, self.dtype))
+            blended = BlendEmbedding(tables, index, self.dtype, embedding_scale(module))
+            self.model.set_submodule(path, blended)
             if self.config.tie_word_embeddings:
                 self.model.lm_head = BlendLinear(factory.tied_head(weight, tables), index, self.dtype)
             return {weight}
         if kind == "norm":
-            epsilon: float = module.variance_epsilon  # type: ignore[assignment]
-            self.model.set_submodule(path, BlendNorm(factory.tensors(weight), index, epsilon))
+            offset = FAMILIES[self.config.model_type].gain_offset
+            norm = BlendNorm(factory.tensors(weight), index, epsilon(module), offset)
+            self.model.set_submodule(path, norm)
+            return {weight}
+        if kind == "convolution":
+            owner = path.rpartition(".")[0]
+            kernel = BlendKernel(factory.tensors(weight), index, self.dtype)
+            self.model.set_submodule(owner, ShortConvolution(self.model.get_submodule(owner), kernel))
             return {weight}
         if kind == "linear":
             is_head = not self.config.tie_word_embeddings and module is self.model.get_output_embeddings()

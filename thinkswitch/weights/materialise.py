@@ -12,6 +12,8 @@ from thinkswitch.recipe import Recipe
 from thinkswitch.weights.adapter import Adapter
 from thinkswitch.weights.checkpoint import Checkpoint
 from thinkswitch.weights.device import malloc_trim
+from thinkswitch.weights.families import embedding_scale, uses_long_rope
+from thinkswitch.weights.long_rope import LongRope
 from thinkswitch.weights.pair import Pair
 from thinkswitch.weights.quantise import four_bit_linear, quantisable
 
@@ -115,8 +117,15 @@ def empty_model(source: Pair | Checkpoint) -> PreTrainedModel:
 
 
 def finalise_model(model: PreTrainedModel, checkpoint: Checkpoint, device: str) -> None:
-    """Add what no checkpoint stores, the rotary table and the stop tokens. Then nothing may be missing."""
-    model.model.rotary_emb = type(model.model.rotary_emb)(checkpoint.config).to(device)
+    """Add what no checkpoint stores: rotary table, Gemma's scale, stop tokens. Then nothing is missing."""
+    config = checkpoint.config
+    if uses_long_rope(config):
+        model.model.rotary_emb = LongRope(config, device)
+    else:
+        model.model.rotary_emb = type(model.model.rotary_emb)(config).to(device)
+    embedding = model.get_input_embeddings()
+    if embedding_scale(embedding) != 1:
+        embedding.embed_scale = torch.tensor(embedding_scale(embedding), device=device)
     model.generation_config = GenerationConfig(
         eos_token_id=sorted(checkpoint.stop_token_ids), pad_token_id=checkpoint.tokenizer.pad_token_id
     )

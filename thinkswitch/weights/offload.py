@@ -6,7 +6,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from thinkswitch.weights.checkpoint import Checkpoint
-from thinkswitch.weights.families import layer_kind
+from thinkswitch.weights.families import embedding_scale, layer_kind
 from thinkswitch.weights.materialise import empty_model, finalise_model, rows_per_block
 
 LARGE_BYTES = 1_000_000_000  # in float32; a larger model stays on the disk when it is only compared
@@ -19,14 +19,14 @@ def open_offloaded(checkpoint: Checkpoint) -> PreTrainedModel:
         name = f"{path}.weight"
         kind = layer_kind(module, checkpoint.config)
         if kind == "embedding":
-            model.set_submodule(path, OffloadedEmbedding(checkpoint, name))
+            model.set_submodule(path, OffloadedEmbedding(checkpoint, name, embedding_scale(module)))
             if checkpoint.config.tie_word_embeddings:
                 model.lm_head = OffloadedLinear(checkpoint, name)
         elif kind == "linear" and name in checkpoint.entries:
             model.set_submodule(
                 path, OffloadedLinear(checkpoint, name, read_bias(checkpoint, f"{path}.bias"))
             )
-        elif kind == "norm" and name in checkpoint.entries:
+        elif kind in ("norm", "convolution") and name in checkpoint.entries:
             module.weight = nn.Parameter(checkpoint.tensor(name).float(), requires_grad=False)
     finalise_model(model, checkpoint, "cpu")
     return model
@@ -55,10 +55,11 @@ class OffloadedLinear(nn.Module):
 class OffloadedEmbedding(nn.Module):
     """An embedding whose table stays on the disk; the rows that are asked for are read (memory-mapped)."""
 
-    def __init__(self, checkpoint: Checkpoint, name: str):
+    def __init__(self, checkpoint: Checkpoint, name: str, scale: float = 1.0):
         super().__init__()
         self.checkpoint = checkpoint
         self.name = name
+        self.scale = scale
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return F.embedding(ids, self.checkpoint.tensor(self.name)).float()
+        return F.embedding(ids, self.checkpoint.tensor(self.name)).float() * self.scale

@@ -23,7 +23,7 @@ from thinkswitch.weights.checkpoint import (
     tokenizer_differences,
     with_weights,
 )
-from thinkswitch.weights.families import CONFIG_KEYS_THAT_MUST_AGREE
+from thinkswitch.weights.families import keys_that_must_agree
 from thinkswitch.weights.prompting import Prompting, prompting_of, tags_or_default
 
 AS_THEY_CAME = (Prompting(), Prompting())
@@ -164,7 +164,7 @@ def differences(pair: Pair) -> list[str]:
 
 def config_differences(pair: Pair) -> list[str]:
     found = []
-    for key in CONFIG_KEYS_THAT_MUST_AGREE:
+    for key in keys_that_must_agree(pair.config):
         instruct, thinking = (getattr(checkpoint.config, key, None) for checkpoint in pair.checkpoints)
         if instruct != thinking:
             found.append(f"{key} differs ({_shorten(instruct)} / {_shorten(thinking)})")

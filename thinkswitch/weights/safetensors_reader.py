@@ -36,6 +36,7 @@ class TensorInfo:
     shape: tuple[int, ...]
     dtype: str  # a key of DTYPE_BITS
     file: str
+    stored_as: str = ""  # its name in the file, where that is another one
 
     @property
     def nbytes(self) -> float:

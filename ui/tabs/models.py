@@ -153,6 +153,8 @@ def report_html(preset: Preset) -> Markup:
     ]
     if pair.same_weights:
         facts.append(("Weights", about_same_weights(pair)))
+    if pair.instruct.vision or pair.thinking.vision:
+        facts.append(("Vision", "left out: the text model alone is used"))
     if not found:
         facts.append(("Memory", memory_html(pair, preset)))
     return html.facts(facts)
