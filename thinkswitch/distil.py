@@ -35,6 +35,9 @@ from thinkswitch.weights.pair import Pair
 LOGIT_CHUNK = 256  # answer tokens whose logits are in memory at once
 
 
+STATE = "distil.safetensors"  # of a training that has not ended: weights and moments
+
+
 @dataclass(frozen=True)
 class Example:
     """What the loss sees of a sample."""
@@ -85,6 +88,14 @@ def check_targets(preset: Preset, pair: Pair) -> None:
             )
 
 
+def already_trained(folder: Path) -> bool:
+    """Whether the adapter is in `folder`. A death just after that left the training's state, which goes."""
+    trained = (folder / "adapter").is_dir()
+    if trained:
+        (folder / STATE).unlink(missing_ok=True)
+    return trained
+
+
 def train_adapter(model, examples: list[Example], preset: Preset, seed: int, folder: Path) -> Iterator[Step]:
     """Train a new adapter on `model` (which is changed) and write it to `folder`/adapter in PEFT's format.
 
@@ -100,7 +111,7 @@ def train_adapter(model, examples: list[Example], preset: Preset, seed: int, fol
     weights = [p for p in wrapped.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=preset.learning_rate, weight_decay=preset.weight_decay)
     plan = batches(examples, preset, seed)
-    state = folder / "distil.safetensors"
+    state = folder / STATE
     micro_batch = preset.micro_batch
     writes = distributed.rank() == 0
     for step in range(restore_state(state, weights, optimiser), len(plan)):

@@ -20,7 +20,7 @@ from itertools import product
 from pathlib import Path
 
 from thinkswitch import evaluate, rounds, runs, samples
-from thinkswitch.distil import make_example, train_adapter
+from thinkswitch.distil import already_trained, make_example, train_adapter
 from thinkswitch.errors import UserError
 from thinkswitch.evaluate import seed_of
 from thinkswitch.memory_plan import LOOP, fit_to_memory, resolve_machine
@@ -143,7 +143,7 @@ def distil(context: RunContext, previous: Round, kept: list[dict]) -> Stage:
     """Train the next adapter on (prompt, stripped answer), under the instruct checkpoint's chat template."""
     number = previous.number + 1
     folder = runs.round_dir(context.folder, number)
-    if (folder / "adapter").is_dir():
+    if already_trained(folder):
         return
     if distributed.rank() == 0:
         distributed.broadcast((context.folder, number))  # the other processes train along, see cli/worker.py

@@ -319,6 +319,17 @@ def test_an_adapter_that_is_no_plain_lora_is_refused(pair, tmp_path):
         load_adapter(tmp_path / "adapter")
 
 
+def test_a_death_between_the_adapter_and_the_end_leaves_nothing_behind(pair, tmp_path):
+    """The moments, twice as large as the adapter, stayed in the round for good."""
+    train(pair, tmp_path)
+    state = tmp_path / distil.STATE
+    state.write_bytes(b"moments")
+    assert distil.already_trained(tmp_path) and not state.exists()
+    state.write_bytes(b"moments")
+    (tmp_path / "adapter").rename(tmp_path / "away")
+    assert not distil.already_trained(tmp_path) and state.exists()  # a training to continue
+
+
 def test_four_bit_trains_on_a_cpu(folders, tmp_path):
     pair = open_pair(*folders("qwen2"))  # biases, too
     steps = train(pair, tmp_path, dataclasses.replace(PRESET, epochs=10), same_answer(), four_bit=True)
