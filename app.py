@@ -4,6 +4,7 @@ The page is up before torch is imported: the pair is opened in a thread, and the
 """
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from ui.pulse import Pulse
 from ui.studio import Studio
 from ui.tabs import compare, explore, export, loop, models
 from ui.widgets import theme
+from ui.widgets.assets import asset
 from ui.widgets.components import MessageBox
 from ui.widgets.events import on
 
@@ -65,10 +67,8 @@ def build(studio: Studio) -> gr.Blocks:
 
 
 def run_timers_of_the_open_tab(tabs: gr.Tabs, timers: dict[str, gr.Timer]) -> None:
-    def select(event: gr.SelectData) -> dict[Component, Any]:
-        return {timer: gr.Timer(active=event.value == name) for name, timer in timers.items()}
-
-    on(tabs.select, select, None, list(timers.values()))
+    js = asset("run_timers.js").replace("NAMES", json.dumps(list(timers)))
+    on(tabs.select, None, None, list(timers.values()), js=js, trigger_mode="multiple")
 
 
 def close_page(studio: Studio) -> Callable[[gr.Request], None]:

@@ -33,8 +33,6 @@ from thinkswitch.weights.families import head_logits
 from thinkswitch.weights.pair import Pair
 
 LOGIT_CHUNK = 256  # answer tokens whose logits are in memory at once
-
-
 STATE = "distil.safetensors"  # of a training that has not ended: weights and moments
 
 

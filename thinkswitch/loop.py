@@ -5,7 +5,7 @@ One round of ThinkSwitch:
     think     the thinking checkpoint answers the prompts: a reasoning trace, then an answer
     strip     the trace is cut away; (prompt, answer) is kept
     distil    LoRA trains the instruct checkpoint on the kept answers
-    rebuild   the next thinking checkpoint = SLERP(new instruct, anchor; t); anchor: the original thinking one
+    rebuild   thinking = SLERP(new instruct, anchor; t); anchor: the original or previous checkpoint
     measure   both checkpoints are scored on held-out problems
 
 `run` yields an Event whenever something happened; the results are in the run folder. Each stage looks there

@@ -30,14 +30,14 @@ class QueuedDecode:
 
 @dataclass(frozen=True)
 class Waiting:
-    """DecodeUpdate of a decode that has not begun: how many are before it."""
+    """A decode waits for its turn."""
 
-    ahead: int
+    ahead: int  # how many others must end first; 0: it begins
 
 
 @dataclass
 class DecodeUpdate:
-    """DecodeUpdate of a decode: the latest chunk of each row that has a new one, and when rows ended."""
+    """The latest chunk of each row that has a new one, and when rows ended."""
 
     chunks: dict[int, Chunk] = field(default_factory=dict)
     ended_at: dict[int, float] = field(default_factory=dict)  # on the monotonic clock

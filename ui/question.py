@@ -49,7 +49,7 @@ class Question:
 
 
 def read_question(values: dict[str, Any]) -> Question:
-    """An Question from the values of the components; an empty box counts as its neutral value."""
+    """A Question from the values of the components; an empty box counts as its neutral value."""
     return Question(
         prompt=values["prompt"] or "",
         t=float(values["t"] or 0),

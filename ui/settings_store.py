@@ -13,18 +13,10 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from thinkswitch.preset import Preset, to_yaml
+from ui.widgets.assets import asset
 
 if TYPE_CHECKING:
     from gradio.components import Component
-
-STORE_CHANGED = """(...values) => {
-  const first = FIRST;
-  const changed = {};
-  Object.keys(first).forEach((name, i) => {
-    if (JSON.stringify(values[i]) !== JSON.stringify(first[name])) changed[name] = values[i];
-  });
-  return [{ changed }];
-}"""
 
 
 def storage_key(preset: Preset) -> str:
@@ -45,7 +37,7 @@ def by_elem_id(components: list[Component]) -> dict[str, Component]:
 def keep(stored: gr.BrowserState, components: list[Any]) -> None:
     """Store what differs from the first values whenever a component changes."""
     first = {name: component.value for name, component in by_elem_id(components).items()}
-    js = STORE_CHANGED.replace("FIRST", json.dumps(first))
+    js = asset("store_changed.js").replace("FIRST", json.dumps(first))
     changes = [component.change for component in components]
     gr.on(changes, None, components, stored, js=js, api_visibility="private")
 

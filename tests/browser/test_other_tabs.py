@@ -86,3 +86,18 @@ def test_a_name_typed_while_the_export_tab_opens_stays(tiny, visit):
         page.wait_for_timeout(500)
         assert page.input_value(name) == f"mine-{t}"
         fill(page, "export-folder", "")
+
+
+def test_the_tab_that_is_opened_last_is_alive(tiny, visit):
+    """Gradio drops an event while an earlier one of its kind is pending: Explore's timer never started."""
+    page = visit(tiny.url)
+    answered(page)
+    page.evaluate("""async () => {
+        const tab = name => [...document.querySelectorAll('#tabs button[role=tab]')]
+            .find(button => button.innerText.trim() === name);
+        for (const name of ['Models', 'Loop', 'Export', 'Loop', 'Explore']) {
+            tab(name).click();
+            await new Promise(done => setTimeout(done, 15));
+        }
+    }""")
+    page.wait_for_selector("#explore-angles .main-svg", timeout=30_000)

@@ -127,7 +127,7 @@ def head_logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
 
 def epsilon(norm: nn.Module) -> float:
     """What an RMSNorm adds to the mean square."""
-    return norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps  # type: ignore[return-value]
+    return next(getattr(norm, name) for name in ("variance_epsilon", "eps") if hasattr(norm, name))
 
 
 def embedding_scale(embedding: nn.Module) -> float:

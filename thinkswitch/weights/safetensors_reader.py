@@ -143,7 +143,8 @@ class BlockReader:
 
     def fill(self, file, count: int) -> None:
         """Read `count` rows as they are stored."""
-        waiting = memoryview(self.stored[:count].view(torch.uint8).numpy()).cast("B")  # type: ignore[arg-type]
+        stored = self.stored[:count].view(torch.uint8).numpy()
+        waiting = memoryview(stored).cast("B")  # type: ignore[arg-type]
         while waiting:
             received = file.readinto(waiting)
             if not received:

@@ -19,7 +19,7 @@ from ui.studio import Studio
 from ui.widgets import html, sampling_form, theme
 from ui.widgets.assets import asset
 from ui.widgets.components import Answer, AnswerCard, Chart, MessageBox
-from ui.widgets.events import on
+from ui.widgets.events import on, on_choice
 
 SHORT = 256  # answers of at most so many tokens are decoded without being asked for
 CHART_DESCRIPTION = "Probability, for this prompt, of opening a trace over t"
@@ -93,7 +93,7 @@ def lay_out(studio: Studio, schedule: gr.State) -> View:
             max_lines=8,
             scale=6,
             min_width=300,
-            placeholder="Question anything the pair can answer",
+            placeholder="Ask anything the pair can answer",
             max_length=20_000,
         )
         button: dict[str, Any] = {"size": "md", "scale": 1}
@@ -234,7 +234,7 @@ def show_answers(studio: Studio, view: View) -> None:
                 gr.Warning(escape(sentence))
             yield view.values(screen)
 
-    on(view.asked.change, watch, None, view.outputs, trigger_mode="always_last")
+    on_choice(view.asked.change, watch, None, view.outputs)
 
 
 def listen_trace_chart(event: Callable, handlers: Handlers, view: View) -> Any:

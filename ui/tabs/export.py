@@ -19,7 +19,7 @@ from ui.studio import EXPORTS, Studio
 from ui.widgets import html
 from ui.widgets.assets import asset
 from ui.widgets.components import MessageBox
-from ui.widgets.events import on
+from ui.widgets.events import on, on_choice
 
 if TYPE_CHECKING:
     from thinkswitch.export.export import Exported
@@ -161,7 +161,7 @@ def show_plan(studio: Studio, form: Form, plan: MessageBox) -> Callable[..., Mar
 
     inputs = list(vars(form).values())
     for part in (form.round, form.t, form.with_schedule, form.layout, form.folder, form.replace):
-        on(part.change, look, inputs, plan, trigger_mode="always_last")
+        on_choice(part.change, look, inputs, plan)
     return look
 
 
@@ -208,7 +208,7 @@ def fill_from_compare(
 
     def take(event: Callable[..., Dependency], compare: dict) -> Dependency:
         inputs = [compare["round"], compare["t"], form.folder, form.schedule]
-        filled = on(event, fill, inputs, [form.round, form.t, form.with_schedule, renaming])
+        filled = on_choice(event, fill, inputs, [form.round, form.t, form.with_schedule, renaming])
         # in the browser, which knows what has been typed since the server was asked
         named = on(filled.then, None, [form.folder, renaming], form.folder, js=asset("rename.js"))
         return on(named.then, look, list(vars(form).values()), plan)

@@ -14,7 +14,7 @@ from thinkswitch.preset import Preset
 from ui.studio import Studio
 from ui.widgets import charts, form, html, run_progress, samples
 from ui.widgets.components import Chart, LogBox, MessageBox
-from ui.widgets.events import on
+from ui.widgets.events import on, on_choice
 
 INTRODUCTION = (
     "Start runs the loop with the settings above. "
@@ -153,7 +153,7 @@ def follow_run(studio: Studio, view: View, timer: gr.Timer) -> Dependency:
         return refresh(studio, view, name, None) or gr.skip()
 
     on(timer.tick, tick, [view.run, view.seen], view.outputs)
-    return on(view.run.input, choose, view.run, view.outputs)
+    return on_choice(view.run.input, choose, view.run, view.outputs)
 
 
 def control_runs(studio: Studio, view: View, start: gr.Button, settings: dict[str, form.Component]) -> None:
@@ -213,8 +213,8 @@ def browse_samples(
             return html.toast(UserError(studio.public(str(error))))
 
     for choice in (chosen.then, view.round.change, which.change):
-        on(choice, show_table, [view.run, view.round, which], [table, detail])
-    on(table.select, show_details, view.run, detail)
+        on_choice(choice, show_table, [view.run, view.round, which], [table, detail])
+    on(table.select, show_details, view.run, detail, trigger_mode="multiple")
 
 
 # ---- what the tab shows of a run

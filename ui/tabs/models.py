@@ -12,7 +12,7 @@ from thinkswitch.text import format_bytes
 from ui.studio import Studio
 from ui.widgets import html
 from ui.widgets.components import MessageBox
-from ui.widgets.events import on
+from ui.widgets.events import on, on_choice
 
 if TYPE_CHECKING:
     from thinkswitch.memory_plan import Phase
@@ -68,7 +68,7 @@ def build(studio: Studio) -> dict:
             return html.toast(UserError(studio.public(str(error))))
         return html.quiet("Progress is shown above the tabs.")
 
-    on(preset.input, choose, preset, [instruct, thinking])
+    on_choice(preset.input, choose, preset, [instruct, thinking])
     for event in (check.click, instruct.submit, thinking.submit):
         on(event, do_check, boxes, report)
     on(load.click, do_load, boxes, report)  # the status above the tabs is updated by the page, not from here

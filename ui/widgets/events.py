@@ -12,3 +12,13 @@ def on(
     """`event(fn, inputs, outputs)`: no progress overlay, no API page, any number of calls at a time."""
     settings = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None, **options}
     return event(fn, inputs, outputs, **settings)
+
+
+def on_choice(
+    event: Callable[..., Dependency], fn: Callable | None, inputs=None, outputs=None, **options: Any
+) -> Dependency:
+    """`on`, where the last choice must win: Gradio drops an event while an earlier one of it is pending.
+
+    Not for handlers that take gr.SelectData: an event that Gradio repeats later carries none.
+    """
+    return on(event, fn, inputs, outputs, trigger_mode="always_last", **options)

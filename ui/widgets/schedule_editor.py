@@ -13,7 +13,7 @@ from thinkswitch.preset import check_schedule
 from thinkswitch.recipe import Schedule
 from ui.widgets import charts, html, layer_charts
 from ui.widgets.components import Chart, MessageBox
-from ui.widgets.events import on
+from ui.widgets.events import on, on_choice
 
 KINDS = {"attention": "Attention", "mlp": "MLP", "norm": "Norm", "embedding": "Embedding"}
 DEPTH_HELP = (
@@ -69,9 +69,9 @@ class Editor:
         def redraw_after(event: Callable[..., Dependency]) -> Dependency:
             return on(event, edited, inputs, outputs)
 
-        on(self.name.input, ablation, self.name, self.values)
+        on_choice(self.name.input, ablation, self.name, self.values)
         for part in inputs:
-            on(part.change, edited, inputs, outputs, trigger_mode="always_last")
+            on_choice(part.change, edited, inputs, outputs)
         return redraw_after
 
 
