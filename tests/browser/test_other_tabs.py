@@ -86,6 +86,21 @@ def test_a_name_typed_while_the_export_tab_opens_stays(tiny, visit):
         page.wait_for_timeout(500)
         assert page.input_value(name) == f"mine-{t}"
         fill(page, "export-folder", "")
+    # about to type: the name came between the click into the field and the first key, and stood before the key
+    page.evaluate("""() => {
+        const fetchNow = window.fetch;
+        window.fetch = async (...call) => {
+            await new Promise(done => setTimeout(done, 1500));
+            return fetchNow(...call);
+        };
+    }""")
+    open_tab(page, "Compare")
+    open_tab(page, "Export")
+    page.focus(name)
+    assert page.input_value(name) == ""
+    page.wait_for_timeout(4000)
+    page.keyboard.type("mine")
+    assert page.input_value(name) == "mine"
 
 
 def test_the_tab_that_is_opened_last_is_alive(tiny, visit):
