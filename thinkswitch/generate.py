@@ -17,7 +17,7 @@ import torch
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from thinkswitch.errors import UserError
-from thinkswitch.penalties import Penalties
+from thinkswitch.penalties import find_penalties
 from thinkswitch.recipe import Recipe
 from thinkswitch.think_parser import ThinkParser
 from thinkswitch.think_tags import THINK, Tags
@@ -293,13 +293,12 @@ class Sampler:
 
     def __init__(self, rows: list[Row], device: torch.device | str):
         self.random = [random.Random(row.seed) for row in rows]
-        samplings = [row.sampling for row in rows]
-        settings = [(s.temperature, s.top_p, s.top_k, s.min_p) for s in samplings]
+        settings = [(s.temperature, s.top_p, s.top_k, s.min_p) for s in (row.sampling for row in rows)]
         columns = torch.tensor(settings, dtype=torch.float32, device=device)[:, :, None]
         self.temperature, self.top_p, self.top_k, self.min_p = columns.unbind(1)  # (rows, 1) each
-        repetition = [s.repetition_penalty for s in samplings]
-        presence = [s.presence_penalty for s in samplings]
-        self.penalties: Penalties | None = Penalties([row.ids for row in rows], repetition, presence, device)
+        repetition = [row.sampling.repetition_penalty for row in rows]
+        presence = [row.sampling.presence_penalty for row in rows]
+        self.penalties = find_penalties([row.ids for row in rows], repetition, presence, device)
         self._find_shortcuts()
 
     def _find_shortcuts(self) -> None:

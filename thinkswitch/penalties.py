@@ -2,7 +2,17 @@
 
 import torch
 
-READ, WRITTEN = 1, 2  # a token of the prompt; of the answer, whether or not the prompt has it, too
+
+def find_penalties(
+    prompts: list[tuple[int, ...]],
+    repetition: list[float],
+    presence: list[float],
+    device: torch.device | str,
+) -> "Penalties | None":
+    """None where no row has a penalty."""
+    if set(repetition) == {1.0} and set(presence) == {0.0}:
+        return None
+    return Penalties(prompts, repetition, presence, device)
 
 
 class Penalties:
@@ -19,11 +29,12 @@ class Penalties:
         presence: list[float],
         device: torch.device | str,
     ):
-        self.prompts = prompts
         self.repetition = torch.tensor(repetition, dtype=torch.float32, device=device)[:, None]
         self.presence = torch.tensor(presence, dtype=torch.float32, device=device)[:, None]
-        # (rows, vocabulary): 0, READ or WRITTEN, a byte each; made by the first logits, which know its width
-        self.seen: torch.Tensor | None = None
+        # (rows, tokens): first the prompts, the shorter ones filled up with a token that they have anyway
+        self.width = max(len(ids) for ids in prompts)
+        filled = [ids + ids[-1:] * (self.width - len(ids)) for ids in prompts]
+        self.seen = torch.tensor(filled, device=device)
 
     @property
     def in_use(self) -> bool:
@@ -31,27 +42,24 @@ class Penalties:
 
     def filter(self, keep: torch.Tensor) -> None:
         """Keep only the rows at these positions."""
-        self.prompts = [self.prompts[i] for i in keep.tolist()]
-        self.repetition, self.presence = self.repetition[keep], self.presence[keep]
-        if self.seen is not None:
-            self.seen = self.seen[keep]
+        self.repetition, self.presence, self.seen = (
+            self.repetition[keep],
+            self.presence[keep],
+            self.seen[keep],
+        )
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits (rows, vocabulary) in float32, lowered; a row without penalties keeps its own to the bit."""
-        if self.seen is None:
-            self.seen = self._read_prompts(logits)
+        """A copy of logits (rows, vocabulary) in float32, lowered; rows without penalties keep every bit.
+
+        A token that was seen twice is written twice, with the same value.
+        """
+        scores = logits.gather(1, self.seen)
         # dividing a negative logit would raise it
-        lowered = torch.where(logits < 0, logits * self.repetition, logits / self.repetition)
-        lowered = torch.where(self.seen > 0, lowered, logits)
-        return torch.where(self.seen == WRITTEN, lowered - self.presence, lowered)
+        scores = torch.where(scores < 0, scores * self.repetition, scores / self.repetition)
+        lowered = logits.scatter(1, self.seen, scores)
+        written = self.seen[:, self.width :]
+        return lowered.scatter_(1, written, lowered.gather(1, written) - self.presence)
 
     def add(self, tokens: torch.Tensor) -> None:
         """Note the next token (rows,) of every row."""
-        assert self.seen is not None
-        self.seen.scatter_(1, tokens[:, None], WRITTEN)
-
-    def _read_prompts(self, logits: torch.Tensor) -> torch.Tensor:
-        seen = torch.zeros(logits.shape, dtype=torch.uint8, device=logits.device)
-        for row, ids in zip(seen, self.prompts, strict=True):
-            row[torch.tensor(ids, dtype=torch.long, device=logits.device)] = READ
-        return seen
+        self.seen = torch.cat([self.seen, tokens[:, None]], 1)
