@@ -105,15 +105,26 @@ def seed_of(*parts) -> int:
 
 def sampling(preset: Preset, role: str, greedy: bool = False) -> Sampling:
     """How the preset samples from a checkpoint; `role` is instruct | thinking."""
-    if role == "instruct":
-        chosen = Sampling(
-            preset.instruct_temperature, preset.instruct_top_p, preset.instruct_top_k, preset.instruct_tokens
-        )
-    else:
-        chosen = Sampling(
-            preset.think_temperature, preset.think_top_p, preset.think_top_k, preset.think_tokens
-        )
-    return Sampling(max_new_tokens=chosen.max_new_tokens) if greedy else chosen
+    prefix = "instruct" if role == "instruct" else "think"
+
+    def setting(name: str):
+        return getattr(preset, f"{prefix}_{name}")
+
+    chosen = Sampling(
+        temperature=setting("temperature"),
+        top_p=setting("top_p"),
+        top_k=setting("top_k"),
+        max_new_tokens=setting("tokens"),
+        min_p=setting("min_p"),
+        repetition_penalty=setting("repetition_penalty"),
+        presence_penalty=setting("presence_penalty"),
+    )
+    return make_greedy(chosen) if greedy else chosen
+
+
+def make_greedy(settings: Sampling) -> Sampling:
+    """The same without chance. Penalties stay, as in transformers: greedy answers need them most."""
+    return replace(settings, temperature=0.0, top_p=1.0, top_k=0, min_p=0.0)
 
 
 def with_token_limit(settings: Sampling, tokens: int | None) -> Sampling:

@@ -32,6 +32,7 @@ NF4_BYTES = 0.5 + 1 / NF4_BLOCK + 4 / (NF4_BLOCK * 256)
 OVERHEAD = {"cuda": 1.1e9, "mps": 0.6e9, "cpu": 0.6e9}
 CACHE_GROWTH = 1 + kv_cache.GROWTH
 LOGIT_BYTES = 4 * 3  # per token of the vocabulary and row: float32, as computed, scaled and sorted
+LOWERED_BYTES = 4  # likewise: a copy that penalties make
 PROMPT_TOKENS = 512  # assumed length of a prompt
 COMPARE_ROWS = 3  # instruct, blend and thinking
 MOST_TOKENS = 1 << 24  # no answer is longer
@@ -280,7 +281,7 @@ def decoding_parts(setup: Setup, rows: int, tokens: int, prompt: int = PROMPT_TO
     cache = rows * kv_cache.cache_bytes(setup.config, setup.value_bytes, prompt + tokens) * CACHE_GROWTH
     return {
         f"cache of {rows} x {tokens:,} tokens": cache,
-        "logits": rows * setup.config.vocab_size * LOGIT_BYTES,
+        "logits": rows * setup.config.vocab_size * (LOGIT_BYTES + LOWERED_BYTES),
         "activations": layer_activation_bytes(setup.config, rows * prompt, setup.value_bytes),
     }
 

@@ -116,14 +116,34 @@ class Preset:
     think_temperature: float = setting(0.6, "Thinking checkpoint. 0 = greedy.", 0, 10, group="Sampling")
     think_top_p: float = setting(0.95, "Thinking checkpoint. 1 = no limit.", 0.01, 1)
     think_top_k: int = setting(20, "Thinking checkpoint. 0 = no limit.", 0, 1_000_000)
+    think_min_p: float = setting(
+        0.0, "Thinking checkpoint. Drops tokens below this share of the likeliest one's probability.", 0, 1
+    )
+    think_repetition_penalty: float = setting(
+        1.0, "Thinking checkpoint. Against tokens of the prompt and the answer. 1 = none.", 0.01, 10
+    )
+    think_presence_penalty: float = setting(
+        0.0, "Thinking checkpoint. Taken from the logit of every token that the answer has.", -2, 2
+    )
     think_tokens: int = setting(
         16384, "Thinking checkpoint: most new tokens, trace and answer together.", 1, 1_000_000
     )
     instruct_temperature: float = setting(0.7, "Instruct checkpoint. 0 = greedy.", 0, 10)
     instruct_top_p: float = setting(0.8, "Instruct checkpoint. 1 = no limit.", 0.01, 1)
     instruct_top_k: int = setting(20, "Instruct checkpoint. 0 = no limit.", 0, 1_000_000)
+    instruct_min_p: float = setting(
+        0.0, "Instruct checkpoint. Drops tokens below this share of the likeliest one's probability.", 0, 1
+    )
+    instruct_repetition_penalty: float = setting(
+        1.0, "Instruct checkpoint. Against tokens of the prompt and the answer. 1 = none.", 0.01, 10
+    )
+    instruct_presence_penalty: float = setting(
+        0.0, "Instruct checkpoint. Taken from the logit of every token that the answer has.", -2, 2
+    )
     instruct_tokens: int = setting(4096, "Instruct checkpoint: most new tokens.", 1, 1_000_000)
-    greedy: bool = setting(False, "Score and sweep without sampling: always take the likeliest token.")
+    greedy: bool = setting(
+        False, "Score and sweep without sampling: always take the likeliest token. Penalties stay."
+    )
     template: str = setting(
         "instruct",
         "Chat template of sweeps and blends. Each of the two checkpoints keeps its own.",

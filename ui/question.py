@@ -86,7 +86,6 @@ def check(studio: Studio, loaded: Loaded, question: Question) -> None:
 def rows_of(studio: Studio, loaded: Loaded, question: Question, ts: list[float]) -> list[Row]:
     """One row for each t."""
     from thinkswitch import evaluate
-    from thinkswitch.generate import Sampling
 
     check(studio, loaded, question)
     rows = []
@@ -99,7 +98,10 @@ def rows_of(studio: Studio, loaded: Loaded, question: Question, ts: list[float])
         if studio.demo:
             limits.append(DEMO_TOKENS)
         if question.how == "custom":
-            sampling = Sampling(question.temperature, question.top_p, question.top_k)
+            # min_p and penalties are not asked for, so they stay the preset's
+            sampling = replace(
+                sampling, temperature=question.temperature, top_p=question.top_p, top_k=question.top_k
+            )
         sampling = replace(sampling, max_new_tokens=min(limits))
         row = evaluate.question(
             loaded.pair, loaded.preset, question.prompt, t, point, question.template, sampling, question.seed

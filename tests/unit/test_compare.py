@@ -8,6 +8,8 @@ import gradio as gr
 import pytest
 
 from thinkswitch.errors import UserError
+from thinkswitch.generate import Sampling
+from thinkswitch.preset import make_preset
 from thinkswitch.recipe import Schedule
 from ui import answering, question
 from ui.decoding import Waiting
@@ -108,6 +110,17 @@ def test_a_demo_limits_prompts_and_answers(page, monkeypatch):
     monkeypatch.setattr(question, "DEMO_TOKENS", 7)
     [row] = question.rows_of(page, page.loaded, dataclasses.replace(ASK, limit=9), [0.5])
     assert row.sampling.max_new_tokens == 7
+
+
+def test_custom_sampling_leaves_what_the_form_does_not_show(page, monkeypatch):
+    """It asks for temperature, top-p and top-k: a vendor's penalties stay, for greedy answers, too."""
+    preset = make_preset(dict(think_min_p=0.1, think_repetition_penalty=1.05), base=page.loaded.preset)
+    loaded = dataclasses.replace(page.loaded, preset=preset)
+    custom = dataclasses.replace(ASK, how="custom", temperature=0.3, top_p=0.9, top_k=7, limit=5)
+    [row] = question.rows_of(page, loaded, custom, [0.5])
+    assert row.sampling == Sampling(0.3, 0.9, 7, 5, min_p=0.1, repetition_penalty=1.05)
+    [row] = question.rows_of(page, loaded, dataclasses.replace(custom, how="greedy"), [0.5])
+    assert row.sampling == Sampling(max_new_tokens=5, repetition_penalty=1.05)
 
 
 def test_the_strip_rises_with_t_and_gives_up_when_superseded(page):

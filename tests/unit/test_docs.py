@@ -25,7 +25,7 @@ def test_settings_are_those_of_the_preset():
 
 
 def test_every_preset_that_ships_is_described():
-    text = (ROOT / "docs" / "own-pair.md").read_text("utf-8")
+    text = (ROOT / "docs" / "pairs.md").read_text("utf-8")
     for path in ROOT.glob("presets/*.yaml"):
         assert f"`{path.stem}`" in text
 

@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config, Qwen3MoeConfig
+from transformers import Qwen3Config, Qwen3MoeConfig
 
 from conftest import ROOT, SETS
-from thinkswitch import grading, memory_plan, problems
+from thinkswitch import evaluate, grading, memory_plan, problems
 from thinkswitch.errors import UserError
+from thinkswitch.generate import Sampling
 from thinkswitch.preset import PRESETS, Preset, load_preset
-from thinkswitch.weights.checkpoint import TensorInfo, open_checkpoint
+from thinkswitch.weights.checkpoint import open_checkpoint
 from thinkswitch.weights.families import SUPPORTED
 from thinkswitch.weights.pair import Pair
+from unit.recorded_configs import RECORDED, pair_of, recorded_pair
 
 PATHS = sorted(PRESETS.glob("*.yaml"))
 REAL = [path.stem for path in PATHS if path.stem != "tiny"]
@@ -62,17 +64,51 @@ def test_a_preset_points_into_presets_or_to_the_hub(path):
     assert not re.search(r"file://|[A-Z]:\\\\|~/|/(?:home|root|work|tmp|Users|mnt)/", text)
 
 
+QWEN25 = dict(temperature=0.7, top_p=0.8, top_k=20)  # its generation_config.json, and the card of Qwen3-2507
+QWEN3_THINKING = dict(temperature=0.6, top_p=0.95, top_k=20)  # the card of Qwen3-4B-Thinking-2507
+QWEN3_VL = (  # the cards, for text
+    dict(temperature=1.0, top_p=1.0, top_k=40, presence_penalty=2.0),
+    dict(temperature=1.0, top_p=0.95, top_k=20, presence_penalty=1.5),
+)
+MINISTRAL = (dict(temperature=0.15, top_p=1.0, top_k=0), dict(temperature=0.7, top_p=0.95, top_k=0))
+SAMPLING = {  # preset: (instruct, thinking); what is not named is off. The sources are in the files.
+    "qwen3_4b_aime": (QWEN25, QWEN3_THINKING),
+    "qwen3_4b_pubmedqa": (QWEN25, QWEN3_THINKING),
+    "qwen3_30b_a3b": (QWEN25, QWEN3_THINKING),
+    "openthinker3_1b": (QWEN25 | dict(repetition_penalty=1.1), QWEN3_THINKING),
+    "openthinker3_7b": (QWEN25 | dict(repetition_penalty=1.05), QWEN3_THINKING),
+    "openthinker2_7b": (QWEN25 | dict(repetition_penalty=1.05), QWEN3_THINKING),
+    "nemotron_1b": (QWEN25 | dict(repetition_penalty=1.1), QWEN3_THINKING),
+    "nemotron_7b": (QWEN25 | dict(repetition_penalty=1.05), QWEN3_THINKING),
+    "nemotron_14b": (QWEN25 | dict(repetition_penalty=1.05), QWEN3_THINKING),
+    "qwen3_vl_2b": QWEN3_VL,
+    "qwen3_vl_4b": QWEN3_VL,
+    "qwen3_vl_8b": QWEN3_VL,
+    "ministral3_3b": MINISTRAL,
+    "ministral3_8b": MINISTRAL,
+    "ministral3_14b": MINISTRAL,
+    "phi4_mini": (dict(temperature=0, top_p=1.0, top_k=0), dict(temperature=0.8, top_p=0.95, top_k=0)),
+    "olmo3_7b": (dict(temperature=0.6, top_p=0.95, top_k=0), dict(temperature=0.6, top_p=0.95, top_k=0)),
+    "lfm25_1b": (
+        dict(temperature=0.1, top_p=1.0, top_k=50, repetition_penalty=1.05),
+        dict(temperature=0.05, top_p=1.0, top_k=50, repetition_penalty=1.05),
+    ),
+    "glm4_9b": (QWEN25, dict(temperature=0.6, top_p=0.95, top_k=40)),
+    "seed_coder_8b": (
+        dict(temperature=0.6, top_p=0.8, top_k=0, repetition_penalty=1.05),
+        QWEN3_THINKING,
+    ),
+}
+
+
 @pytest.mark.parametrize("name", REAL)
 def test_sampling_is_as_the_vendors_say(name):
     preset = load_preset(name)
-    # Qwen2.5's generation_config.json, and the model card of Qwen3-4B-Instruct-2507
-    instruct = (preset.instruct_temperature, preset.instruct_top_p, preset.instruct_top_k)
-    assert instruct == (0.7, 0.8, 20)
-    # the model card of Qwen3-4B-Thinking-2507
-    thinking = (preset.think_temperature, preset.think_top_p, preset.think_top_k)
-    assert thinking == (0.6, 0.95, 20)
+    for role, expected in zip(("instruct", "thinking"), SAMPLING[name], strict=True):
+        found = evaluate.sampling(preset, role)
+        assert found == Sampling(**expected, max_new_tokens=found.max_new_tokens)
     assert not preset.greedy
-    # 16 384 is the instruct card's advice
+    # 16 384 is the advice of Qwen's instruct cards
     assert preset.think_tokens > preset.instruct_tokens or preset.instruct_tokens == 16_384
 
 
@@ -142,33 +178,13 @@ QWEN3_4B = Qwen3Config(
     tie_word_embeddings=True,
     max_position_embeddings=262_144,
 )
-QWEN25_1B = Qwen2Config(
-    hidden_size=1536,
-    intermediate_size=8960,
-    num_hidden_layers=28,
-    num_attention_heads=12,
-    num_key_value_heads=2,
-    vocab_size=151_936,
-    tie_word_embeddings=True,
-    max_position_embeddings=32_768,
-)
-QWEN25_7B = Qwen2Config(
-    hidden_size=3584,
-    intermediate_size=18_944,
-    num_hidden_layers=28,
-    num_attention_heads=28,
-    num_key_value_heads=4,
-    vocab_size=152_064,
-    tie_word_embeddings=False,
-    max_position_embeddings=32_768,
-)
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a preset's comment and docs/own-pair.md say of the machine it needs, in GB."""
+    """What a preset's comment and docs/pairs.md say of the machine it needs, in GB."""
 
-    config: object  # the published shape
+    pair: Pair  # of the published shape
     size: int  # the smallest card for the loop, in 4 bits
     rows: int  # traces of full length decoded at once on it
     think: float  # memory that they take
@@ -177,28 +193,58 @@ class Card:
     checkpoint: int  # disk for one of the two
 
 
+def recorded_card(name: str, size: int, **figures) -> Card:
+    """`name` may be another preset whose instruct checkpoint is the same."""
+    return Card(recorded_pair(name), size, **figures)
+
+
 CARDS = {
-    "qwen3_4b_aime": Card(QWEN3_4B, 8, rows=1, think=6.9, distil=6.0, compare=24, checkpoint=8),
-    "qwen3_4b_pubmedqa": Card(QWEN3_4B, 8, rows=2, think=7.1, distil=6.0, compare=16, checkpoint=8),
-    "openthinker3_1b": Card(QWEN25_1B, 6, rows=5, think=5.5, distil=3.8, compare=6, checkpoint=3),
-    "openthinker3_7b": Card(QWEN25_7B, 12, rows=3, think=10.6, distil=9.4, compare=24, checkpoint=15),
-    "openthinker2_7b": Card(QWEN25_7B, 12, rows=6, think=11.0, distil=9.4, compare=16, checkpoint=15),
+    "qwen3_4b_aime": Card(pair_of(QWEN3_4B), 8, rows=1, think=6.9, distil=6.0, compare=24, checkpoint=8),
+    "qwen3_4b_pubmedqa": Card(pair_of(QWEN3_4B), 8, rows=2, think=7.1, distil=6.0, compare=16, checkpoint=8),
+    "openthinker3_1b": recorded_card(
+        "nemotron_1b", 6, rows=5, think=5.5, distil=3.8, compare=6, checkpoint=3
+    ),
+    "openthinker3_7b": recorded_card(
+        "nemotron_7b", 12, rows=3, think=10.6, distil=9.4, compare=24, checkpoint=15
+    ),
+    "openthinker2_7b": recorded_card(
+        "nemotron_7b", 12, rows=6, think=11.0, distil=9.4, compare=16, checkpoint=15
+    ),
+    "qwen3_vl_2b": recorded_card("qwen3_vl_2b", 6, rows=1, think=4.9, distil=4.0, compare=12, checkpoint=4),
+    "qwen3_vl_4b": recorded_card("qwen3_vl_4b", 8, rows=1, think=6.9, distil=6.0, compare=24, checkpoint=9),
+    "qwen3_vl_8b": recorded_card(
+        "qwen3_vl_8b", 12, rows=1, think=10.4, distil=10.2, compare=32, checkpoint=18
+    ),
+    "ministral3_3b": recorded_card(
+        "ministral3_3b", 8, rows=1, think=5.8, distil=5.4, compare=16, checkpoint=8
+    ),
+    "ministral3_8b": recorded_card(
+        "ministral3_8b", 12, rows=1, think=10.1, distil=10.1, compare=24, checkpoint=18
+    ),
+    "ministral3_14b": recorded_card(
+        "ministral3_14b", 16, rows=1, think=13.6, distil=14.0, compare=32, checkpoint=28
+    ),
+    "phi4_mini": recorded_card("phi4_mini", 8, rows=1, think=6.8, distil=6.3, compare=24, checkpoint=8),
+    "olmo3_7b": recorded_card("olmo3_7b", 12, rows=1, think=10.9, distil=8.7, compare=32, checkpoint=15),
+    "lfm25_1b": recorded_card("lfm25_1b", 4, rows=5, think=3.5, distil=3.1, compare=4, checkpoint=2),
+    "glm4_9b": recorded_card("glm4_9b", 12, rows=3, think=10.7, distil=11.1, compare=24, checkpoint=19),
+    "seed_coder_8b": recorded_card(
+        "seed_coder_8b", 12, rows=1, think=10.1, distil=10.2, compare=24, checkpoint=17
+    ),
+    "nemotron_1b": recorded_card("nemotron_1b", 4, rows=2, think=3.6, distil=3.8, compare=6, checkpoint=3),
+    "nemotron_7b": recorded_card(
+        "nemotron_7b", 12, rows=3, think=10.6, distil=9.4, compare=24, checkpoint=15
+    ),
+    "nemotron_14b": recorded_card(
+        "nemotron_14b", 16, rows=1, think=13.3, distil=14.7, compare=32, checkpoint=30
+    ),
 }
-CARD_SIZES = (6, 8, 12, 16, 24)
+CARD_SIZES = (4, 6, 8, 12, 16, 24, 32)
 IN_WORDS = {1: "one", 2: "two", 3: "three", 5: "five", 6: "six"}
 
 
 def test_every_preset_that_can_run_has_a_card():
     assert set(CARDS) == set(REAL) - {MIXTURE}
-
-
-def pair_of(config) -> Pair:
-    """A pair of the shape alone."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    entries = {n: TensorInfo(tuple(p.shape), "BF16", "x") for n, p in model.named_parameters()}
-    side = types.SimpleNamespace(config=model.config, entries=entries, name="shape")
-    return Pair(side, side)
 
 
 @pytest.fixture
@@ -219,7 +265,7 @@ def gpu(monkeypatch):
 def test_the_loop_fits_the_card_that_is_named(name, gpu):
     card, preset = CARDS[name], load_preset(name)
     gpu(card.size)
-    pair = pair_of(card.config)
+    pair = card.pair
     fitted = memory_plan.fit_to_memory(pair, preset)
     phases = {phase.name: phase for phase in memory_plan.plan_memory(pair, fitted)}
     assert fitted.four_bit
@@ -227,13 +273,14 @@ def test_the_loop_fits_the_card_that_is_named(name, gpu):
     assert all(phases[phase].advice is None for phase in ("think", "measure", "distil"))
     assert phases["think"].needs / 1e9 == pytest.approx(card.think, abs=0.06)
     assert phases["distil"].needs / 1e9 == pytest.approx(card.distil, abs=0.06)
-    assert memory_plan.file_bytes(pair) / 1e9 == pytest.approx(card.checkpoint, abs=0.5)
+    vision = RECORDED[name]["vision_gb"] if name in RECORDED else 0
+    assert memory_plan.file_bytes(pair) / 1e9 + vision == pytest.approx(card.checkpoint, abs=0.5)
 
 
 @pytest.mark.parametrize("name", CARDS)
 def test_compare_fits_the_card_that_is_named_and_no_smaller_one(name, gpu):
     card, preset = CARDS[name], replace(load_preset(name), four_bit=True)
-    pair = pair_of(card.config)
+    pair = card.pair
     fits = []
     for size in CARD_SIZES:
         gpu(size)
@@ -258,7 +305,7 @@ def test_comment_and_docs_name_the_card(name):
     text = text_of(name)
     assert f"# Card: NVIDIA with {card.size} GB; Compare at full length needs {card.compare} GB." in text
     assert f"Disk: 2 x {card.checkpoint} GB" in text
-    table = (ROOT / "docs" / "own-pair.md").read_text(encoding="utf-8").splitlines()
+    table = (ROOT / "docs" / "pairs.md").read_text(encoding="utf-8").splitlines()
     [row] = [line for line in table if line.startswith(f"| `{name}` |")]
     traces = f"{IN_WORDS[card.rows]} {preset.think_tokens // 1024}k trace"
     assert f"| {card.size} GB: {traces}" in row

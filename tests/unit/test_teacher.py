@@ -98,8 +98,18 @@ def test_a_round_by_a_server(serve, thinking, tmp_path):
     assert thinking.tokenizer.decode(body["prompt"]).endswith("<|im_start|>assistant\n<think>\n")
     assert (body["model"], body["max_tokens"]) == ("thinker", 128)
     assert (body["temperature"], body["top_p"], body["top_k"]) == (0.6, 0.95, 20)
+    assert not {"min_p", "repetition_penalty", "presence_penalty"} & body.keys()  # off: not even named
     assert len({b["seed"] for b in server.bodies}) == 12
     assert {line["tokens"] for line in lines} > {7}  # counted here where the server does not say
+
+
+def test_min_p_and_penalties_are_sent_where_they_are_set(serve, thinking):
+    """presence_penalty is OpenAI's field, the others are vLLM's."""
+    server = serve(think_of(thinking.tokenizer))
+    wanted = dict(min_p=0.05, repetition_penalty=1.05, presence_penalty=1.5)
+    ask(server, thinking, rows_of(thinking, 1, **wanted))
+    [body] = server.bodies
+    assert {name: body[name] for name in wanted} == wanted
 
 
 def test_a_refusal_is_reported_at_once_and_what_was_answered_is_kept(serve, thinking, tmp_path):

@@ -152,8 +152,15 @@ class Server:
             top_p=sampling.top_p,
             seed=row.seed % 2**31,
         )
+        if sampling.presence_penalty:
+            body["presence_penalty"] = sampling.presence_penalty
+        # the rest is not OpenAI's but vLLM's; other servers may leave out what they do not know
         if sampling.top_k:
             body["top_k"] = sampling.top_k
+        if sampling.min_p:
+            body["min_p"] = sampling.min_p
+        if sampling.repetition_penalty != 1:
+            body["repetition_penalty"] = sampling.repetition_penalty
         if as_ids:
             # vLLM would leave special tokens out of its answers, and so the tags of some vocabularies
             body |= dict(prompt=list(row.ids), skip_special_tokens=False)

@@ -198,7 +198,8 @@ def read_config(name: str, folder: Path) -> PretrainedConfig:
             raise UserError(f"{name} is an adapter; name it as thinking, and its checkpoint as instruct")
         raise UserError(f"{name} is no checkpoint: it has no config.json")
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        # without the False, transformers asks on the terminal whether to run code of the checkpoint
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the library raises whatever a damaged file leads to
         raise UserError(f"{name}/config.json cannot be used: {first_line(error)}") from None
     if getattr(config, "quantization_config", None):
@@ -210,7 +211,9 @@ def read_config(name: str, folder: Path) -> PretrainedConfig:
 
 def read_tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(folder, padding_side="left", local_files_only=True)
+        return AutoTokenizer.from_pretrained(
+            folder, padding_side="left", local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # the library raises whatever a damaged file leads to
         raise UserError(f"{name} has no readable tokenizer: {first_line(error)}") from None
 

@@ -4,6 +4,7 @@ import gradio as gr
 from gradio.components import Component
 
 SAMPLING_CHOICES = ["preset default", "greedy", "custom"]
+SAMPLING_HELP = "custom: what is below; min-p and penalties stay the preset's."
 TEMPLATE_HELP = "auto: each end its own, blends the preset's. The thinking template opens the trace itself."
 TEMPLATES = ("auto", "instruct", "thinking")
 
@@ -17,6 +18,7 @@ def build(greedy: bool) -> dict[str, Component]:
                 value="greedy" if greedy else SAMPLING_CHOICES[0],
                 label="Sampling",
                 elem_id="compare-how",
+                info=SAMPLING_HELP,
             )
             template = gr.Radio(
                 list(TEMPLATES),
