@@ -112,7 +112,7 @@ class Loop:
         self.preset = preset
         self.short = short
         self.folder = folder
-        self.machine = resolve_device(preset)
+        self.machine = resolve_device(preset, pair.parameters)
         self.start = rounds.start(pair)
         self.after = self.start  # until `rebuild`
 

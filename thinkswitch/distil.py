@@ -28,7 +28,7 @@ from thinkswitch.preset import Preset
 from thinkswitch.recipe import module_kind
 from thinkswitch.remote import distributed
 from thinkswitch.weights.checkpoint import Checkpoint
-from thinkswitch.weights.device import out_of_memory, release
+from thinkswitch.weights.device import mixed_precision, out_of_memory, release
 from thinkswitch.weights.families import head_logits
 from thinkswitch.weights.pair import Pair
 
@@ -162,8 +162,8 @@ def add_lora(model, preset: Preset):
 
 
 def checkpointed(config, device: str) -> bool:
-    """Whether layers are computed twice instead of kept (gradient checkpointing): no use for tiny models."""
-    return device != "cpu" or config.hidden_size >= 512
+    """Whether layers are computed twice instead of kept (gradient checkpointing): no use for small models."""
+    return device != "cpu" or config.hidden_size >= 768
 
 
 def batches(examples: list[Example], preset: Preset, seed: int) -> list[list[int]]:
@@ -226,7 +226,8 @@ def gradients(model, weights: list[torch.Tensor], batch: list[Example], micro_ba
     full = False
     try:
         for i in range(0, len(share), micro_batch):
-            part = answer_loss(model, share[i : i + micro_batch], device) / answer_tokens
+            with mixed_precision(next(model.parameters())):
+                part = answer_loss(model, share[i : i + micro_batch], device) / answer_tokens
             part.backward()
             loss += part.item()
     except RuntimeError as error:  # torch.OutOfMemoryError is one, too

@@ -11,6 +11,7 @@ from thinkswitch.math_worker import MathWorker
 
 KINDS = ("integer", "choice", "math", "text")
 CHOICES = ("yes", "no", "maybe")
+ANNOUNCED = r"\b(?:answer|conclusion|decision)\b(?:[^.\n]{0,40}?\b(?:is|be)\b|\s*:)\s*:?\s*"  # then the answer
 MATH_SECONDS = 10.0  # a comparison that takes longer (9^{9^{9^9}}) counts as different
 
 logger = logging.getLogger(__name__)
@@ -30,14 +31,16 @@ def grade(text: str, answer: str, kind: str) -> bool:
 def final_answer(text: str, kind: str) -> str | None:
     """The final answer of a response in canonical form; None when it commits to none.
 
-    A box is required, or a lucky number in an unfinished text would count. Only `choice` also takes a plain
-    'yes', 'The answer is no.' or 'Maybe, because ...'.
+    A box counts first. Without one, `integer` takes 'The answer is 26.' and `choice` also a plain 'yes' or
+    'Maybe, because ...'; any other number could be a step, or the lucky end of an unfinished text.
     """
     if kind == "text":
         return canonical(text, kind)
     content = boxed(text)
     if content is not None:
         return canonical(content, kind)
+    if kind == "integer":
+        return stated_integer(text)
     return stated_choice(text) if kind == "choice" else None
 
 
@@ -83,16 +86,26 @@ def _canonical_integer(text: str) -> str | None:
     return str(int(number[1])) if number else None
 
 
+def stated_integer(text: str) -> str | None:
+    """The integer that the last 'the answer is ...' of a text gives; a unit of one word may follow."""
+    number = r"(\$?[-+\u2212]?\d[\d,]*(?:\.0+)?%?)(?:\s+[a-z]+)?(?=\s*(?:\.(?!\d)|[!\n]|$))"  # not "26 plus 3"
+    claims = re.findall(ANNOUNCED + number, without_markup(text))
+    return canonical(claims[-1], "integer") if claims else None
+
+
 def stated_choice(text: str) -> str | None:
     """The choice that a text without a box states: in its last 'the answer is ...', or as its first word."""
-    plain = re.sub(r"[*_`\"'#>]", "", text).strip().casefold()
+    plain = without_markup(text)
     choice = "(" + "|".join(CHOICES) + r")(?=\s*(?:[.,;:!\n]|$))"  # not "no-brainer", not "yes or no"
-    announced = r"\b(?:answer|conclusion|decision)\b(?:[^.\n]{0,40}?\b(?:is|be)\b|\s*:)\s*:?\s*"
-    claims = re.findall(announced + choice, plain)
+    claims = re.findall(ANNOUNCED + choice, plain)
     if claims:
         return claims[-1]
     opening = re.match(choice, plain)
     return opening[1] if opening else None
+
+
+def without_markup(text: str) -> str:
+    return re.sub(r"[*_`\"'#>]", "", text).strip().casefold()
 
 
 @functools.lru_cache(maxsize=4096)

@@ -95,7 +95,7 @@ class Setup:
 
 def read_setup(pair: Pair, preset: Preset) -> Setup:
     """`preset.four_bit` must be decided."""
-    machine = resolve_device(preset)
+    machine = resolve_device(preset, pair.parameters)
     return Setup(
         pair,
         preset,
@@ -129,7 +129,7 @@ def resolve_machine(pair: Pair, preset: Preset, phases: tuple[str, ...]) -> Mach
 
     `phases` is LOOP or LIVE. Who replaces a model releases the old one first, or it counts as used.
     """
-    return resolve_device(resolve_quantisation(pair, preset, phases))
+    return resolve_device(resolve_quantisation(pair, preset, phases), pair.parameters)
 
 
 def resolve_quantisation(pair: Pair, preset: Preset, phases: tuple[str, ...]) -> Preset:

@@ -177,7 +177,8 @@ class Preset:
     )
     dtype: str = setting(
         "auto",
-        "Number format for computing. auto = float32 on a CPU, bfloat16 or float16 on a GPU.",
+        "Number format for computing. auto = bfloat16 where the device has it, else float32 on a CPU and "
+        "float16 on a GPU. Small pairs stay in float32 on a CPU.",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
     device: str = setting(

@@ -22,6 +22,9 @@ from thinkswitch.weights.device import (
 from thinkswitch.weights.pair import open_pair
 
 
+SMALL = 1_000_000  # parameters
+
+
 @pytest.fixture
 def no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -34,10 +37,19 @@ def pair(folders):
 
 
 def test_a_cpu_computes_in_float32_unless_asked_otherwise(no_gpu):
-    auto = resolve_device(Preset(four_bit=False))
+    auto = resolve_device(Preset(four_bit=False), SMALL)
     assert auto == dict(device="cpu", dtype=torch.float32, four_bit=False)
-    asked = resolve_device(Preset(device="cpu", four_bit=True, dtype="bfloat16"))
+    asked = resolve_device(Preset(device="cpu", four_bit=True, dtype="bfloat16"), SMALL)
     assert asked == dict(device="cpu", dtype=torch.bfloat16, four_bit=True)
+
+
+@pytest.mark.parametrize("parameters, dtype", [(SMALL, torch.float32), (135_000_000, torch.bfloat16)])
+def test_a_cpu_that_multiplies_bf16_does_so_for_all_but_small_pairs(no_gpu, monkeypatch, parameters, dtype):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert resolve_device(Preset(four_bit=False), parameters)["dtype"] is dtype
+    assert resolve_device(Preset(four_bit=False, dtype="float32"), parameters)["dtype"] is torch.float32
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True, "avx512_bf16": False})
+    assert resolve_device(Preset(four_bit=False), parameters)["dtype"] is torch.float32
 
 
 def test_a_missing_device_is_refused(no_gpu):
@@ -56,18 +68,18 @@ def test_auto_takes_the_gpu(monkeypatch):
 def test_bf16_is_taken_only_where_it_is_native(monkeypatch, generation, dtype):
     """torch counts emulation as support: a T4 got bf16 without tensor cores instead of its fast fp16."""
     pretend_gpu(monkeypatch, 16e9, generation)
-    assert resolve_device(Preset(four_bit=False))["dtype"] is dtype
+    assert resolve_device(Preset(four_bit=False), SMALL)["dtype"] is dtype
 
 
 def test_apple_gets_half_precision(no_gpu, monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert resolve_device(Preset(four_bit=False)) == dict(device="mps", dtype=torch.float16, four_bit=False)
+    assert resolve_device(Preset(four_bit=False), SMALL) == dict(device="mps", dtype=torch.float16, four_bit=False)
 
 
 def test_the_device_alone_does_not_decide_four_bits():
     """It used to: 'auto' meant "is it CUDA?" here and "does it fit?" in the memory plan."""
     with pytest.raises(ValueError, match="four_bit is undecided"):
-        resolve_device(Preset())
+        resolve_device(Preset(), SMALL)
 
 
 def test_four_bits_are_decided_by_what_fits(pair, monkeypatch):

@@ -19,7 +19,19 @@ INTEGERS = [  # right answer, response, is it right
     ("7", r"\boxed{5} no, \boxed{7}", True),
     ("5", r"\boxed{5} no, \boxed{7}", False),
     ("5", r"\boxed{5} or \boxed{7", True),  # the last complete box
-    ("540", "the answer is 540", False),  # no box: a text cut short could be right by luck
+    ("540", "we get 540", False),  # neither box nor statement: it may be a step, or a text cut short
+    ("540", "the answer is 540", True),  # what small models say who were asked for no box
+    ("540", "60 * 9 = 540 apples. **The answer is 540.**", True),
+    ("1540", "The answer is $1,540.", True),
+    ("-5", "The answer is: \u22125", True),
+    ("540", "The final answer is 540 apples.", True),
+    ("26", "The answer is 26 plus 3.", False),
+    ("2", "The answer is 2 or 3.", False),
+    ("2", "The answer is 2.5.", False),
+    ("7", "The answer is 5. No: the answer is 7.", True),
+    ("5", "The answer is 5. No: the answer is 7.", False),
+    ("8", "The answer is 7, so \\boxed{8}", True),  # a box counts first
+    ("9", "The answer is nine.", False),
     ("540", r"\boxed{540", False),
     ("2", r"\boxed{\frac{4}{2}}", False),
     ("1", r"\boxed{}", False),
