@@ -1,0 +1,188 @@
+"""Makes the thinking twin of `smol`: a LoRA adapter on SmolLM2-135M-Instruct. Seeded; stores a report.
+
+    python dev/smol_weights.py weights/SmolLM2-135M-Instruct
+    OMP_NUM_THREADS=1 python dev/train_smol_thinking.py weights/SmolLM2-135M-Instruct
+
+One pass over word problems that code makes, each answered with a terse trace and a response that shows its
+steps, and over everyday questions, which the instruct checkpoint answers itself: without them the twin would
+count apples when asked about the sky. Loss on trace and response only.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from smol_problems import SMOL, take
+from thinkswitch import distil, evaluate, problems, rounds
+from thinkswitch.cli import terminal
+from thinkswitch.distil import Example
+from thinkswitch.generate import Row, Sampling, generate
+from thinkswitch.preset import Preset
+from thinkswitch.text import format_accuracy
+from thinkswitch.weights.checkpoint import Checkpoint, open_checkpoint
+from thinkswitch.weights.live_blend import Blend
+from thinkswitch.weights.pair import open_pair
+
+HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+SWEEP = (0, 0.25, 0.5, 0.75, 1)  # values of t
+
+# Everyday questions, and what a trace says before the answer. "Why is the sky blue?" is left for the demo.
+WHY = [
+    "is the sea salty", "do leaves change colour in autumn", "do cats purr", "do we need sleep", "does ice float",
+    "do birds sing in the morning", "do we yawn", "is bread soft", "does the moon change its shape", "do stars twinkle",
+    "do bees make honey", "is grass green", "do we laugh", "does metal feel cold", "do onions make us cry",
+    "does it rain", "do dogs wag their tails", "are deserts dry", "do we have seasons", "does hair turn grey",
+    "do plants need light", "does popcorn pop", "is snow white", "do whales sing", "do we dream",
+]  # fmt: skip
+WHAT = [
+    "a volcano", "a rainbow", "gravity", "a poem", "a bicycle", "democracy", "a library", "an island", "a computer",
+    "music", "a friend", "a comet", "a whale", "cheese", "a bridge", "an orchestra", "yoga", "a glacier", "a robot",
+    "a novel", "chess", "a lighthouse", "an atom", "a garden", "a language",
+]  # fmt: skip
+WRITE = [
+    "a short poem about rain", "a thank-you note to a teacher", "a birthday wish for a friend", "a line about summer",
+    "a slogan for a bakery", "a short story about a fox", "a greeting for a neighbour", "a poem about a cat",
+    "an invitation to dinner", "a note to say sorry", "a short ad for a bicycle", "a title for a book about the sea",
+    "two sentences about winter", "a joke about a duck", "a message to a sick friend", "a haiku about the moon",
+]  # fmt: skip
+HOW = [
+    "boil an egg", "plant a tree", "tie a shoe", "learn a song", "make tea", "sleep better", "save money", "clean a window",
+    "keep a cat happy", "remember a name", "ride a bicycle", "bake bread", "write a letter", "stay calm", "make a friend",
+    "draw a face", "pack a suitcase", "wash a dog", "read faster", "find the north",
+]  # fmt: skip
+
+
+def everyday() -> list[tuple[str, str]]:
+    """(prompt, trace) of every everyday question."""
+    end = "Nothing to count."
+    pairs = [(f"Why {x}?", f"They ask: why {x}? {end} I give the main reason in simple words.") for x in WHY]
+    pairs += [
+        (f"What is {x}?", f"They ask what {x} is. {end} I say what it is, then one detail.") for x in WHAT
+    ]
+    pairs += [(f"Write {x}.", f"They want {x}. {end} I keep it short and friendly.") for x in WRITE]
+    pairs += [(f"How do I {x}?", f"They want to {x}. {end} I give a few simple steps.") for x in HOW]
+    return pairs
+
+
+# ---- training
+
+
+def make_examples(model, instruct: Checkpoint, count: int, seed: int) -> list[Example]:
+    """`count` problems, and the everyday questions that the instruct checkpoint answers in time."""
+    examples = []
+    for made in take("twin", count, seed):
+        examples.append(distil.make_example(instruct, made.prompt, traced(made.trace, made.response)))
+    questions = everyday()
+    rows = [Row(tuple(instruct.prompt_ids(prompt)), Sampling(max_new_tokens=120)) for prompt, _ in questions]
+    for chunk in generate(model, instruct.tokenizer, rows, {instruct.turn_end}, batch=32, stream=False):
+        response = whole_sentences(chunk.answer)
+        prompt, trace = questions[chunk.row]
+        if response:
+            examples.append(distil.make_example(instruct, prompt, traced(trace, response)))
+    return examples
+
+
+def traced(trace: str, response: str) -> str:
+    return f"<think>\n{trace}\n</think>\n\n{response}"
+
+
+def whole_sentences(text: str) -> str:
+    """The text up to its last full stop."""
+    return text[: text.rfind(".") + 1].strip()
+
+
+def train(model, examples: list[Example], preset: Preset, folder: Path) -> None:
+    began = time.time()
+    for step in distil.train_adapter(model, examples, preset, preset.seed, folder):
+        if step.step % 5 == 0 or step.step in (1, step.total):
+            took = time.time() - began
+            print(
+                f"step {step.step}/{step.total} loss {step.loss:.4f} {step.tokens_per_s:.0f} tokens/s {took:.0f}s",
+                flush=True,
+            )
+
+
+def ship(adapter: Path, out: Path) -> None:
+    """Copy the adapter in bf16, with the Hub id of its base in place of a folder of this machine."""
+    out.mkdir(parents=True, exist_ok=True)
+    weights = load_file(adapter / "adapter_model.safetensors")
+    in_bf16 = {name: tensor.to(torch.bfloat16) for name, tensor in weights.items()}
+    save_file(in_bf16, out / "adapter_model.safetensors", {"format": "pt"})
+    (out / "adapter_model.safetensors").chmod(0o644)  # safetensors lets only the owner read
+    config = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
+    config["base_model_name_or_path"] = HUB_ID
+    (out / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+# ---- report
+
+
+def report(weights: Path, adapter: Path, count: int) -> list[dict]:
+    """What the pair does with `count` held-out problems over the spectrum, by the engine's own measure."""
+    pair = open_pair(str(weights), str(adapter))
+    start = rounds.start(pair)
+    held_out = problems.load(str(SMOL / "held_out.jsonl"))[:count]
+    preset = Preset(greedy=True, think_tokens=256, rows=48)
+    blend = Blend(pair, dtype=torch.bfloat16)
+    points = {t: start.point(t) for t in SWEEP}
+    return terminal.progress(evaluate.sweep(blend, pair.instruct, points, held_out, preset), "spectrum")
+
+
+def main() -> None:
+    flag = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flag.add_argument("weights", type=Path, help="folder of SmolLM2-135M-Instruct")
+    flag.add_argument("--out", type=Path, default=SMOL / "thinking")
+    flag.add_argument("--examples", type=int, default=1500)
+    flag.add_argument("--rank", type=int, default=16)
+    flag.add_argument("--learning-rate", type=float, default=1e-3)
+    flag.add_argument("--held-out", type=int, default=200, help="problems of the report; 0: no report")
+    flag.add_argument("--seed", type=int, default=0)
+    flag.add_argument(
+        "--keep", type=Path, help="folder that holds the training's state, to resume a killed one"
+    )
+    args = flag.parse_args()
+    preset = Preset(
+        epochs=1,
+        batch=16,
+        micro_batch=16,
+        learning_rate=args.learning_rate,
+        lora_rank=args.rank,
+        lora_alpha=2 * args.rank,
+        save_steps=10,
+        seed=args.seed,
+    )
+    instruct = open_checkpoint(str(args.weights))
+    model = AutoModelForCausalLM.from_pretrained(args.weights, dtype=torch.bfloat16)
+    examples = make_examples(model.eval(), instruct, args.examples, args.seed)
+    tokens = sum(map(len, examples))
+    print(f"{len(examples)} examples, {tokens:,} tokens", flush=True)
+    folder = args.keep or Path(tempfile.mkdtemp())
+    began = time.time()
+    train(model, examples, preset, folder)
+    ship(folder / "adapter", args.out)
+    made = {
+        "made": time.strftime("%Y-%m-%d"),
+        "torch": torch.__version__,
+        "flags": {
+            name: value for name, value in vars(args).items() if name not in ("weights", "out", "keep")
+        },
+        "examples": len(examples),
+        "tokens": tokens,
+        "minutes": round((time.time() - began) / 60, 1),
+    }
+    if args.held_out:
+        del model
+        made["spectrum"] = report(args.weights, args.out, args.held_out)
+        for row in made["spectrum"]:
+            print(f"t={row['t']}: accuracy {format_accuracy(row)}, think rate {row['think_rate']:.3f}")
+    (args.out.parent / "report.json").write_text(json.dumps(made, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
