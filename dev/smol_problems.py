@@ -24,8 +24,9 @@ SPLITS = {"twin": range(10), "train": range(10, 16), "held_out": range(16, 20)} 
 MOST = 99  # no number is larger
 
 PEOPLE = {  # a name: its pronoun
-    "Ann": "she", "Ben": "he", "Eva": "she", "Jim": "he", "Kim": "she", "Leo": "he", "Mia": "she", "Tom": "he",
-    "Zoe": "she", "Max": "he", "Lucy": "she", "Sam": "he", "Nina": "she", "Paul": "he", "Rosa": "she", "Omar": "he",
+    "Ann": "she", "Ben": "he", "Eva": "she", "Jim": "he", "Kim": "she", "Leo": "he", "Mia": "she",
+    "Tom": "he", "Zoe": "she", "Max": "he", "Lucy": "she", "Sam": "he", "Nina": "she", "Paul": "he",
+    "Rosa": "she", "Omar": "he",
 }  # fmt: skip
 THINGS = [
     "coins",

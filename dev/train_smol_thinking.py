@@ -26,6 +26,7 @@ from thinkswitch.generate import Row, Sampling, generate
 from thinkswitch.preset import Preset
 from thinkswitch.text import format_accuracy
 from thinkswitch.weights.checkpoint import Checkpoint, open_checkpoint
+from thinkswitch.weights.device import silence_libraries
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.pair import open_pair
 
@@ -34,27 +35,30 @@ SWEEP = (0, 0.25, 0.5, 0.75, 1)  # values of t
 
 # Everyday questions, and what a trace says before the answer. "Why is the sky blue?" is left for the demo.
 WHY = [
-    "is the sea salty", "do leaves change colour in autumn", "do cats purr", "do we need sleep", "does ice float",
-    "do birds sing in the morning", "do we yawn", "is bread soft", "does the moon change its shape", "do stars twinkle",
-    "do bees make honey", "is grass green", "do we laugh", "does metal feel cold", "do onions make us cry",
-    "does it rain", "do dogs wag their tails", "are deserts dry", "do we have seasons", "does hair turn grey",
+    "is the sea salty", "do leaves change colour in autumn", "do cats purr", "do we need sleep",
+    "does ice float", "do birds sing in the morning", "do we yawn", "is bread soft",
+    "does the moon change its shape", "do stars twinkle", "do bees make honey", "is grass green",
+    "do we laugh", "does metal feel cold", "do onions make us cry", "does it rain",
+    "do dogs wag their tails", "are deserts dry", "do we have seasons", "does hair turn grey",
     "do plants need light", "does popcorn pop", "is snow white", "do whales sing", "do we dream",
 ]  # fmt: skip
 WHAT = [
-    "a volcano", "a rainbow", "gravity", "a poem", "a bicycle", "democracy", "a library", "an island", "a computer",
-    "music", "a friend", "a comet", "a whale", "cheese", "a bridge", "an orchestra", "yoga", "a glacier", "a robot",
-    "a novel", "chess", "a lighthouse", "an atom", "a garden", "a language",
+    "a volcano", "a rainbow", "gravity", "a poem", "a bicycle", "democracy", "a library", "an island",
+    "a computer", "music", "a friend", "a comet", "a whale", "cheese", "a bridge", "an orchestra", "yoga",
+    "a glacier", "a robot", "a novel", "chess", "a lighthouse", "an atom", "a garden", "a language",
 ]  # fmt: skip
 WRITE = [
-    "a short poem about rain", "a thank-you note to a teacher", "a birthday wish for a friend", "a line about summer",
-    "a slogan for a bakery", "a short story about a fox", "a greeting for a neighbour", "a poem about a cat",
-    "an invitation to dinner", "a note to say sorry", "a short ad for a bicycle", "a title for a book about the sea",
-    "two sentences about winter", "a joke about a duck", "a message to a sick friend", "a haiku about the moon",
+    "a short poem about rain", "a thank-you note to a teacher", "a birthday wish for a friend",
+    "a line about summer", "a slogan for a bakery", "a short story about a fox",
+    "a greeting for a neighbour", "a poem about a cat", "an invitation to dinner", "a note to say sorry",
+    "a short ad for a bicycle", "a title for a book about the sea", "two sentences about winter",
+    "a joke about a duck", "a message to a sick friend", "a haiku about the moon",
 ]  # fmt: skip
 HOW = [
-    "boil an egg", "plant a tree", "tie a shoe", "learn a song", "make tea", "sleep better", "save money", "clean a window",
-    "keep a cat happy", "remember a name", "ride a bicycle", "bake bread", "write a letter", "stay calm", "make a friend",
-    "draw a face", "pack a suitcase", "wash a dog", "read faster", "find the north",
+    "boil an egg", "plant a tree", "tie a shoe", "learn a song", "make tea", "sleep better", "save money",
+    "clean a window", "keep a cat happy", "remember a name", "ride a bicycle", "bake bread",
+    "write a letter", "stay calm", "make a friend", "draw a face", "pack a suitcase", "wash a dog",
+    "read faster", "find the north",
 ]  # fmt: skip
 
 
@@ -75,9 +79,10 @@ def everyday() -> list[tuple[str, str]]:
 
 def make_examples(model, instruct: Checkpoint, count: int, seed: int) -> list[Example]:
     """`count` problems, and the everyday questions that the instruct checkpoint answers in time."""
-    examples = []
-    for made in take("twin", count, seed):
-        examples.append(distil.make_example(instruct, made.prompt, traced(made.trace, made.response)))
+    examples = [
+        distil.make_example(instruct, made.prompt, traced(made.trace, made.response))
+        for made in take("twin", count, seed)
+    ]
     questions = everyday()
     rows = [Row(tuple(instruct.prompt_ids(prompt)), Sampling(max_new_tokens=120)) for prompt, _ in questions]
     for chunk in generate(model, instruct.tokenizer, rows, {instruct.turn_end}, batch=32, stream=False):
@@ -101,11 +106,8 @@ def train(model, examples: list[Example], preset: Preset, folder: Path) -> None:
     began = time.time()
     for step in distil.train_adapter(model, examples, preset, preset.seed, folder):
         if step.step % 5 == 0 or step.step in (1, step.total):
-            took = time.time() - began
-            print(
-                f"step {step.step}/{step.total} loss {step.loss:.4f} {step.tokens_per_s:.0f} tokens/s {took:.0f}s",
-                flush=True,
-            )
+            speed = f"{step.tokens_per_s:.0f} tokens/s {time.time() - began:.0f}s"
+            print(f"step {step.step}/{step.total} loss {step.loss:.4f} {speed}", flush=True)
 
 
 def ship(adapter: Path, out: Path) -> None:
@@ -147,6 +149,7 @@ def main() -> None:
         "--keep", type=Path, help="folder that holds the training's state, to resume a killed one"
     )
     args = flag.parse_args()
+    silence_libraries()
     preset = Preset(
         epochs=1,
         batch=16,

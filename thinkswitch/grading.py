@@ -11,7 +11,8 @@ from thinkswitch.math_worker import MathWorker
 
 KINDS = ("integer", "choice", "math", "text")
 CHOICES = ("yes", "no", "maybe")
-ANNOUNCED = r"\b(?:answer|conclusion|decision)\b(?:[^.\n]{0,40}?\b(?:is|be)\b|\s*:)\s*:?\s*"  # then the answer
+# what stands before an answer: 'the answer is', 'conclusion:'
+ANNOUNCED = r"\b(?:answer|conclusion|decision)\b(?:[^.\n]{0,40}?\b(?:is|be)\b|\s*:)\s*:?\s*"
 MATH_SECONDS = 10.0  # a comparison that takes longer (9^{9^{9^9}}) counts as different
 
 logger = logging.getLogger(__name__)
@@ -88,8 +89,9 @@ def _canonical_integer(text: str) -> str | None:
 
 def stated_integer(text: str) -> str | None:
     """The integer that the last 'the answer is ...' of a text gives; a unit of one word may follow."""
-    number = r"(\$?[-+\u2212]?\d[\d,]*(?:\.0+)?%?)(?:\s+[a-z]+)?(?=\s*(?:\.(?!\d)|[!\n]|$))"  # not "26 plus 3"
-    claims = re.findall(ANNOUNCED + number, without_markup(text))
+    number = r"(\$?[-+\u2212]?\d[\d,]*(?:\.0+)?%?)"
+    end = r"(?:\s+[a-z]+)?(?=\s*(?:\.(?!\d)|[!\n]|$))"  # not "26 plus 3"
+    claims = re.findall(ANNOUNCED + number + end, without_markup(text))
     return canonical(claims[-1], "integer") if claims else None
 
 

@@ -86,7 +86,7 @@ def test_a_name_typed_while_the_export_tab_opens_stays(tiny, visit):
         page.wait_for_timeout(500)
         assert page.input_value(name) == f"mine-{t}"
         fill(page, "export-folder", "")
-    # about to type: the name came between the click into the field and the first key, and stood before the key
+    # the name came between the click into the field and the first key, and stood before what was typed
     page.evaluate("""() => {
         const fetchNow = window.fetch;
         window.fetch = async (...call) => {

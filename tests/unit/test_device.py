@@ -21,7 +21,6 @@ from thinkswitch.weights.device import (
 )
 from thinkswitch.weights.pair import open_pair
 
-
 SMALL = 1_000_000  # parameters
 
 
@@ -73,7 +72,8 @@ def test_bf16_is_taken_only_where_it_is_native(monkeypatch, generation, dtype):
 
 def test_apple_gets_half_precision(no_gpu, monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert resolve_device(Preset(four_bit=False), SMALL) == dict(device="mps", dtype=torch.float16, four_bit=False)
+    found = resolve_device(Preset(four_bit=False), SMALL)
+    assert found == dict(device="mps", dtype=torch.float16, four_bit=False)
 
 
 def test_the_device_alone_does_not_decide_four_bits():
