@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,12 @@ def test_each_side_has_its_own_arguments(preset):
     assert (pair.instruct.template_opens_think, pair.thinking.template_opens_think) == (False, True)
     prompt = pair.instruct.tokenizer.decode(make_example(pair.instruct, "hi", "12").prompt)
     assert prompt.endswith("</think>\n\n")  # it learns under the template that it is asked with
+
+
+def test_its_weights_are_in_memory_once(preset):
+    pair = open_pair_of(preset)
+    once = sum(prod(info.shape) for info in pair.instruct.entries.values())
+    assert Blend(pair).nbytes == pytest.approx(4 * once, rel=0.05)
 
 
 def test_the_slider_moves_something_after_a_round_and_not_before(preset, finished):

@@ -60,7 +60,7 @@ class ExportPoint:
     def updates(self) -> list[Update]:
         """The adapters whose sum, added to the instruct checkpoint, is the point; see `is_update`."""
         sides = list(enumerate(self.round.adapters, 2))
-        if self.pair.update:  # W_thinking = W_instruct + update
+        if self.pair.update and self.pair.update.low_rank:  # W_thinking = W_instruct + update
             sides.insert(0, (1, self.pair.update))
         used = {side for coefficients in self.recipe.values() for side, c in enumerate(coefficients) if c}
         return [Update(side, adapter) for side, adapter in sides if side in used]

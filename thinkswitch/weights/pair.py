@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from pathlib import Path
 
@@ -39,15 +40,18 @@ class Pair:
         """In the order of a recipe's coefficients."""
         return self.instruct, self.thinking
 
-    @property
+    @cached_property
     def update(self) -> Adapter | None:
-        """W_thinking - W_instruct, where the thinking checkpoint is given as that."""
-        return self.thinking.adapter if isinstance(self.thinking, AdaptedCheckpoint) else None
+        """W_thinking - W_instruct, where one set of weights is enough: an adapter, or of a hybrid none."""
+        if isinstance(self.thinking, AdaptedCheckpoint):
+            return self.thinking.adapter
+        return Adapter({}) if self.same_weights else None
 
     @property
     def whole_checkpoints(self) -> tuple[Checkpoint, ...]:
         """Those with weights of their own, which are all that memory has to hold besides `update`."""
-        return self.checkpoints[:1] if isinstance(self.thinking, AdaptedCheckpoint) else self.checkpoints
+        shared = isinstance(self.thinking, AdaptedCheckpoint) or self.same_weights
+        return self.checkpoints[:1] if shared else self.checkpoints
 
     @property
     def adapter_parameters(self) -> int:
@@ -63,7 +67,7 @@ class Pair:
     def config(self) -> PretrainedConfig:
         return self.instruct.config
 
-    @property
+    @cached_property
     def same_weights(self) -> bool:
         """Whether both sides are one checkpoint (a hybrid), which only the chat template tells apart."""
         instruct, thinking = self.checkpoints

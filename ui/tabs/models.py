@@ -131,10 +131,16 @@ def status_html(studio: Studio) -> Markup:
     name = loaded.preset.name or Path(studio.source).stem
     where = f"{blend.device.type}, {str(blend.dtype).removeprefix('torch.')}"
     memory = format_bytes(blend.nbytes)
-    sides = "a checkpoint and an adapter on it" if pair.update else "two checkpoints"
-    facts = f"{sides} of {pair.parameters:,} parameters in one live model ({where}), {memory} in memory."
+    size = f"{sides(pair)} of {pair.parameters:,} parameters"
+    facts = f"{size} in one live model ({where}), {memory} in memory."
     ready = Markup("<b>{}</b> is ready: {}").format(name, facts)
     return Markup("{}<br>{}").format(problem, ready) if problem else ready
+
+
+def sides(pair: "Pair") -> str:
+    if pair.same_weights:
+        return "one checkpoint on both sides"
+    return "a checkpoint and an adapter on it" if pair.update else "two checkpoints"
 
 
 def report_html(preset: Preset) -> Markup:
