@@ -143,13 +143,23 @@ def main() -> None:
     flag.add_argument("--examples", type=int, default=1500)
     flag.add_argument("--rank", type=int, default=16)
     flag.add_argument("--learning-rate", type=float, default=1e-3)
-    flag.add_argument("--held-out", type=int, default=200, help="problems of the report; 0: no report")
+    flag.add_argument("--held-out", type=int, default=200, help="problems of the report")
     flag.add_argument("--seed", type=int, default=0)
-    flag.add_argument(
-        "--keep", type=Path, help="folder that holds the training's state, to resume a killed one"
-    )
+    flag.add_argument("--keep", type=Path, help="folder for the training's state, to resume a killed one")
+    flag.add_argument("--only-report", action="store_true", help="measure the adapter that is there")
     args = flag.parse_args()
     silence_libraries()
+    made = {} if args.only_report else make_adapter(args)
+    spectrum = report(args.weights, args.out, args.held_out)
+    for row in spectrum:
+        print(f"t={row['t']}: accuracy {format_accuracy(row)}, think rate {row['think_rate']:.3f}")
+    file = args.out.parent / "report.json"
+    kept = json.loads(file.read_text("utf-8")) if args.only_report and file.is_file() else {}
+    file.write_text(json.dumps({**kept, **made, "spectrum": spectrum}, indent=1) + "\n", "utf-8")
+
+
+def make_adapter(args: argparse.Namespace) -> dict:
+    """Train and ship it; returns what the report says of the making."""
     preset = Preset(
         epochs=1,
         batch=16,
@@ -169,22 +179,14 @@ def main() -> None:
     began = time.time()
     train(model, examples, preset, folder)
     ship(folder / "adapter", args.out)
-    made = {
+    return {
         "made": time.strftime("%Y-%m-%d"),
         "torch": torch.__version__,
-        "flags": {
-            name: value for name, value in vars(args).items() if name not in ("weights", "out", "keep")
-        },
+        "flags": {name: getattr(args, name) for name in ("examples", "rank", "learning_rate", "seed")},
         "examples": len(examples),
         "tokens": tokens,
         "minutes": round((time.time() - began) / 60, 1),
     }
-    if args.held_out:
-        del model
-        made["spectrum"] = report(args.weights, args.out, args.held_out)
-        for row in made["spectrum"]:
-            print(f"t={row['t']}: accuracy {format_accuracy(row)}, think rate {row['think_rate']:.3f}")
-    (args.out.parent / "report.json").write_text(json.dumps(made, indent=1) + "\n")
 
 
 if __name__ == "__main__":
