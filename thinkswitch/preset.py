@@ -177,8 +177,7 @@ class Preset:
     )
     dtype: str = setting(
         "auto",
-        "Number format for computing. auto = bfloat16 where the device has it, else float32 on a CPU and "
-        "float16 on a GPU. Small pairs stay in float32 on a CPU.",
+        "Number format for computing. auto = bfloat16 where it is fast, else float32 (CPU), float16 (GPU).",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
     device: str = setting(
