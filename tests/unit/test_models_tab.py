@@ -96,7 +96,7 @@ def test_names_and_types_in_a_report_are_text():
 
 
 def test_the_status_says_what_failed_and_stays_text():
-    loader = SimpleNamespace(failed=True, status=HOSTILE, loading=False, progress=(0, 0))
+    loader = SimpleNamespace(failed=True, cancelled=False, status=HOSTILE, loading=False, progress=(0, 0))
     studio = SimpleNamespace(loader=loader, loaded=None, public=str)
     assert "<img" not in models.status_html(studio)
     assert 'class="error"' in models.status_html(studio)

@@ -29,7 +29,7 @@ IMPORT_SECONDS = 300  # torch may be read from a slow disk
 
 
 def build(studio: Studio) -> dict:
-    """Lay out the tab; returns what a reload brings back."""
+    """Lay out the tab; returns what a reload brings back, and what names the pair."""
     names = offered(studio)
     with gr.Row(equal_height=True):
         preset = gr.Dropdown(
@@ -72,7 +72,7 @@ def build(studio: Studio) -> dict:
     for event in (check.click, instruct.submit, thinking.submit):
         on(event, do_check, boxes, report)
     on(load.click, do_load, boxes, report)  # the status above the tabs is updated by the page, not from here
-    return {"kept": [] if studio.demo else boxes}
+    return {"kept": [] if studio.demo else boxes, "boxes": boxes}
 
 
 def checkpoint_box(studio: Studio, role: str, value: str) -> gr.Textbox:
@@ -118,14 +118,15 @@ def wanted(studio: Studio, names: list[str], name: str, instruct: str, thinking:
 
 def status_html(studio: Studio) -> Markup:
     """The line above the tabs: what is loaded, or how far loading is."""
-    problem = html.error(studio.public(studio.loader.status)) if studio.loader.failed else Markup()
-    loaded = studio.loaded
-    if loaded is None and studio.loader.failed:
+    loader, loaded = studio.loader, studio.loaded
+    style = html.quiet if loader.cancelled else html.error
+    problem = style(studio.public(loader.status)) if loader.failed else Markup()
+    if loaded is None and loader.failed:
         return problem
-    if loaded is None or studio.loader.loading:
-        done, total = studio.loader.progress
+    if loaded is None or loader.loading:
+        done, total = loader.progress
         bar = html.progress_bar(done, total) if total else Markup()
-        return Markup("{} …{}").format(studio.loader.status, bar)
+        return Markup("{} …{}").format(loader.status, bar)
     blend = loaded.blend
     pair = loaded.pair
     name = loaded.preset.name or Path(studio.source).stem
