@@ -76,7 +76,8 @@ def is_offered(studio: Studio) -> bool:
     loaded = studio.loaded
     if loaded is None or studio.loader.loading or studio.demo:
         return False
-    return {Path(loaded.preset.instruct).parent, Path(loaded.preset.thinking).parent} == {EMBEDDED}
+    sides = (loaded.preset.instruct, loaded.preset.thinking)
+    return all(Path(side).resolve().parent == EMBEDDED for side in sides)
 
 
 def can_cancel(studio: Studio) -> bool:

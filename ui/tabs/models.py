@@ -17,6 +17,7 @@ from ui.widgets.events import on, on_choice
 if TYPE_CHECKING:
     from thinkswitch.memory_plan import Phase
     from thinkswitch.weights.pair import Pair
+    from ui.pair_loader import Loaded
 
 INTRODUCTION = (
     "Check reads only file headers and reports whether the pair is compatible and what memory it needs."
@@ -126,16 +127,20 @@ def status_html(studio: Studio) -> Markup:
     if loaded is None or loader.loading:
         done, total = loader.progress
         bar = html.progress_bar(done, total) if total else Markup()
-        return Markup("{} …{}").format(loader.status, bar)
+        usable = f" {name_of(studio, loaded)} stays in use until then." if loaded and loader.download else ""
+        return Markup("{} …{}{}").format(loader.status, html.detail(usable), bar)
     blend = loaded.blend
     pair = loaded.pair
-    name = loaded.preset.name or Path(studio.source).stem
     where = f"{blend.device.type}, {str(blend.dtype).removeprefix('torch.')}"
     memory = format_bytes(blend.nbytes)
     sides = "a checkpoint and an adapter on it" if pair.update else "two checkpoints"
     facts = f"{sides} of {pair.parameters:,} parameters in one live model ({where}), {memory} in memory."
-    ready = Markup("<b>{}</b> is ready: {}").format(name, facts)
+    ready = Markup("<b>{}</b> is ready{}").format(name_of(studio, loaded), html.detail(f": {facts}"))
     return Markup("{}<br>{}").format(problem, ready) if problem else ready
+
+
+def name_of(studio: Studio, loaded: "Loaded") -> str:
+    return loaded.preset.name or Path(studio.source).stem
 
 
 def report_html(preset: Preset) -> Markup:
