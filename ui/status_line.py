@@ -77,7 +77,7 @@ def is_offered(studio: Studio) -> bool:
     if loaded is None or studio.loader.loading or studio.demo:
         return False
     sides = (loaded.preset.instruct, loaded.preset.thinking)
-    return all(Path(side).resolve().parent == EMBEDDED for side in sides)
+    return all(Path(side).resolve().parent == EMBEDDED.resolve() for side in sides)
 
 
 def can_cancel(studio: Studio) -> bool:
