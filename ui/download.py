@@ -53,7 +53,7 @@ class Download:
         self._left_by_others = self._unfinished()
         self._cancelled = threading.Event()
 
-    def run(self, report: Callable[[int], None]) -> None:
+    def run(self, report: Callable[[float], None]) -> None:
         """Return when everything is here; `report` gets how many bytes have arrived, several times a second.
 
         Raises Cancelled, or a UserError with the child's own sentence.
@@ -84,7 +84,7 @@ class Download:
     def cancel(self) -> None:
         self._cancelled.set()
 
-    def arrived(self) -> int:
+    def arrived(self) -> float:
         """How many of the missing bytes are here, in whole and in unfinished files."""
         files = [of_one.folder / file for of_one in self._missing for file in of_one.files]
         return min(self.size, sum(map(size_of, [*files, *(self._unfinished() - self._left_by_others)])))
@@ -106,7 +106,9 @@ def fetch_command(preset: Preset) -> list[str]:
 
 def without_window() -> dict:
     """Arguments of Popen for a child that opens no console on Windows. Ctrl-C in the app's ends both."""
-    return {"creationflags": subprocess.CREATE_NO_WINDOW} if sys.platform == "win32" else {}
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NO_WINDOW}
+    return {}
 
 
 def end(child: subprocess.Popen) -> None:

@@ -50,7 +50,7 @@ class PairLoader:
         self.failed = self.loading = False
         self.download: Download | None = None  # the one that is going on
         self.cancelled = False  # by a person: `failed`, too, but no error
-        self.progress = (0, 0)
+        self.progress: tuple[float, float] = (0, 0)
         self.problems: dict[str, problems.Problem] = {}  # held-out ones by key: their answers are known
         self.examples: list[problems.Problem] = []
         self.torch_imported = threading.Event()  # importing torch in two threads at once fails
@@ -158,7 +158,7 @@ class PairLoader:
             return fetch_missing(pair)  # nothing is downloaded; an adapter is read
         download = Download(fetch_command(preset), missing)
 
-        def report(arrived: int) -> None:
+        def report(arrived: float) -> None:
             self.status = f"Downloading {download.names}: {format_bytes_of(arrived, download.size)}"
             self.progress = (arrived, download.size)
 

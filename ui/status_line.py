@@ -24,8 +24,8 @@ class StatusLine:
     """Its components. What they show is the same on every page: see pulse.py."""
 
     status: Component
-    offer: Component
-    cancel: Component
+    offer: gr.Button
+    cancel: gr.Button
 
 
 def build(studio: Studio) -> StatusLine:

@@ -8,12 +8,12 @@ import time
 import psutil
 import pytest
 
-from conftest import wait
+from conftest import python, wait
 from thinkswitch.errors import UserError
 from thinkswitch.weights.hub import Missing
 from ui.download import Cancelled, Download, end
 
-# Half a file is here; a child of its own works, as behind the python.exe of a virtual environment.
+# A stub of the child: half a file is here, and a child of its own works, as behind Windows' python.exe.
 ENDLESS = """
 import subprocess, sys, time
 half = open(sys.argv[1] + "/mine.incomplete", "wb")
@@ -40,6 +40,11 @@ def download(code: str, blobs) -> Download:
     return Download([sys.executable, "-c", code, str(blobs)], [missing])
 
 
+def has_ended(pid: int) -> bool:
+    """Also one that nobody has collected yet."""
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
 def test_a_cancelled_download_leaves_no_process_and_no_half_file(blobs):
     """Nobody goes on with a half: every download has a name of its own for it."""
     going = download(ENDLESS, blobs)
@@ -57,11 +62,30 @@ def test_a_cancelled_download_leaves_no_process_and_no_half_file(blobs):
     wait(lambda: 70 in reports)
     wait((blobs / "sleeper").is_file)
     wait(lambda: (blobs / "sleeper").read_text())
-    sleeper = psutil.Process(int((blobs / "sleeper").read_text()))
     going.cancel()
     thread.join(60)
     assert "files that had arrived whole are kept" in str(ended[0])
-    assert not sleeper.is_running() or sleeper.status() == psutil.STATUS_ZOMBIE
+    assert has_ended(int((blobs / "sleeper").read_text()))
+    assert [file.name for file in blobs.glob("*.incomplete")] == ["other.incomplete"]
+
+
+APP = """
+import sys, threading, time
+from pathlib import Path
+from types import SimpleNamespace
+from ui.download import Download
+stub, blobs = sys.argv[1], Path(sys.argv[2])
+missing = SimpleNamespace(name="lab/pair", folder=blobs.parent / "snapshots" / "0123", files=[], nbytes=100)
+going = Download([sys.executable, "-c", stub, str(blobs)], [missing])
+threading.Thread(target=going.run, args=[print], daemon=True).start()
+while not ((blobs / "sleeper").is_file() and (blobs / "sleeper").read_text()):
+    time.sleep(0.01)
+"""
+
+
+def test_a_download_ends_with_the_app(blobs):
+    python("-c", APP, ENDLESS, blobs)
+    assert has_ended(int((blobs / "sleeper").read_text()))
     assert [file.name for file in blobs.glob("*.incomplete")] == ["other.incomplete"]
 
 

@@ -226,17 +226,6 @@ def test_progress_is_shown_and_a_killed_download_goes_on(hub, online, publish, l
     assert of_instruct(seen, pair) == {file}
 
 
-def test_fetch_downloads_a_pair_and_says_where_it_is(hub, online, offline, pair, folders, home):
-    with hub.watched() as seen:
-        said = online("fetch", *pair.names).splitlines()
-    assert weights(seen) == sizes(folders, pair)
-    assert re.fullmatch(r"downloaded \d\.\d+ MB", said[0])
-    for line, role in zip(said[1:], ("instruct", "thinking"), strict=True):
-        assert line.startswith(f"{role}: {home}") and Path(line.removeprefix(f"{role}: ")).is_dir()
-    with hub.unreachable():
-        assert offline("fetch", *pair.names).splitlines() == ["the weights were here already", *said[1:]]
-
-
 # ---- refused, in one sentence, before weights are fetched
 
 

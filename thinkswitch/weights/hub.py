@@ -82,7 +82,7 @@ class Missing:
     name: str
     folder: Path
     files: list[str]
-    nbytes: int
+    nbytes: float
 
 
 def missing_weights(name: str, folder: Path, files: Sequence[str], tensors: Iterable[TensorInfo]) -> Missing:
