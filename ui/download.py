@@ -46,8 +46,8 @@ class Download:
     """Downloads once; `cancel` ends it from any thread."""
 
     def __init__(self, command: list[str], missing: list["Missing"]) -> None:
-        self.names = " and ".join(of_one.name.split("/")[-1] for of_one in missing)
-        self.size = sum(of_one.nbytes for of_one in missing)
+        self.names = " and ".join(one.name.split("/")[-1] for one in missing)
+        self.size = sum(one.nbytes for one in missing)
         self._command = command
         self._missing = missing
         self._left_by_others = self._unfinished()
@@ -86,12 +86,12 @@ class Download:
 
     def arrived(self) -> float:
         """How many of the missing bytes are here, in whole and in unfinished files."""
-        files = [of_one.folder / file for of_one in self._missing for file in of_one.files]
+        files = [one.folder / file for one in self._missing for file in one.files]
         return min(self.size, sum(map(size_of, [*files, *(self._unfinished() - self._left_by_others)])))
 
     def _unfinished(self) -> set[Path]:
         """Files that are being downloaded, by this or another process, or were when it ended."""
-        blobs = {of_one.folder.parents[1] / "blobs" for of_one in self._missing}
+        blobs = {one.folder.parents[1] / "blobs" for one in self._missing}
         return {file for folder in blobs for file in folder.glob("*.incomplete")}
 
 
@@ -105,7 +105,7 @@ def fetch_command(preset: Preset) -> list[str]:
 
 
 def without_window() -> dict:
-    """Arguments of Popen for a child that opens no console on Windows. Ctrl-C in the app's ends both."""
+    """Arguments of Popen for a child that opens no console on Windows."""
     if sys.platform == "win32":
         return {"creationflags": subprocess.CREATE_NO_WINDOW}
     return {}

@@ -60,6 +60,31 @@ def test_fetch_downloads_a_pair_once_and_says_where_it_is(hub, online, offline, 
         assert offline("fetch", *names).splitlines() == ["the weights were here already", *places]
 
 
+PAGE = """
+import dataclasses, sys, time
+from thinkswitch.preset import load_preset
+from ui.pair_loader import PairLoader
+preset = dataclasses.replace(load_preset("tiny"), name="smol", instruct={instruct!r}, thinking={thinking!r})
+loader = PairLoader(preset, "smol", released=print)
+loader.load(preset, "smol")
+said = []
+while loader.loading:
+    said.append(loader.status)
+    time.sleep(0.001)
+print(loader.status, any("Downloading instruct: 0 of" in line for line in said), loader.loaded.pair.remarks)
+"""
+
+
+def test_the_page_downloads_what_its_adapter_stands_on(hub, online, instruct, tmp_path):
+    """As the preset that is offered: a checkpoint on the Hub, an adapter that ships."""
+    adapter = save_adapter(instruct, tmp_path / "adapter")
+    name, _ = publish(hub, instruct, adapter)
+    with hub.watched() as seen:
+        done = online.send(code=PAGE.format(instruct=name, thinking=adapter))
+    assert done.stdout.startswith("Ready True ('thinking is instruct + adapter"), done.stdout + done.stderr
+    assert weights(seen) == [f"{name}/model.safetensors"]
+
+
 def spoil(weights: dict) -> dict:
     return {key: torch.full_like(weight, float("nan")) for key, weight in weights.items()}
 

@@ -310,19 +310,19 @@ def with_weights(*checkpoints: Checkpoint) -> list[Checkpoint]:
     Nothing is downloaded if the disk has no room for all of it.
     """
     missing = [checkpoint.missing() for checkpoint in checkpoints]
-    size = sum(of_one.nbytes for of_one in missing)
+    size = sum(one.nbytes for one in missing)
     free = shutil.disk_usage(checkpoints[0].folder).free
     if size > free:
-        names = " and ".join(of_one.name for of_one in missing if of_one.files)
+        names = " and ".join(one.name for one in missing if one.files)
         raise UserError(
             f"the weights of {names} take {size / 1e9:,.1f} GB, the disk of the Hub's cache has "
             f"{free / 1e9:,.1f} GB free; make room, or set HF_HOME to a folder on a larger disk"
         )
     complete = []
-    for checkpoint, of_one in zip(checkpoints, missing, strict=True):
-        if of_one.files:
+    for checkpoint, one in zip(checkpoints, missing, strict=True):
+        if one.files:
             name, folder = checkpoint.name, checkpoint.folder
-            hub.fetch(name, folder, of_one.files, read_index(folder)[0], of_one.nbytes)
+            hub.fetch(name, folder, one.files, read_index(folder)[0], one.nbytes)
             entries, vision = split_vision(read_headers(name, folder))
             checkpoint = replace(checkpoint, entries=entries, vision=vision)
         complete.append(checkpoint)
