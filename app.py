@@ -20,13 +20,12 @@ from starlette.routing import Route
 from thinkswitch.errors import UserError
 from thinkswitch.preset import load_preset
 from thinkswitch.recipe import Schedule
-from ui import security, settings_store
+from ui import security, settings_store, status_line
 from ui.pulse import Pulse
 from ui.studio import Studio
 from ui.tabs import compare, explore, export, loop, models
 from ui.widgets import theme
 from ui.widgets.assets import asset
-from ui.widgets.components import MessageBox
 from ui.widgets.events import on
 
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
@@ -40,8 +39,7 @@ def build(studio: Studio) -> gr.Blocks:
     """The whole page. It opens on Compare, where the slider is."""
     with gr.Blocks(title="ThinkSwitch Studio", analytics_enabled=False) as page:
         gr.HTML(MASTHEAD)
-        # above the tabs: it concerns all of them
-        status = MessageBox(models.status_html(studio), elem_id="models-status")
+        line = status_line.build(studio)  # above the tabs: it concerns all of them
         schedule = gr.State(Schedule())
         stored = settings_store.browser_state(studio.preset)
         tab: dict[str, dict] = {}
@@ -59,7 +57,8 @@ def build(studio: Studio) -> gr.Blocks:
         tab["Export"]["take"](export_tab.select, tab["Compare"])
         timers = {name: parts["timer"] for name, parts in tab.items() if "timer" in parts}
         run_timers_of_the_open_tab(tabs, timers)
-        Pulse(studio, status, tab).start()
+        status_line.connect(studio, line, tab["Models"]["boxes"])
+        Pulse(studio, line, tab).start()
         kept = [component for parts in tab.values() for component in parts["kept"]]
         open_with_stored_settings(page, studio, stored, kept, tab)
         page.unload(close_page(studio))

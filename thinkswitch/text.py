@@ -6,13 +6,27 @@ COLOURS = {
 }  # blue and orange, told apart by colour-blind readers too
 
 
+UNITS = ("bytes", "kB", "MB", "GB", "TB")
+
+
 def format_bytes(size: float) -> str:
     """A number of bytes with three digits and a decimal unit: 1536 is '1.54 kB'."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 999.5:  # 999.5 would be rounded to 1e+03
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
+    power = unit_power(size)
+    return f"{size / 1000**power:.3g} {UNITS[power]}"
+
+
+def format_bytes_of(done: float, total: float) -> str:
+    """How much of a size is here, in the unit of the whole: '120 of 270 MB', '1.5 of 16.1 GB'."""
+    power = unit_power(total)
+    done, total = done / 1000**power, total / 1000**power
+    decimals = sum(total < limit for limit in (9.995, 99.95)) if power else 0  # three digits
+    return f"{done:.{decimals}f} of {total:.{decimals}f} {UNITS[power]}"
+
+
+def unit_power(size: float) -> int:
+    """Which of UNITS a size is said in."""
+    # 999.5 would be rounded to 1e+03
+    return next((power for power in range(len(UNITS) - 1) if size / 1000**power < 999.5), len(UNITS) - 1)
 
 
 def format_seconds(seconds: float) -> str:

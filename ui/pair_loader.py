@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from thinkswitch import problems
 from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset
+from thinkswitch.text import format_bytes_of
+from ui.download import Cancelled, Download, fetch_command
 from ui.live_rounds import LiveRounds
 
 if TYPE_CHECKING:
@@ -46,11 +48,14 @@ class PairLoader:
         self.loaded: Loaded | None = None
         self.status = "The page is up; torch is not imported yet"
         self.failed = self.loading = False
-        self.progress = (0, 0)
+        self.download: Download | None = None  # the one that is going on
+        self.cancelled = False  # by a person: `failed`, too, but no error
+        self.progress: tuple[float, float] = (0, 0)
         self.problems: dict[str, problems.Problem] = {}  # held-out ones by key: their answers are known
         self.examples: list[problems.Problem] = []
         self.torch_imported = threading.Event()  # importing torch in two threads at once fails
         self.threads: int | None = None  # torch's own choice
+        self._coming = ""  # the name of what is being loaded
         self._released = released
         self._lock = threading.Lock()
         self._page_opened = threading.Event()
@@ -74,10 +79,14 @@ class PairLoader:
         """Read a pair in a thread. A pair that cannot be opened leaves the old one in memory."""
         with self._lock:
             if self.loading:
-                name = self.preset.name or "a pair"
-                raise UserError(f"{name} is still being loaded; wait until it is ready")
-            self.loading = True
+                raise UserError(f"{self._coming} is still being loaded; wait until it is ready")
+            self.loading, self._coming = True, preset.name or "a pair"
         threading.Thread(target=self._load, args=(preset, source), daemon=True).start()
+
+    def cancel_download(self) -> None:
+        download = self.download
+        if download is not None:
+            download.cancel()
 
     def ready(self) -> Loaded:
         loaded = self.loaded
@@ -85,14 +94,17 @@ class PairLoader:
             return loaded
         if self.failed:
             raise UserError(f"the pair is not loaded: {self.status}")
-        raise UserError(f"the pair is not loaded yet ({self.status.lower()}); a moment")
+        status = self.status[:1].lower() + self.status[1:]
+        raise UserError(f"the pair is not loaded yet ({status}); a moment")
 
     def _load(self, preset: Preset, source: str) -> None:
         try:
-            self.failed = False
+            self.failed = self.cancelled = False
             self._import_torch()
             self._replace_pair(preset, source)
             self.status = "Ready"
+        except Cancelled as cancelled:
+            self.status, self.failed, self.cancelled = str(cancelled), True, True
         except UserError as error:
             self.status, self.failed = str(error), True
         except Exception as error:
@@ -120,9 +132,10 @@ class PairLoader:
         from thinkswitch.weights.pair import open_pair_of
 
         self.status = "Checking the pair"
-        pair = open_pair_of(preset)
+        pair = open_pair_of(preset, headers_only=True)
         held_out = problems.held_out(preset) if preset.held_out_set else []
         find_device(preset)  # refuses a device that is not here
+        pair = self._with_weights(pair, preset)
         self._release_old()
         self.preset, self.source = preset, source
         self._take_problems(held_out)
@@ -135,6 +148,28 @@ class PairLoader:
         self.status = "Warming up"  # the first pass through torch costs a second
         evaluate.probability_of_think(blend, pair.instruct, "Hello", [start.point(0.5)] * 2)
         self.loaded = Loaded(preset, pair, start, blend, LiveRounds(blend))
+
+    def _with_weights(self, pair: Pair, preset: Preset) -> Pair:
+        """The pair once its weights are here. Until then the old pair stays in use."""
+        from thinkswitch.weights.pair import fetch_missing, missing_weights, open_pair_of
+
+        missing = missing_weights(pair)
+        if not missing:
+            return fetch_missing(pair)  # nothing is downloaded; an adapter is read
+        download = Download(fetch_command(preset), missing)
+
+        def report(arrived: float) -> None:
+            self.status = f"Downloading {download.names}: {format_bytes_of(arrived, download.size)}"
+            self.progress = (arrived, download.size)
+
+        report(0)
+        self.download = download
+        try:
+            download.run(report)
+        finally:
+            self.download, self.progress = None, (0, 0)
+        self.status = "Checking the pair"
+        return open_pair_of(preset)
 
     def _release_old(self) -> None:
         """Give the old pair's memory back. Decodes of it end at their next step."""

@@ -8,6 +8,7 @@ from gradio.components import Component
 
 from thinkswitch.preset import Preset
 from ui.run_control import PAIR
+from ui.status_line import StatusLine, can_cancel, is_offered
 from ui.studio import Studio
 from ui.tabs import loop, models
 from ui.widgets.events import on
@@ -20,6 +21,8 @@ class Shown:
     """What a page shows."""
 
     status: str
+    offered: bool
+    can_cancel: bool
     choices: list[str]
     runs: list[tuple[str, str]]
     preset: Preset
@@ -30,7 +33,7 @@ class Pulse:
     """Updates of the whole page, from the components that each tab has returned."""
 
     studio: Studio
-    status: Component
+    line: StatusLine
     tab: dict[str, dict]
 
     @property
@@ -40,7 +43,13 @@ class Pulse:
     def start(self) -> None:
         shown = gr.State(None)
         loop_tab = self.tab["Loop"]
-        outputs = [self.status, self.tab["Compare"]["chips"], *self.rounds]
+        outputs = [
+            self.line.status,
+            self.line.offer,
+            self.line.cancel,
+            self.tab["Compare"]["chips"],
+            *self.rounds,
+        ]
         outputs += [loop_tab["run"], *loop_tab["settings"].values(), shown]
 
         def tick(last: Shown | None, *chosen: str) -> dict[Component, Any]:
@@ -51,13 +60,24 @@ class Pulse:
 
     def now(self) -> Shown:
         choices, listing = self.studio.board()
-        return Shown(models.status_html(self.studio), choices, listing, self.studio.preset)
+        return Shown(
+            status=models.status_html(self.studio),
+            offered=is_offered(self.studio),
+            can_cancel=can_cancel(self.studio),
+            choices=choices,
+            runs=listing,
+            preset=self.studio.preset,
+        )
 
     def updates(self, last: Shown | None, now: Shown, chosen: tuple[str, ...]) -> dict[Component, Any]:
         """Only what has changed since `last`."""
         update: dict[Component, Any] = {}
         if last is None or now.status != last.status:
-            update[self.status] = now.status
+            update[self.line.status] = now.status
+        if last is None or now.offered != last.offered:
+            update[self.line.offer] = gr.update(visible=now.offered)
+        if last is None or now.can_cancel != last.can_cancel:
+            update[self.line.cancel] = gr.update(visible=now.can_cancel)
         if last is None or now.choices != last.choices:
             for component, value in zip(self.rounds, chosen, strict=True):
                 kept = value if value in now.choices else PAIR  # else its run was deleted

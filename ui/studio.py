@@ -168,8 +168,8 @@ class Studio:
     def task(self, name: str, work: Callable, session_hash: str | None = None) -> BackgroundTask:
         """Start `work` in the background; one task of a name at a time. It belongs to the page that asks."""
         with self._tasks_lock:
-            if self.loader.loading:
-                raise UserError("a pair is being loaded; wait until it is ready")
+            if self.loader.loading and (name == "export" or self.loader.download is None):
+                raise UserError("a pair is being loaded; wait until it is ready")  # it would end an export
             if self._at_work(name):
                 raise UserError(f"{name} is at work already; wait for it, or stop it")
             self.owners.take(task_thing(name), session_hash)

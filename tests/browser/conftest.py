@@ -80,11 +80,11 @@ def visit(chromium):
 
 @pytest.fixture
 def serve(tmp_path):
-    """`serve(*flags)` -> a server of this test's own."""
+    """`serve(*flags, **environment)` -> a server of this test's own."""
     servers = []
 
-    def start(*flags) -> Server:
-        servers.append(Server(tmp_path, *flags))
+    def start(*flags, **env: str) -> Server:
+        servers.append(Server(tmp_path, *flags, **env))
         return servers[-1]
 
     yield start

@@ -33,9 +33,10 @@ HOSTILE = [
 class Server:
     """app.py as a user starts it, in a folder of its own. It takes a free port and says which."""
 
-    def __init__(self, folder: Path, *flags):
+    def __init__(self, folder: Path, *flags, **env: str):
         self.folder = folder
         self.flags = list(map(str, flags))
+        self.env = {**os.environ, "PYTHONUNBUFFERED": "1", **env}
         self.log_file = folder / "server.log"
         self.start()
 
@@ -47,7 +48,7 @@ class Server:
                 cwd=self.folder,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env=self.env,
             )
         address = re.compile(r"https?://[\w.]+:(\d+)")
         wait(lambda: self.process.poll() is not None or address.search(self.log, began))

@@ -1,5 +1,6 @@
 """A thinking side that is an adapter on the Hub: small files, its header, its weights, then its base's."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,45 @@ def test_checked_by_headers_then_fetched_once(hub, online, offline, instruct, tm
     assert [Path(path).name for path in weights(seen)] == [WEIGHTS, "model.safetensors"]
     with hub.unreachable():
         assert offline(*ask(*names, tmp_path / "pair.yaml")) == answers
+
+
+def test_fetch_downloads_a_pair_once_and_says_where_it_is(hub, online, offline, home, instruct, tmp_path):
+    adapter = save_adapter(instruct, tmp_path / "adapter")
+    names = publish(hub, instruct, adapter)
+    said, *places = online("fetch", *names).splitlines()
+    assert re.fullmatch(r"downloaded [\d.]+ [kM]B", said)
+    for place, role, folder in zip(places, ("instruct", "thinking"), (instruct, adapter), strict=True):
+        assert place.startswith(f"{role}: {home}")
+        fetched = Path(place.removeprefix(f"{role}: "))
+        weights = Path(folder).glob("*.safetensors")
+        assert all((fetched / file.name).read_bytes() == file.read_bytes() for file in weights)
+    with hub.unreachable():
+        assert offline("fetch", *names).splitlines() == ["the weights were here already", *places]
+
+
+PAGE = """
+import dataclasses, sys, time
+from thinkswitch.preset import load_preset
+from ui.pair_loader import PairLoader
+preset = dataclasses.replace(load_preset("tiny"), name="smol", instruct={instruct!r}, thinking={thinking!r})
+loader = PairLoader(preset, "smol", released=print)
+loader.load(preset, "smol")
+said = []
+while loader.loading:
+    said.append(loader.status)
+    time.sleep(0.001)
+print(loader.status, any("Downloading instruct: 0 of" in line for line in said), loader.loaded.pair.remarks)
+"""
+
+
+def test_the_page_downloads_what_its_adapter_stands_on(hub, online, instruct, tmp_path):
+    """As the preset that is offered: a checkpoint on the Hub, an adapter that ships."""
+    adapter = save_adapter(instruct, tmp_path / "adapter")
+    name, _ = publish(hub, instruct, adapter)
+    with hub.watched() as seen:
+        done = online.send(code=PAGE.format(instruct=name, thinking=adapter))
+    assert done.stdout.startswith("Ready True ('thinking is instruct + adapter"), done.stdout + done.stderr
+    assert weights(seen) == [f"{name}/model.safetensors"]
 
 
 def spoil(weights: dict) -> dict:

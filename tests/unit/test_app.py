@@ -10,7 +10,7 @@ import pytest
 import app
 from thinkswitch.errors import UserError
 from thinkswitch.preset import load_preset
-from ui import security
+from ui import security, status_line
 from ui.pulse import Pulse
 from ui.run_control import PAIR
 from ui.studio import Studio
@@ -96,7 +96,7 @@ def pulse(root):
         rounds = {name: {"round": gr.Dropdown()} for name in ("Compare", "Explore", "Export")}
         rounds["Compare"]["chips"] = gr.Dataset(components=["text"], samples=[])
         loop_tab = {"run": gr.Dropdown(), "settings": {"rounds": gr.Number(), "epochs": gr.Number()}}
-        return Pulse(studio, gr.HTML(), {**rounds, "Loop": loop_tab})
+        return Pulse(studio, status_line.build(studio), {**rounds, "Loop": loop_tab})
 
 
 CHOSEN = (PAIR, PAIR, "old · round 1")
@@ -105,7 +105,8 @@ CHOSEN = (PAIR, PAIR, "old · round 1")
 def test_a_new_page_hears_everything_but_its_preset(pulse):
     now = pulse.now()
     update = pulse.updates(None, now, CHOSEN)
-    assert set(update) == {pulse.status, *pulse.rounds, pulse.tab["Loop"]["run"]}
+    line = pulse.line
+    assert set(update) == {line.status, line.offer, line.cancel, *pulse.rounds, pulse.tab["Loop"]["run"]}
     assert [update[component]["value"] for component in pulse.rounds] == [PAIR, PAIR, PAIR]  # one was deleted
 
 
@@ -117,7 +118,7 @@ def test_an_idle_page_hears_nothing(pulse):
 def test_a_page_hears_what_has_changed(pulse):
     now = pulse.now()
     loaded = dataclasses.replace(now, status="Reading weights …")
-    assert pulse.updates(now, loaded, CHOSEN) == {pulse.status: "Reading weights …"}
+    assert pulse.updates(now, loaded, CHOSEN) == {pulse.line.status: "Reading weights …"}
     more = dataclasses.replace(now, choices=[PAIR, "old · round 1"])
     update = pulse.updates(now, more, CHOSEN)
     assert [update[component]["value"] for component in pulse.rounds] == list(CHOSEN)

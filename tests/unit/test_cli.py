@@ -64,7 +64,7 @@ def run(tmp_path_factory) -> Path:
 def test_help_names_every_verb_and_exit_code(capsys):
     assert wrong_usage("--help") == 0
     shown = capsys.readouterr().out
-    verbs = ("run", "resume", "stop", "status", "ask", "sweep", "export", "check", "plan")
+    verbs = ("run", "resume", "stop", "status", "ask", "sweep", "export", "check", "fetch", "plan")
     assert all(verb in shown for verb in verbs)
     assert re.search(r"130\W+stopped", shown)
 

@@ -96,7 +96,9 @@ def test_names_and_types_in_a_report_are_text():
 
 
 def test_the_status_says_what_failed_and_stays_text():
-    loader = SimpleNamespace(failed=True, status=HOSTILE, loading=False, progress=(0, 0))
+    loader = SimpleNamespace(
+        download=None, failed=True, cancelled=False, status=HOSTILE, loading=False, progress=(0, 0)
+    )
     studio = SimpleNamespace(loader=loader, loaded=None, public=str)
     assert "<img" not in models.status_html(studio)
     assert 'class="error"' in models.status_html(studio)
@@ -107,5 +109,5 @@ def test_the_status_says_what_failed_and_stays_text():
 
 def test_the_status_says_what_is_ready(studio):
     said = models.status_html(studio)
-    assert "<b>tiny</b> is ready: two checkpoints of 835,840 parameters" in said
+    assert '<b>tiny</b> is ready<span class="detail">: two checkpoints of 835,840 parameters' in said
     assert "(cpu, float32)" in said

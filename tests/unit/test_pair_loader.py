@@ -2,14 +2,18 @@
 
 import dataclasses
 import gc
+import threading
 import weakref
 
 import pytest
 
 from conftest import TINY, wait
+from thinkswitch.cli.main import parser
 from thinkswitch.errors import UserError
-from thinkswitch.preset import Preset, load_preset
+from thinkswitch.preset import Preset, apply_settings, load_preset, make_preset
 from thinkswitch.problems import Problem
+from thinkswitch.weights.prompting import prompting_of
+from ui.download import Cancelled, fetch_command
 from ui.pair_loader import PairLoader, pick_examples
 
 
@@ -109,3 +113,103 @@ def test_held_out_problems_are_known_before_torch_is_imported():
     loader = PairLoader(load_preset("tiny"), "tiny", released=lambda rounds: None)
     assert len(loader.problems) == 400 and len(loader.examples) == 4
     assert PairLoader(Preset(), "none", released=lambda rounds: None).problems == {}
+
+
+# ---- a pair whose weights have to come from the Hub
+
+
+class FakeDownload:
+    """Half of it is here; then it ends as the test says."""
+
+    names, size = "other-1B", 270_000_000
+
+    def __init__(self, command, missing):
+        self.went_on = threading.Event()
+        self.ending: Exception | None = None
+
+    def run(self, report):
+        report(self.size / 2)
+        self.went_on.wait(120)
+        if self.ending:
+            raise self.ending
+
+    def cancel(self):
+        self.ending = Cancelled("Download cancelled")
+        self.went_on.set()
+
+
+@pytest.fixture
+def downloading(loader, monkeypatch):
+    """`loader` with tiny in memory and tiny again on its way, as if it were not here."""
+    monkeypatch.setattr("ui.pair_loader.Download", FakeDownload)
+    monkeypatch.setattr("thinkswitch.weights.pair.missing_weights", lambda pair: ["some"])
+    loader.before = loader.loaded
+    loader.load(loader.preset, "again")
+    wait(lambda: loader.progress[0], 120)
+    return loader
+
+
+def test_the_old_pair_stays_in_use_until_everything_is_here(downloading):
+    assert downloading.status == "Downloading other-1B: 135 of 270 MB"
+    assert downloading.progress == (135e6, 270e6)
+    assert downloading.ready() is downloading.before and not downloading.calls
+    downloading.download.went_on.set()
+    wait(lambda: not downloading.loading, 120)
+    assert downloading.status == "Ready" and downloading.loaded is not downloading.before
+    assert downloading.source == "again" and downloading.download is None and len(downloading.calls) == 1
+
+
+def test_a_cancelled_download_is_no_error_and_keeps_the_old_pair(downloading):
+    downloading.cancel_download()
+    wait(lambda: not downloading.loading, 120)
+    assert downloading.status == "Download cancelled" and downloading.cancelled
+    assert downloading.ready() is downloading.before and downloading.source == "tiny"
+    downloading.cancel_download()  # there is none any more
+    downloading.load(dataclasses.replace(downloading.preset, device="cuda"), "broken")
+    wait(lambda: not downloading.loading, 120)
+    assert downloading.failed and not downloading.cancelled
+
+
+def test_a_download_that_fails_says_its_own_sentence_and_keeps_the_old_pair(downloading):
+    downloading.download.ending = UserError("lab/other is gated")
+    downloading.download.went_on.set()
+    wait(lambda: not downloading.loading, 120)
+    assert downloading.status == "lab/other is gated" and downloading.failed and not downloading.cancelled
+    assert downloading.ready() is downloading.before
+
+
+def test_what_is_on_its_way_is_named(downloading):
+    """It said that tiny was still being loaded, while another pair was."""
+    downloading.cancel_download()
+    wait(lambda: not downloading.loading, 120)
+    downloading.load(dataclasses.replace(downloading.preset, name="other"), "other")
+    with pytest.raises(UserError, match="other is still being loaded"):
+        downloading.load(downloading.preset, "tiny")
+    wait(lambda: downloading.progress[0], 120)
+    downloading.cancel_download()
+    wait(lambda: not downloading.loading, 120)
+
+
+def test_the_child_is_asked_for_the_pair_as_it_was_accepted():
+    """A template that needs an argument was refused by the child without it."""
+    preset = make_preset(
+        {
+            "instruct": "lab/a",
+            "thinking": "lab/b+c",
+            "think_tags": ["<a>", "</a>"],
+            "instruct_template_args": {"enable_thinking": False},
+            "thinking_template_args": {"enable_thinking": True},
+            "instruct_system": "Be quick.\nBe brief.",
+            "thinking_system": "x = 'y'",
+        }
+    )
+    _, *python, verb = fetch_command(preset)[:4]
+    args = parser().parse_args(fetch_command(preset)[3:])
+    assert (python, verb, args.instruct, args.thinking) == (
+        ["-m", "thinkswitch"],
+        "fetch",
+        "lab/a",
+        "lab/b+c",
+    )
+    assert prompting_of(apply_settings(Preset(), args.set)) == prompting_of(preset)
+    assert fetch_command(Preset(instruct="a", thinking="b"))[4:] == ["a", "b"]

@@ -243,8 +243,20 @@ def test_nothing_new_is_begun_on_a_pair_that_is_about_to_go(endless):
     """An export that began while another pair was being read kept both in memory."""
     studio = Studio(load_preset("tiny"), "tiny")
     studio.loader.loading = True
-    with pytest.raises(UserError, match="a pair is being loaded; wait until it is ready"):
-        studio.task("export", endless)
+    for download in (None, object()):
+        studio.loader.download = download
+        with pytest.raises(UserError, match="a pair is being loaded; wait until it is ready"):
+            studio.task("export", endless)
+
+
+def test_a_sweep_may_begin_while_another_pair_is_downloaded(endless):
+    """Gigabytes take an hour; a sweep gives way at its next step when they are here."""
+    studio = Studio(load_preset("tiny"), "tiny")
+    studio.loader.loading = True
+    with pytest.raises(UserError, match="a pair is being loaded"):
+        studio.task("sweep", endless)
+    studio.loader.download = object()
+    studio.task("sweep", endless)
 
 
 def test_a_table_of_a_closed_page_belongs_to_nobody():

@@ -3,7 +3,7 @@
 import pytest
 
 from thinkswitch.errors import first_line, list_some
-from thinkswitch.text import format_accuracy, format_bytes, format_seconds
+from thinkswitch.text import format_accuracy, format_bytes, format_bytes_of, format_seconds
 
 SIZES = {
     0: "0 bytes",
@@ -32,6 +32,15 @@ TIMES = {
 @pytest.mark.parametrize("size, text", SIZES.items())
 def test_sizes_have_three_digits_and_a_unit(size, text):
     assert format_bytes(size) == text
+
+
+def test_progress_is_said_in_the_unit_of_the_whole():
+    assert format_bytes_of(0, 270e6) == "0 of 270 MB"
+    assert format_bytes_of(119.6e6, 269.9e6) == "120 of 270 MB"
+    assert format_bytes_of(1.52e9, 16.06e9) == "1.5 of 16.1 GB"
+    assert format_bytes_of(5e6, 9.994e9) == "0.01 of 9.99 GB"
+    assert format_bytes_of(5e6, 9.996e9) == "0.0 of 10.0 GB"
+    assert format_bytes_of(9, 999) == "9 of 999 bytes" and format_bytes_of(1e12, 2e15) == "1 of 2000 TB"
 
 
 @pytest.mark.parametrize("seconds, text", TIMES.items())

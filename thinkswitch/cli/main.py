@@ -253,4 +253,5 @@ VERBS = (
     Verb("plan", verbs.plan, "show how much memory each phase needs; reads only file headers", add_plan),
     Verb("export", verbs.export, "write a point as a folder that transformers loads; verified", add_export),
     Verb("check", verbs.check, "check if two checkpoints can be interpolated; reads only headers", add_check),
+    Verb("fetch", verbs.fetch, "download a pair's weights; what is here is kept", add_check),
 )

@@ -127,6 +127,20 @@ def check(args: Namespace) -> int:
     return 0
 
 
+def fetch(args: Namespace) -> int:
+    from thinkswitch.weights.pair import fetch_missing, missing_weights, open_pair_of
+
+    _silence_libraries()
+    preset = apply_settings(Preset(instruct=args.instruct, thinking=args.thinking), args.set)
+    pair = open_pair_of(preset, headers_only=True)
+    size = sum(missing.nbytes for missing in missing_weights(pair))
+    pair = fetch_missing(pair)
+    print(f"downloaded {format_bytes(size)}" if size else "the weights were here already")
+    for role, checkpoint in (("instruct", pair.instruct), ("thinking", pair.thinking)):
+        print(f"{role}: {checkpoint.folder}")
+    return 0
+
+
 def plan(args: Namespace) -> int:
     from thinkswitch.cli import terminal
     from thinkswitch.memory_plan import plan_memory

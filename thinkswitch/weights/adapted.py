@@ -50,6 +50,10 @@ class AdaptedCheckpoint(Checkpoint):
         """Of the adapter."""
         return sum(prod(info.shape) for info in self.header.values())
 
+    def missing(self) -> hub.Missing:
+        """Of the adapter; those of `base` are its own."""
+        return hub.missing_weights(self.name, self.folder, [peft_format.WEIGHTS], self.header.values())
+
     def small_file(self, name: str) -> Path:
         return (self.folder if name in self.own_files else self.base.folder) / name
 
@@ -116,10 +120,9 @@ def open_adapted(
 
 def fetch_weights(checkpoint: AdaptedCheckpoint) -> None:
     """Have the adapter here and readable, before the gigabytes of its base are fetched."""
-    files = [peft_format.WEIGHTS]
-    if hub.missing_files(checkpoint.folder, files):
-        size = sum(info.nbytes for info in checkpoint.header.values())
-        hub.fetch(checkpoint.name, checkpoint.folder, files, files, size)
+    missing = checkpoint.missing()
+    if missing.files:
+        hub.fetch(missing.name, missing.folder, missing.files, missing.files, missing.nbytes)
     _ = checkpoint.adapter
 
 

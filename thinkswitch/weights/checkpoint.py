@@ -159,6 +159,10 @@ class Checkpoint:
         """All that the files hold."""
         return [*self.entries.values(), *self.vision.values()]
 
+    def missing(self) -> hub.Missing:
+        """Its weights that are not in its folder yet."""
+        return hub.missing_weights(self.name, self.folder, read_index(self.folder)[0], self.stored())
+
     @cached_property
     def _offsets(self) -> dict[Path, dict[str, int]]:
         """Where in its file a tensor begins; filled as files are first read."""
@@ -305,23 +309,20 @@ def with_weights(*checkpoints: Checkpoint) -> list[Checkpoint]:
 
     Nothing is downloaded if the disk has no room for all of it.
     """
-    missing = [hub.missing_files(c.folder, read_index(c.folder)[0]) for c in checkpoints]
-    sizes = [
-        sum(info.nbytes for info in checkpoint.stored() if info.file in files)
-        for checkpoint, files in zip(checkpoints, missing, strict=True)
-    ]
+    missing = [checkpoint.missing() for checkpoint in checkpoints]
+    size = sum(one.nbytes for one in missing)
     free = shutil.disk_usage(checkpoints[0].folder).free
-    if sum(sizes) > free:
-        names = " and ".join(c.name for c, files in zip(checkpoints, missing, strict=True) if files)
+    if size > free:
+        names = " and ".join(one.name for one in missing if one.files)
         raise UserError(
-            f"the weights of {names} take {sum(sizes) / 1e9:,.1f} GB, the disk of the Hub's cache has "
+            f"the weights of {names} take {size / 1e9:,.1f} GB, the disk of the Hub's cache has "
             f"{free / 1e9:,.1f} GB free; make room, or set HF_HOME to a folder on a larger disk"
         )
     complete = []
-    for checkpoint, files, size in zip(checkpoints, missing, sizes, strict=True):
-        if files:
+    for checkpoint, one in zip(checkpoints, missing, strict=True):
+        if one.files:
             name, folder = checkpoint.name, checkpoint.folder
-            hub.fetch(name, folder, files, read_index(folder)[0], size)
+            hub.fetch(name, folder, one.files, read_index(folder)[0], one.nbytes)
             entries, vision = split_vision(read_headers(name, folder))
             checkpoint = replace(checkpoint, entries=entries, vision=vision)
         complete.append(checkpoint)

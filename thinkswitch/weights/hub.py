@@ -1,9 +1,10 @@
 """The Hub: what it has of a checkpoint, and downloading it. Headers first; weights once a pair is checked."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from thinkswitch.errors import UserError, first_line, list_some
@@ -72,6 +73,22 @@ def fetch(name: str, folder: Path, files: list[str], all_files: list[str], size:
 
 def missing_files(folder: Path, files: Sequence[str]) -> list[str]:
     return [file for file in files if not (folder / file).is_file()]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """The weights of a checkpoint or adapter that are not in its folder; perhaps none."""
+
+    name: str
+    folder: Path
+    files: list[str]
+    nbytes: float
+
+
+def missing_weights(name: str, folder: Path, files: Sequence[str], tensors: Iterable[TensorInfo]) -> Missing:
+    """`files`: all that hold weights; `tensors`: what their headers say is in them."""
+    absent = missing_files(folder, files)
+    return Missing(name, folder, absent, sum(info.nbytes for info in tensors if info.file in absent))
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from thinkswitch.weights.checkpoint import (
     with_weights,
 )
 from thinkswitch.weights.families import keys_that_must_agree
+from thinkswitch.weights.hub import Missing
 from thinkswitch.weights.prompting import Prompting, prompting_of, tags_or_default
 
 AS_THEY_CAME = (Prompting(), Prompting())
@@ -114,8 +115,17 @@ def open_pair(
     problems = differences(pair)
     if problems:
         raise UserError(f"{instruct} and {thinking} cannot be interpolated: {'; '.join(problems)}")
-    if headers_only:
-        return pair
+    return pair if headers_only else fetch_missing(pair)
+
+
+def missing_weights(pair: Pair) -> list[Missing]:
+    """A pair's weights that are not here yet, adapter included. One checkpoint on both sides counts once."""
+    of_folder = {missing.folder: missing for missing in (side.missing() for side in pair.checkpoints)}
+    return [missing for missing in of_folder.values() if missing.files]
+
+
+def fetch_missing(pair: Pair) -> Pair:
+    """The pair with its weights in its folders: what is not here is downloaded."""
     if isinstance(pair.thinking, AdaptedCheckpoint):
         fetch_weights(pair.thinking)
         return Pair(with_weights(pair.instruct)[0], pair.thinking)

@@ -17,6 +17,7 @@ from ui.widgets.events import on, on_choice
 if TYPE_CHECKING:
     from thinkswitch.memory_plan import Phase
     from thinkswitch.weights.pair import Pair
+    from ui.pair_loader import Loaded
 
 INTRODUCTION = (
     "Check reads only file headers and reports whether the pair is compatible and what memory it needs."
@@ -29,7 +30,7 @@ IMPORT_SECONDS = 300  # torch may be read from a slow disk
 
 
 def build(studio: Studio) -> dict:
-    """Lay out the tab; returns what a reload brings back."""
+    """Lay out the tab; returns what a reload brings back, and what names the pair."""
     names = offered(studio)
     with gr.Row(equal_height=True):
         preset = gr.Dropdown(
@@ -72,7 +73,7 @@ def build(studio: Studio) -> dict:
     for event in (check.click, instruct.submit, thinking.submit):
         on(event, do_check, boxes, report)
     on(load.click, do_load, boxes, report)  # the status above the tabs is updated by the page, not from here
-    return {"kept": [] if studio.demo else boxes}
+    return {"kept": [] if studio.demo else boxes, "boxes": boxes}
 
 
 def checkpoint_box(studio: Studio, role: str, value: str) -> gr.Textbox:
@@ -118,22 +119,23 @@ def wanted(studio: Studio, names: list[str], name: str, instruct: str, thinking:
 
 def status_html(studio: Studio) -> Markup:
     """The line above the tabs: what is loaded, or how far loading is."""
-    problem = html.error(studio.public(studio.loader.status)) if studio.loader.failed else Markup()
-    loaded = studio.loaded
-    if loaded is None and studio.loader.failed:
+    loader, loaded = studio.loader, studio.loaded
+    style = html.quiet if loader.cancelled else html.error
+    problem = style(studio.public(loader.status)) if loader.failed else Markup()
+    if loaded is None and loader.failed:
         return problem
-    if loaded is None or studio.loader.loading:
-        done, total = studio.loader.progress
+    if loaded is None or loader.loading:
+        done, total = loader.progress
         bar = html.progress_bar(done, total) if total else Markup()
-        return Markup("{} …{}").format(studio.loader.status, bar)
+        usable = f" {name_of(studio, loaded)} stays in use until then." if loaded and loader.download else ""
+        return Markup("{} …{}{}").format(loader.status, html.detail(usable), bar)
     blend = loaded.blend
     pair = loaded.pair
-    name = loaded.preset.name or Path(studio.source).stem
     where = f"{blend.device.type}, {str(blend.dtype).removeprefix('torch.')}"
     memory = format_bytes(blend.nbytes)
     size = f"{sides(pair)} of {pair.parameters:,} parameters"
-    facts = f"{size} in one live model ({where}), {memory} in memory."
-    ready = Markup("<b>{}</b> is ready: {}").format(name, facts)
+    facts = f": {size} in one live model ({where}), {memory} in memory."
+    ready = Markup("<b>{}</b> is ready{}").format(name_of(studio, loaded), html.detail(facts))
     return Markup("{}<br>{}").format(problem, ready) if problem else ready
 
 
@@ -141,6 +143,10 @@ def sides(pair: "Pair") -> str:
     if pair.same_weights:
         return "one checkpoint on both sides"
     return "a checkpoint and an adapter on it" if pair.update else "two checkpoints"
+
+
+def name_of(studio: Studio, loaded: "Loaded") -> str:
+    return loaded.preset.name or Path(studio.source).stem
 
 
 def report_html(preset: Preset) -> Markup:

@@ -13,6 +13,11 @@ def quiet(text: str) -> Markup:
     return Markup('<span class="quiet">{}</span>').format(text)
 
 
+def detail(text: str) -> Markup:
+    """What a phone has no room for."""
+    return Markup('<span class="detail">{}</span>').format(text) if text else Markup()
+
+
 def error(text: str) -> Markup:
     return Markup('<span class="error">{}</span>').format(text)
 
