@@ -36,5 +36,5 @@ def pair_of(config: PretrainedConfig) -> Pair:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     entries = {n: TensorInfo(tuple(p.shape), "BF16", "x") for n, p in model.named_parameters()}
-    side = SimpleNamespace(config=model.config, entries=entries, name="shape")
-    return Pair(side, side)
+    shape = {"config": model.config, "entries": entries, "name": "shape"}
+    return Pair(*(SimpleNamespace(**shape, folder=Path(side)) for side in ("instruct", "thinking")))

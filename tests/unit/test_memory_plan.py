@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -59,8 +60,8 @@ def qwen3_4b() -> Pair:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     entries = {name: TensorInfo(tuple(p.shape), "BF16", "x") for name, p in model.named_parameters()}
-    checkpoint = SimpleNamespace(config=config, entries=entries, name="4b")
-    return Pair(checkpoint, checkpoint)
+    shape = {"config": config, "entries": entries, "name": "4b"}
+    return Pair(*(SimpleNamespace(**shape, folder=Path(side)) for side in ("instruct", "thinking")))
 
 
 def instruct_model(pair: Pair):
