@@ -1,20 +1,21 @@
 """Makes the thinking twin of `smol`: a LoRA adapter on SmolLM2-135M-Instruct. Seeded; stores a report.
 
     python dev/smol_weights.py weights/SmolLM2-135M-Instruct
-    OMP_NUM_THREADS=1 python dev/train_smol_thinking.py weights/SmolLM2-135M-Instruct
+    OMP_NUM_THREADS=1 torchrun --nproc_per_node 2 dev/train_smol_thinking.py weights/SmolLM2-135M-Instruct
 
 One pass over word problems that code makes, each answered with a terse trace and a response that shows its
 steps, and over everyday questions, which the instruct checkpoint answers itself: without them the twin would
-count apples when asked about the sky. Loss on trace and response only.
+count apples when asked about the sky. Loss on trace and response only. A second peak of the learning rate
+goes over new problems. The processes of torchrun share each step; plain `python` takes twice as long.
 """
 
 import argparse
 import json
-import tempfile
 import time
 from pathlib import Path
 
 import torch
+from peft import set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -24,6 +25,7 @@ from thinkswitch.cli import terminal
 from thinkswitch.distil import Example
 from thinkswitch.generate import Row, Sampling, generate
 from thinkswitch.preset import Preset
+from thinkswitch.remote import distributed
 from thinkswitch.text import format_accuracy
 from thinkswitch.weights.checkpoint import Checkpoint, open_checkpoint
 from thinkswitch.weights.device import silence_libraries
@@ -102,12 +104,38 @@ def whole_sentences(text: str) -> str:
     return text[: text.rfind(".") + 1].strip()
 
 
-def train(model, examples: list[Example], preset: Preset, folder: Path) -> None:
+def train(weights: Path, examples: list[Example], preset: Preset, folder: Path, before: Path | None) -> None:
+    """Train an adapter, from the one in `before` if there is one."""
     began = time.time()
+    model = load_model(weights)
+    begins = before is not None and not (folder / distil.STATE).is_file()
+    if distributed.broadcast(begins):  # as the first process sees it
+        begin_with(before, load_model(weights), preset, folder)
     for step in distil.train_adapter(model, examples, preset, preset.seed, folder):
-        if step.step % 5 == 0 or step.step in (1, step.total):
+        if distributed.rank() == 0 and (step.step % 5 == 0 or step.step in (1, step.total)):
             speed = f"{step.tokens_per_s:.0f} tokens/s {time.time() - began:.0f}s"
             print(f"step {step.step}/{step.total} loss {step.loss:.4f} {speed}", flush=True)
+
+
+def load_model(weights: Path):
+    return AutoModelForCausalLM.from_pretrained(weights, dtype=torch.bfloat16)
+
+
+def begin_with(adapter: Path, model, preset: Preset, folder: Path) -> None:
+    """Leave in `folder` what a training leaves that has made no step yet, with the weights of `adapter`."""
+    wrapped = distil.add_lora(model, preset)
+    set_peft_model_state_dict(wrapped, load_file(adapter / "adapter_model.safetensors"))
+    trained = [weight for weight in wrapped.parameters() if weight.requires_grad]
+    optimiser = torch.optim.AdamW(trained)
+    for weight in trained:
+        optimiser.state[weight] = {
+            "exp_avg": torch.zeros_like(weight),
+            "exp_avg_sq": torch.zeros_like(weight),
+        }
+    if distributed.rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        distil.save_state(folder / distil.STATE, trained, optimiser, step=0)
+    distributed.broadcast()  # the other processes wait for the file
 
 
 def ship(adapter: Path, out: Path) -> None:
@@ -140,53 +168,66 @@ def main() -> None:
     flag = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flag.add_argument("weights", type=Path, help="folder of SmolLM2-135M-Instruct")
     flag.add_argument("--out", type=Path, default=SMOL / "thinking")
-    flag.add_argument("--examples", type=int, default=1500)
+    flag.add_argument(
+        "--keep", type=Path, required=True, help="folder for what a killed training goes on with"
+    )
+    flag.add_argument("--examples", type=int, nargs="+", default=[1500, 2000], help="problems of each pass")
+    flag.add_argument("--learning-rates", type=float, nargs="+", default=[1e-3, 7e-4], help="of each pass")
     flag.add_argument("--rank", type=int, default=16)
-    flag.add_argument("--learning-rate", type=float, default=1e-3)
-    flag.add_argument("--held-out", type=int, default=200, help="problems of the report")
     flag.add_argument("--seed", type=int, default=0)
-    flag.add_argument("--keep", type=Path, help="folder for the training's state, to resume a killed one")
+    flag.add_argument("--held-out", type=int, default=200, help="problems of the report")
     flag.add_argument("--only-report", action="store_true", help="measure the adapter that is there")
     args = flag.parse_args()
     silence_libraries()
     made = {} if args.only_report else make_adapter(args)
+    if distributed.rank() == 0:
+        write_report(args, made)
+
+
+def make_adapter(args: argparse.Namespace) -> dict:
+    """Train in passes and ship; returns what the report says of the making."""
+    instruct = open_checkpoint(str(args.weights))
+    began, tokens, before = time.time(), 0, None
+    for number, (count, rate) in enumerate(zip(args.examples, args.learning_rates, strict=True)):
+        folder = args.keep / str(number)
+        seed = args.seed + number
+        examples = make_examples(load_model(args.weights).eval(), instruct, count, seed)
+        tokens += sum(map(len, examples))
+        if not distil.already_trained(folder):
+            train(args.weights, examples, preset_of(args.rank, rate, seed), folder, before)
+        before = folder / "adapter"
+    if distributed.rank() == 0:
+        ship(before, args.out)
+    return {
+        "made": time.strftime("%Y-%m-%d"),
+        "torch": torch.__version__,
+        "flags": {name: getattr(args, name) for name in ("examples", "learning_rates", "rank", "seed")},
+        "tokens": tokens,
+        "minutes": round((time.time() - began) / 60, 1),
+        "processes": distributed.world_size(),
+    }
+
+
+def preset_of(rank: int, learning_rate: float, seed: int) -> Preset:
+    return Preset(
+        epochs=1,
+        batch=16,
+        micro_batch=16,
+        learning_rate=learning_rate,
+        lora_rank=rank,
+        lora_alpha=2 * rank,
+        save_steps=10,
+        seed=seed,
+    )
+
+
+def write_report(args: argparse.Namespace, made: dict) -> None:
     spectrum = report(args.weights, args.out, args.held_out)
     for row in spectrum:
         print(f"t={row['t']}: accuracy {format_accuracy(row)}, think rate {row['think_rate']:.3f}")
     file = args.out.parent / "report.json"
     kept = json.loads(file.read_text("utf-8")) if args.only_report and file.is_file() else {}
     file.write_text(json.dumps({**kept, **made, "spectrum": spectrum}, indent=1) + "\n", "utf-8")
-
-
-def make_adapter(args: argparse.Namespace) -> dict:
-    """Train and ship it; returns what the report says of the making."""
-    preset = Preset(
-        epochs=1,
-        batch=16,
-        micro_batch=16,
-        learning_rate=args.learning_rate,
-        lora_rank=args.rank,
-        lora_alpha=2 * args.rank,
-        save_steps=10,
-        seed=args.seed,
-    )
-    instruct = open_checkpoint(str(args.weights))
-    model = AutoModelForCausalLM.from_pretrained(args.weights, dtype=torch.bfloat16)
-    examples = make_examples(model.eval(), instruct, args.examples, args.seed)
-    tokens = sum(map(len, examples))
-    print(f"{len(examples)} examples, {tokens:,} tokens", flush=True)
-    folder = args.keep or Path(tempfile.mkdtemp())
-    began = time.time()
-    train(model, examples, preset, folder)
-    ship(folder / "adapter", args.out)
-    return {
-        "made": time.strftime("%Y-%m-%d"),
-        "torch": torch.__version__,
-        "flags": {name: getattr(args, name) for name in ("examples", "rank", "learning_rate", "seed")},
-        "examples": len(examples),
-        "tokens": tokens,
-        "minutes": round((time.time() - began) / 60, 1),
-    }
 
 
 if __name__ == "__main__":
