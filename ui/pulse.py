@@ -56,7 +56,9 @@ class Pulse:
             now = self.now()
             return {shown: now, **self.updates(last, now, chosen)}
 
-        on(gr.Timer(SECONDS).tick, tick, [shown, *self.rounds], outputs)
+        # Gradio may close its stream on events that have just been sent; the next event opens one again and
+        # brings their answers. So this one must come whatever is pending: see test_stream.py.
+        on(gr.Timer(SECONDS).tick, tick, [shown, *self.rounds], outputs, trigger_mode="multiple")
 
     def now(self) -> Shown:
         choices, listing = self.studio.board()
