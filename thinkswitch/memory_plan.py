@@ -94,9 +94,9 @@ class Setup:
         return {name: weights, "overhead": OVERHEAD[self.device]}
 
 
-def read_setup(pair: Pair, preset: Preset) -> Setup:
+def read_setup(pair: Pair, preset: Preset, phases: tuple[str, ...]) -> Setup:
     """`preset.four_bit` must be decided."""
-    machine = resolve_device(preset, pair.parameters)
+    machine = resolve_device(preset, pair.parameters, live=phases == LIVE)
     return Setup(
         pair,
         preset,
@@ -112,8 +112,8 @@ def read_setup(pair: Pair, preset: Preset) -> Setup:
 
 def plan_memory(pair: Pair, preset: Preset) -> list[Phase]:
     """Every phase on this machine: load (into a GPU), think, measure, distil, compare, export and disk."""
-    loop = read_setup(pair, resolve_quantisation(pair, preset, LOOP))
-    live = read_setup(pair, resolve_quantisation(pair, preset, LIVE))
+    loop = read_setup(pair, resolve_quantisation(pair, preset, LOOP), LOOP)
+    live = read_setup(pair, resolve_quantisation(pair, preset, LIVE), LIVE)
     phases = [
         estimate_think(loop),
         estimate_measure(loop),
@@ -130,7 +130,7 @@ def resolve_machine(pair: Pair, preset: Preset, phases: tuple[str, ...]) -> Mach
 
     `phases` is LOOP or LIVE. Who replaces a model releases the old one first, or it counts as used.
     """
-    return resolve_device(resolve_quantisation(pair, preset, phases), pair.parameters)
+    return resolve_device(resolve_quantisation(pair, preset, phases), pair.parameters, live=phases == LIVE)
 
 
 def resolve_quantisation(pair: Pair, preset: Preset, phases: tuple[str, ...]) -> Preset:
@@ -140,7 +140,7 @@ def resolve_quantisation(pair: Pair, preset: Preset, phases: tuple[str, ...]) ->
     """
     if preset.four_bit is not None:
         return preset
-    plain = read_setup(pair, replace(preset, four_bit=False))
+    plain = read_setup(pair, replace(preset, four_bit=False), phases)
     fits = all(ESTIMATES[phase](plain).advice is None for phase in phases)
     return replace(preset, four_bit=not fits and plain.device != "mps")
 
@@ -150,7 +150,7 @@ def fit_to_memory(pair: Pair, preset: Preset) -> Preset:
 
     4 bits are decided, rows are lowered to what fits, and answers are shortened if not even one row fits.
     """
-    setup = read_setup(pair, resolve_quantisation(pair, preset, LOOP))
+    setup = read_setup(pair, resolve_quantisation(pair, preset, LOOP), LOOP)
     preset = setup.preset
     room = setup.device_free - sum(setup.fixed_parts().values())
     tokens = max(preset.think_tokens, preset.instruct_tokens)

@@ -128,7 +128,7 @@ def rows_that_fit(loaded: Loaded, rows: list[Row]) -> int:
     from thinkswitch import memory_plan
 
     # the weights are in memory already, so it makes no difference here whether they take 4 bits
-    setup = memory_plan.read_setup(loaded.pair, replace(loaded.preset, four_bit=False))
+    setup = memory_plan.read_setup(loaded.pair, replace(loaded.preset, four_bit=False), memory_plan.LIVE)
     prompt = max(len(row.ids) for row in rows)
     tokens = max(row.sampling.max_new_tokens for row in rows)
     fit = int(setup.device_free // memory_plan.row_bytes(setup, tokens, prompt))

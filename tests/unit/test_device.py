@@ -46,6 +46,7 @@ def test_a_cpu_computes_in_float32_unless_asked_otherwise(no_gpu):
 def test_a_cpu_that_multiplies_bf16_does_so_for_all_but_small_pairs(no_gpu, monkeypatch, parameters, dtype):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     assert resolve_device(Preset(four_bit=False), parameters)["dtype"] is dtype
+    assert resolve_device(Preset(four_bit=False), parameters, live=True)["dtype"] is torch.float32
     assert resolve_device(Preset(four_bit=False, dtype="float32"), parameters)["dtype"] is torch.float32
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True, "avx512_bf16": False})
     assert resolve_device(Preset(four_bit=False), parameters)["dtype"] is torch.float32

@@ -119,7 +119,8 @@ def test_a_batch_is_as_wide_as_memory_is_free(studio, monkeypatch):
     spectrum = rows(studio, QUESTION, [i / 10 for i in range(11)])
     whole = said(studio.decode(studio.loaded, spectrum, never))
     loaded = studio.loaded
-    setup = memory_plan.read_setup(loaded.pair, dataclasses.replace(loaded.preset, four_bit=False))
+    plain = dataclasses.replace(loaded.preset, four_bit=False)
+    setup = memory_plan.read_setup(loaded.pair, plain, memory_plan.LIVE)
     each = memory_plan.row_bytes(setup, 40, len(spectrum[0].ids))
     widths = []
     place = loaded.blend.place

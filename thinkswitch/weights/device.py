@@ -27,8 +27,10 @@ class Machine(TypedDict):
     four_bit: bool  # linear layers in NF4
 
 
-def resolve_device(preset: Preset, parameters: int) -> Machine:
+def resolve_device(preset: Preset, parameters: int, live: bool = False) -> Machine:
     """What the preset's `device` and `dtype` mean on this machine, for a checkpoint of so many parameters.
+
+    `live`: for a few rows that somebody waits for, not for a loop.
 
     `four_bit` must be decided, since it depends on the size of the pair: `memory_plan.resolve_machine` does
     both.
@@ -38,7 +40,10 @@ def resolve_device(preset: Preset, parameters: int) -> Machine:
             "four_bit is undecided; memory_plan.resolve_machine decides it from the sizes of the pair"
         )
     device = find_device(preset)
-    dtype = default_dtype(device, parameters) if preset.dtype == "auto" else getattr(torch, preset.dtype)
+    if preset.dtype == "auto":
+        dtype = default_dtype(device, parameters, live)
+    else:
+        dtype = getattr(torch, preset.dtype)
     return Machine(device=device, dtype=dtype, four_bit=preset.four_bit)
 
 
@@ -59,14 +64,15 @@ def find_device(preset: Preset) -> str:
     return preset.device
 
 
-def default_dtype(device: str, parameters: int) -> torch.dtype:
+def default_dtype(device: str, parameters: int, live: bool) -> torch.dtype:
     """bf16 where the device computes in it, else float32 on a CPU and fp16 on a GPU.
 
     GPUs before Ampere emulate bf16 without tensor cores, which is several times slower than their fp16.
-    A small checkpoint stays in float32 on a CPU: docs/benchmarks.md has the table.
+    On a CPU a small checkpoint and a few rows stay in float32: docs/benchmarks.md has the table.
     """
     if device == "cpu":
-        return torch.bfloat16 if parameters >= BF16_FROM and cpu_has_bf16() else torch.float32
+        gains = parameters >= BF16_FROM and not live
+        return torch.bfloat16 if gains and cpu_has_bf16() else torch.float32
     if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16
     return torch.float16
