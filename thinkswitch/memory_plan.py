@@ -148,10 +148,12 @@ def resolve_quantisation(pair: Pair, preset: Preset, phases: tuple[str, ...]) ->
 def fit_to_memory(pair: Pair, preset: Preset) -> Preset:
     """The preset as a run on this machine can have it.
 
-    4 bits are decided, rows are lowered to what fits, and answers are shortened if not even one row fits.
+    4 bits and number format are decided, rows are lowered to what fits, and answers are shortened if not even
+    one row fits.
     """
     setup = read_setup(pair, resolve_quantisation(pair, preset, LOOP), LOOP)
-    preset = setup.preset
+    dtype = resolve_device(setup.preset, pair.parameters)["dtype"]
+    preset = replace(setup.preset, dtype=str(dtype).removeprefix("torch."))
     room = setup.device_free - sum(setup.fixed_parts().values())
     tokens = max(preset.think_tokens, preset.instruct_tokens)
     rows = int(room // row_bytes(setup, tokens))

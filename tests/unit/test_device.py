@@ -11,6 +11,7 @@ from thinkswitch.export.point import ExportPoint
 from thinkswitch.preset import Preset
 from thinkswitch.recipe import Schedule
 from thinkswitch.rounds import start
+from thinkswitch.weights import device
 from thinkswitch.weights.device import (
     find_device,
     limit_threads,
@@ -43,13 +44,31 @@ def test_a_cpu_computes_in_float32_unless_asked_otherwise(no_gpu):
 
 
 @pytest.mark.parametrize("parameters, dtype", [(SMALL, torch.float32), (135_000_000, torch.bfloat16)])
-def test_a_cpu_that_multiplies_bf16_does_so_for_all_but_small_pairs(no_gpu, monkeypatch, parameters, dtype):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+def test_a_cpu_that_is_faster_in_bf16_uses_it_for_all_but_small_pairs(no_gpu, monkeypatch, parameters, dtype):
+    monkeypatch.setattr(device, "bf16_is_faster", lambda: True)
     assert resolve_device(Preset(four_bit=False), parameters)["dtype"] is dtype
     assert resolve_device(Preset(four_bit=False), parameters, live=True)["dtype"] is torch.float32
     assert resolve_device(Preset(four_bit=False, dtype="float32"), parameters)["dtype"] is torch.float32
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True, "avx512_bf16": False})
+    monkeypatch.setattr(device, "bf16_is_faster", lambda: False)
     assert resolve_device(Preset(four_bit=False), parameters)["dtype"] is torch.float32
+
+
+@pytest.mark.parametrize(
+    "found, bf16_seconds, faster",
+    [
+        ({"amx_bf16": True}, 0.5, True),
+        ({"avx512_bf16": True}, 2.0, False),  # a Xeon without AMX: measured
+        ({"avx512_bf16": True}, 0.9, False),  # not worth less precision
+        ({"avx512_f": True, "avx512_bf16": False}, 0.1, False),  # emulated, not even tried
+    ],
+)
+def test_bf16_is_used_where_a_trial_was_faster(monkeypatch, found, bf16_seconds, faster):
+    """The loop took twice as long on CPUs that have bf16 products and are slow at them."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    monkeypatch.setattr(device, "product_seconds", lambda *dtypes: [1.0, bf16_seconds])
+    device.bf16_is_faster.cache_clear()
+    assert device.bf16_is_faster() is faster
+    device.bf16_is_faster.cache_clear()
 
 
 def test_a_missing_device_is_refused(no_gpu):

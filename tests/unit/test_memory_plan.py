@@ -20,12 +20,14 @@ from thinkswitch.memory_plan import (
     adapter_parameters,
     fit_to_memory,
     plan_memory,
+    resolve_machine,
     resolve_quantisation,
     training_bytes,
     weight_bytes,
 )
 from thinkswitch.preset import Preset, load_preset
 from thinkswitch.recipe import INSTRUCT, uniform_recipe
+from thinkswitch.weights import device
 from thinkswitch.weights.checkpoint import TensorInfo
 from thinkswitch.weights.device import mixed_precision
 from thinkswitch.weights.kv_cache import cache_bytes
@@ -206,14 +208,24 @@ def test_the_embedded_pair_fits_as_it_is():
     preset = load_preset("tiny")
     pair = open_pair(preset.instruct, preset.thinking, headers_only=True)
     assert all(phase.advice is None for phase in plan_memory(pair, preset))
-    assert fit_to_memory(pair, preset) == replace(preset, four_bit=False)
+    assert fit_to_memory(pair, preset) == replace(preset, four_bit=False, dtype="float32")
+
+
+def test_a_resume_computes_in_the_number_format_that_the_run_began_with(qwen3_4b, monkeypatch):
+    """It was decided anew: another machine, or a busy moment, would have changed a run's figures."""
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=80 * GB))
+    monkeypatch.setattr(device, "bf16_is_faster", lambda: True)
+    begun = fit_to_memory(qwen3_4b, Preset(device="cpu"))
+    monkeypatch.setattr(device, "bf16_is_faster", lambda: False)
+    assert resolve_machine(qwen3_4b, begun, LOOP)["dtype"] is torch.bfloat16
+    assert resolve_machine(qwen3_4b, Preset(device="cpu"), LOOP)["dtype"] is torch.float32
 
 
 def test_four_bits_are_taken_where_plain_weights_do_not_fit(qwen3_4b, monkeypatch):
     """Needed on 8 GB, a waste of time and precision on 80 GB. What a preset says is left alone."""
     small = Preset(rows=2, think_tokens=4096, max_length=2048)
     pretend_gpu(monkeypatch, 80 * GB)
-    assert fit_to_memory(qwen3_4b, small) == replace(small, four_bit=False)
+    assert fit_to_memory(qwen3_4b, small) == replace(small, four_bit=False, dtype="bfloat16")
     assert fit_to_memory(qwen3_4b, replace(small, four_bit=True)).four_bit
     pretend_gpu(monkeypatch, 7.6 * GB)
     fitted = fit_to_memory(qwen3_4b, small)

@@ -3,9 +3,11 @@
 import ctypes
 import gc
 import logging
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import cache
 from typing import TypedDict
 
 import torch
@@ -14,8 +16,9 @@ from transformers.utils import logging as transformers_logging
 from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset
 
-NATIVE_BF16 = ("avx512_bf16", "amx_bf16")  # a CPU with one of these computes faster in bf16 ...
-BF16_FROM = 50_000_000  # ... from this many parameters; below, steps are bound by calls, not by numbers
+NATIVE_BF16 = ("avx512_bf16", "amx_bf16", "bf16")  # a CPU without any of these only emulates bf16
+BF16_FROM = 50_000_000  # parameters; below, steps are bound by calls, not by numbers
+BF16_GAIN = 1.2  # how many times as fast bf16 has to be
 OUT_OF_MEMORY_MESSAGES = ("not enough memory", "can't allocate memory", "out of memory")
 
 
@@ -71,17 +74,36 @@ def default_dtype(device: str, parameters: int, live: bool) -> torch.dtype:
     On a CPU a small checkpoint and a few rows stay in float32: docs/benchmarks.md has the table.
     """
     if device == "cpu":
-        gains = parameters >= BF16_FROM and not live
-        return torch.bfloat16 if gains and cpu_has_bf16() else torch.float32
+        wanted = parameters >= BF16_FROM and not live
+        return torch.bfloat16 if wanted and bf16_is_faster() else torch.float32
     if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16
     return torch.float16
 
 
-def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 in hardware. Of ARM's CPUs none was measured, so they are left out."""
+@cache
+def bf16_is_faster() -> bool:
+    """Whether this CPU multiplies matrices faster in bf16, by trying: 50 ms.
+
+    Its instruction set does not tell. A Xeon with AVX-512 bf16 but without AMX takes twice as long in bf16.
+    """
     found = torch.cpu.get_capabilities()
-    return any(found.get(name, False) for name in NATIVE_BF16)
+    if not any(found.get(name, False) for name in NATIVE_BF16):
+        return False
+    slow, fast = product_seconds(torch.float32, torch.bfloat16)
+    return slow > BF16_GAIN * fast
+
+
+def product_seconds(*dtypes: torch.dtype) -> list[float]:
+    """For each, the shortest of five matrix products as training has them. They take turns."""
+    operands = [(torch.ones(256, 1024, dtype=d), torch.ones(1024, 1024, dtype=d)) for d in dtypes]
+    times: list[list[float]] = [[] for _ in dtypes]
+    for _ in range(5):
+        for (x, weight), taken in zip(operands, times, strict=True):
+            began = time.perf_counter()
+            torch.nn.functional.linear(x, weight)
+            taken.append(time.perf_counter() - began)
+    return [min(taken) for taken in times]
 
 
 def mixed_precision(weight: torch.Tensor) -> AbstractContextManager:
