@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-from thinkswitch.weights.device import silence_libraries
+from thinkswitch.weights.device import NATIVE_BF16, silence_libraries
 from thinkswitch.weights.pair import Pair, open_pair
 
 ROOT = Path(__file__).parents[1]
@@ -179,6 +179,7 @@ def machine(args: argparse.Namespace) -> dict:
         "device": torch.cuda.get_device_name() if args.device == "cuda" else args.device,
         "threads": args.threads,
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        "bf16": [name for name in NATIVE_BF16 if torch.cpu.get_capabilities().get(name)],
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
@@ -191,7 +192,15 @@ def dtype_name(dtype: torch.dtype) -> str:
 def report(args: argparse.Namespace, name: str, rows: list[dict]) -> None:
     """A table for people, then one JSON line for programs."""
     for row in rows:
-        print("  ".join(f"{key}={shown(value)}" for key, value in row.items()))
+        print(line(row))
+    print_json(args, name, rows)
+
+
+def line(row: dict) -> str:
+    return "  ".join(f"{key}={shown(value)}" for key, value in row.items())
+
+
+def print_json(args: argparse.Namespace, name: str, rows: list[dict]) -> None:
     print(json.dumps({"bench": name, **machine(args), "results": rows}))
 
 

@@ -2,18 +2,20 @@
 
     python bench/precision.py --size 135M --threads 1
 
-Three tables, in tokens a second: decoding with 1, 4, 16 and 48 rows; LoRA steps; and Compare's three columns
-(t = 0, 0.5, 1 in one batch), there also the weights in memory. All variants of a line take turns, and the
-median counts. Random weights: speed does not depend on them. Last line: JSON.
+Tokens a second: reading a prompt and decoding after it with 1, 4, 16 and 48 rows; LoRA steps; and decoding in
+Compare's three columns (t = 0, 0.5, 1 in one batch), there also the weights in memory. All variants of a line
+take turns, and the median counts. Random weights: speed does not depend on them. Lines appear as they are
+measured, which takes minutes. Last line: JSON.
 """
 
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from common import arguments, dtype_name, in_turns, parameters, random_pair, report
+from common import arguments, dtype_name, in_turns, line, parameters, print_json, random_pair
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
@@ -30,18 +32,30 @@ ROWS = (1, 4, 16, 48)
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-def decode_figures(args, pair: Pair) -> list[dict]:
+def decode_figures(args, pair: Pair) -> Iterator[dict]:
     models = {
         dtype: materialise(pair, [], rounds.start(pair).instruct, args.device, dtype) for dtype in DTYPES
     }
     ids = tuple(pair.instruct.prompt_ids(PROMPT))
-    figures = []
     for count in ROWS:
-        sampling = Sampling(temperature=1.0, max_new_tokens=args.tokens)
-        rows = [Row(ids, sampling, seed) for seed in range(count)]
-        works = {dtype: decoding(model, pair, rows) for dtype, model in models.items()}
-        figures.append({"what": f"decode, {count} rows", **speeds(args, works, count * args.tokens)})
-    return figures
+        times = decode_seconds(args, models, pair, [Row(ids, Sampling(1.0), seed) for seed in range(count)])
+        for part, tokens in (("prompt", len(ids)), ("decode", args.tokens)):
+            seconds = {dtype: times[dtype, part] for dtype in DTYPES}
+            yield {"what": f"{part}, {count} rows of {tokens}", **speeds(seconds, count * tokens)}
+
+
+def decode_seconds(args, models: dict, pair: Pair, rows: list[Row]) -> dict:
+    """Seconds by (model's key, prompt | decode): a prompt and its first token; the tokens after it."""
+    lengths = {"prompt": 1, "both": 1 + args.tokens}
+    works = {}
+    for key, model in models.items():
+        for part, length in lengths.items():
+            limited = [replace(r, sampling=replace(r.sampling, max_new_tokens=length)) for r in rows]
+            works[key, part] = decoding(model, pair, limited)
+    times = medians(args, works)
+    for key in models:
+        times[key, "decode"] = times.pop((key, "both")) - times[key, "prompt"]
+    return times
 
 
 def decoding(model, pair: Pair, rows: list[Row]) -> Callable[[], object]:
@@ -59,7 +73,8 @@ def training_figures(args, pair: Pair) -> dict:
         model = materialise(pair, [], rounds.start(pair).instruct, args.device, dtype)
         works[dtype] = training(distil.add_lora(model, preset), model, examples)
     tokens = sum(map(len, examples))
-    return {"what": f"LoRA, {args.answers} answers of {len(examples[0])}", **speeds(args, works, tokens)}
+    what = f"LoRA, {args.answers} answers of {len(examples[0])}"
+    return {"what": what, **speeds(medians(args, works), tokens)}
 
 
 def training(wrapped, model, examples: list[distil.Example]) -> Callable[[], object]:
@@ -78,18 +93,16 @@ def compare_figures(args, pair: Pair, dtype: torch.dtype) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         kinds = {"two checkpoints": pair, "adapter": adapter_pair(pair, Path(folder))}
         blends = {name: Blend(kind, device=args.device, dtype=dtype) for name, kind in kinds.items()}
-        works = {}
+        seconds = {}
         for name, kind in kinds.items():
             start = rounds.start(kind)
             ids = tuple(kind.instruct.prompt_ids(PROMPT))
-            sampling = Sampling(max_new_tokens=args.tokens)
-            rows = [Row(ids, sampling, recipe=start.point(t)) for t in (0, 0.5, 1)]
-            works[name] = decoding(blends[name], kind, rows)
-        times = medians(args, works)
+            rows = [Row(ids, Sampling(), recipe=start.point(t)) for t in (0, 0.5, 1)]
+            seconds[name] = decode_seconds(args, {name: blends[name]}, kind, rows)[name, "decode"]
     return {
         "what": f"Compare, {dtype_name(dtype)}, a column",
-        **{name: args.tokens / time for name, time in times.items()},
-        "ratio": times["two checkpoints"] / times["adapter"],
+        **{name: args.tokens / time for name, time in seconds.items()},
+        "ratio": seconds["two checkpoints"] / seconds["adapter"],
         **{f"{name}, MB": blend.nbytes / 1e6 for name, blend in blends.items()},
     }
 
@@ -102,10 +115,9 @@ def adapter_pair(pair: Pair, folder: Path) -> Pair:
     return open_pair(str(pair.instruct.folder), str(folder))
 
 
-def speeds(args, works: dict[torch.dtype, Callable[[], object]], tokens: int) -> dict:
-    times = medians(args, works)
-    table = {dtype_name(dtype): tokens / time for dtype, time in times.items()}
-    return {**table, "ratio": times[torch.float32] / times[torch.bfloat16]}
+def speeds(seconds: dict[torch.dtype, float], tokens: int) -> dict:
+    table = {dtype_name(dtype): tokens / time for dtype, time in seconds.items()}
+    return {**table, "ratio": seconds[torch.float32] / seconds[torch.bfloat16]}
 
 
 def medians(args, works: dict) -> dict:
@@ -122,10 +134,18 @@ def main() -> None:
         answers={"type": int, "default": 8, "help": "answers of a LoRA step"},
     )
     with random_pair("33M" if args.quick else args.size) as pair:
-        rows = [*decode_figures(args, pair), training_figures(args, pair)]
-        rows += [compare_figures(args, pair, dtype) for dtype in DTYPES]
-        rows = [{"parameters": parameters(pair), **row} for row in rows]
-    report(args, "precision", rows)
+        rows = []
+        for row in figures(args, pair):
+            rows.append({"parameters": parameters(pair), **row})
+            print(line(rows[-1]), flush=True)
+    print_json(args, "precision", rows)
+
+
+def figures(args, pair: Pair) -> Iterator[dict]:
+    yield from decode_figures(args, pair)
+    yield training_figures(args, pair)
+    for dtype in DTYPES:
+        yield compare_figures(args, pair, dtype)
 
 
 if __name__ == "__main__":

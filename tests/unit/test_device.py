@@ -72,9 +72,9 @@ def test_bf16_is_used_where_a_trial_was_faster(monkeypatch, found, bf16_seconds,
 
 
 def test_a_missing_device_is_refused(no_gpu):
-    for device in ("cuda", "mps"):
-        with pytest.raises(UserError, match=f"asks for {device}.*set device=cpu or auto"):
-            find_device(Preset(device=device))
+    for name in ("cuda", "mps"):
+        with pytest.raises(UserError, match=f"asks for {name}.*set device=cpu or auto"):
+            find_device(Preset(device=name))
 
 
 def test_auto_takes_the_gpu(monkeypatch):
