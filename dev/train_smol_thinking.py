@@ -6,16 +6,20 @@
 One pass over word problems that code makes, each answered with a terse trace and a response that shows its
 steps, and over everyday questions, which the instruct checkpoint answers itself: without them the twin would
 count apples when asked about the sky. Loss on trace and response only. A second peak of the learning rate
-goes over new problems. The processes of torchrun share each step; plain `python` takes twice as long.
+goes over new problems. A third trains the adapter at random strengths, as the slider will use it: without
+that the twin lost 7 points at t = 0.75. The processes of torchrun share each step; plain `python` takes twice
+as long.
 """
 
 import argparse
 import json
+import random
 import time
 from pathlib import Path
 
 import torch
 from peft import set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -28,12 +32,13 @@ from thinkswitch.preset import Preset
 from thinkswitch.remote import distributed
 from thinkswitch.text import format_accuracy
 from thinkswitch.weights.checkpoint import Checkpoint, open_checkpoint
-from thinkswitch.weights.device import silence_libraries
+from thinkswitch.weights.device import BF16_FROM, default_dtype, silence_libraries
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.pair import open_pair
 
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SWEEP = (0, 0.25, 0.5, 0.75, 1)  # values of t
+STRONGEST = 1.05  # strengths are drawn up to here, so that 1 is not at their edge
 
 # Everyday questions, and what a trace says before the answer. "Why is the sky blue?" is left for the demo.
 WHY = [
@@ -104,21 +109,33 @@ def whole_sentences(text: str) -> str:
     return text[: text.rfind(".") + 1].strip()
 
 
-def train(weights: Path, examples: list[Example], preset: Preset, folder: Path, before: Path | None) -> None:
-    """Train an adapter, from the one in `before` if there is one."""
+def train(
+    weights: Path, examples: list[Example], preset: Preset, folder: Path, before: Path | None, weakest: float
+) -> None:
+    """Train an adapter, from the one in `before` if there is one, at strengths from `weakest` on."""
     began = time.time()
     model = load_model(weights)
     begins = before is not None and not (folder / distil.STATE).is_file()
     if distributed.broadcast(begins):  # as the first process sees it
         begin_with(before, load_model(weights), preset, folder)
     for step in distil.train_adapter(model, examples, preset, preset.seed, folder):
+        if weakest < 1:
+            draw = random.Random(f"{preset.seed}/{step.step}")
+            set_strength(model, draw.uniform(weakest, STRONGEST))
         if distributed.rank() == 0 and (step.step % 5 == 0 or step.step in (1, step.total)):
             speed = f"{step.tokens_per_s:.0f} tokens/s {time.time() - began:.0f}s"
             print(f"step {step.step}/{step.total} loss {step.loss:.4f} {speed}", flush=True)
 
 
+def set_strength(model, factor: float) -> None:
+    """Multiply the adapter's update by `factor` from here on. What is saved has it at 1."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.set_scale("default", factor)
+
+
 def load_model(weights: Path):
-    return AutoModelForCausalLM.from_pretrained(weights, dtype=torch.bfloat16)
+    return AutoModelForCausalLM.from_pretrained(weights, dtype=default_dtype("cpu", BF16_FROM, live=False))
 
 
 def begin_with(adapter: Path, model, preset: Preset, folder: Path) -> None:
@@ -159,7 +176,7 @@ def report(weights: Path, adapter: Path, count: int) -> list[dict]:
     start = rounds.start(pair)
     held_out = problems.load(str(SMOL / "held_out.jsonl"))[:count]
     preset = Preset(greedy=True, think_tokens=256, rows=48)
-    blend = Blend(pair, dtype=torch.bfloat16)
+    blend = Blend(pair)
     points = {t: start.point(t) for t in SWEEP}
     return terminal.progress(evaluate.sweep(blend, pair.instruct, points, held_out, preset), "spectrum")
 
@@ -171,8 +188,9 @@ def main() -> None:
     flag.add_argument(
         "--keep", type=Path, required=True, help="folder for what a killed training goes on with"
     )
-    flag.add_argument("--examples", type=int, nargs="+", default=[1500, 2000], help="problems of each pass")
-    flag.add_argument("--learning-rates", type=float, nargs="+", default=[1e-3, 7e-4], help="of each pass")
+    flag.add_argument("--examples", type=int, nargs="+", default=[1500, 2000, 1200], help="of each pass")
+    flag.add_argument("--learning-rates", type=float, nargs="+", default=[1e-3, 7e-4, 5e-4], help="peaks")
+    flag.add_argument("--weakest", type=float, nargs="+", default=[1, 1, 0.65], help="strength in each pass")
     flag.add_argument("--rank", type=int, default=16)
     flag.add_argument("--seed", type=int, default=0)
     flag.add_argument("--held-out", type=int, default=200, help="problems of the report")
@@ -188,20 +206,23 @@ def make_adapter(args: argparse.Namespace) -> dict:
     """Train in passes and ship; returns what the report says of the making."""
     instruct = open_checkpoint(str(args.weights))
     began, tokens, before = time.time(), 0, None
-    for number, (count, rate) in enumerate(zip(args.examples, args.learning_rates, strict=True)):
+    passes = zip(args.examples, args.learning_rates, args.weakest, strict=True)
+    for number, (count, rate, weakest) in enumerate(passes):
         folder = args.keep / str(number)
         seed = args.seed + number
         examples = make_examples(load_model(args.weights).eval(), instruct, count, seed)
         tokens += sum(map(len, examples))
         if not distil.already_trained(folder):
-            train(args.weights, examples, preset_of(args.rank, rate, seed), folder, before)
+            train(args.weights, examples, preset_of(args.rank, rate, seed), folder, before, weakest)
         before = folder / "adapter"
     if distributed.rank() == 0:
         ship(before, args.out)
     return {
         "made": time.strftime("%Y-%m-%d"),
         "torch": torch.__version__,
-        "flags": {name: getattr(args, name) for name in ("examples", "learning_rates", "rank", "seed")},
+        "flags": {
+            name: getattr(args, name) for name in ("examples", "learning_rates", "weakest", "rank", "seed")
+        },
         "tokens": tokens,
         "minutes": round((time.time() - began) / 60, 1),
         "processes": distributed.world_size(),
