@@ -38,7 +38,9 @@ def decode_figures(args, pair: Pair) -> Iterator[dict]:
     }
     ids = tuple(pair.instruct.prompt_ids(PROMPT))
     for count in ROWS:
-        times = decode_seconds(args, models, pair, [Row(ids, Sampling(1.0), seed) for seed in range(count)])
+        times = decode_seconds(
+            args, models, pair, [Row(ids, Sampling(1.0, top_k=20), seed) for seed in range(count)]
+        )
         for part, tokens in (("prompt", len(ids)), ("decode", args.tokens)):
             seconds = {dtype: times[dtype, part] for dtype in DTYPES}
             yield {"what": f"{part}, {count} rows of {tokens}", **speeds(seconds, count * tokens)}
