@@ -21,7 +21,13 @@ SAME_WEIGHTS = (
 ODD_TRACES = {"wrong close": " · closed by a wrong tag", "doubled": " · tags doubled"}
 
 
-def card(t: float, chunk: Chunk | None, seconds: float, problem: problems.Problem | None) -> Answer:
+def card(
+    t: float,
+    chunk: Chunk | None,
+    seconds: float,
+    problem: problems.Problem | None,
+    html_of_answer: str = "",
+) -> Answer:
     """What a column shows of a row; `chunk` is None before its first token."""
     shown = Answer(title=title(t), edge=theme.blend_colour(t))
     if chunk is None:
@@ -34,6 +40,7 @@ def card(t: float, chunk: Chunk | None, seconds: float, problem: problems.Proble
         "trace_title": "trace" + odd_trace(chunk),
         "thinking": chunk.thinking and not chunk.finish,
         "answer": chunk.answer,
+        "html": html_of_answer,
         "mark": mark(chunk, problem),
         "foot": f"{chunk.tokens} tokens{ending} · {seconds:.2f} s · {speed:,.0f} tokens/s",
         "empty": "no answer" if chunk.finish else "…",

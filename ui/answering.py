@@ -16,7 +16,7 @@ from ui.decoding import DecodeUpdate, Waiting
 from ui.question import RENDERED_POINTS, Question, rows_of
 from ui.sessions import PageRequest
 from ui.studio import Studio
-from ui.widgets import html
+from ui.widgets import html, rich_text
 from ui.widgets.components import Answer
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 COLUMNS = ("instruct", "blend", "thinking")
 PAIR_CHANGED = "The pair was changed meanwhile; press Run again."
 LOADING_SECONDS = 0.3  # how often a request that waits for the pair looks
+
+GROWTH = 0.02  # rendering 6,000 characters takes 25 ms, too much for every message
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +110,7 @@ class Answering:
     began: float = field(default_factory=time.monotonic)
     chunks: dict[int, Chunk] = field(default_factory=dict)  # the latest of each row
     seconds: dict[int, float] = field(default_factory=dict)  # of each row that has ended
+    rendered_rows: dict[int, tuple[bool, int, str]] = field(default_factory=dict)  # finished, length, HTML
 
     @property
     def pair_changed(self) -> bool:
@@ -202,7 +205,19 @@ class Answering:
     def card(self, row: int) -> Answer:
         seconds = self.seconds.get(row, time.monotonic() - self.began)
         problem = self.studio.loader.problems.get(problems.Problem(self.question.prompt).key)
-        return answer_text.card(self.ts[row], self.chunks.get(row), seconds, problem)
+        chunk = self.chunks.get(row)
+        return answer_text.card(self.ts[row], chunk, seconds, problem, self.rendered(row, chunk))
+
+    def rendered(self, row: int, chunk: Chunk | None) -> str:
+        """The answer as HTML. A long one is rendered anew when it has grown by 2 %, and when it has ended."""
+        if chunk is None:
+            return ""
+        finished, length = bool(chunk.finish), len(chunk.answer)
+        was_finished, old_length, rendered = self.rendered_rows.get(row, (False, 0, ""))
+        if not was_finished and (finished or length > old_length * (1 + GROWTH)):
+            rendered = rich_text.render(chunk.answer, finished)
+            self.rendered_rows[row] = (finished, length, rendered)
+        return rendered
 
     def frames(self) -> list[dict]:
         return [{**self.card(row), "t": t} for row, t in enumerate(self.ts)]

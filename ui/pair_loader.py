@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FIRST_PAGE_SECONDS = 2.0  # how long to wait for a browser before torch is imported
 PAINT_SECONDS = 0.3  # and for its first paint, which the import would slow down
+LOOK_SECONDS = 0.3  # how often somebody who waits for the pair looks
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,11 @@ class PairLoader:
         download = self.download
         if download is not None:
             download.cancel()
+
+    def wait(self, given_up: Callable[[], bool]) -> None:
+        """Until a pair is there or its loading has failed."""
+        while self.loaded is None and not self.failed and not given_up():
+            time.sleep(LOOK_SECONDS)
 
     def ready(self) -> Loaded:
         loaded = self.loaded

@@ -103,6 +103,19 @@ def until(page: Page, elem_id: str, pattern: str) -> str:
     return text(page, elem_id)
 
 
+def until_answer(page: Page, column: str, pattern: str) -> None:
+    """Wait until the answer in a column of Compare matches, trace and figures left aside."""
+    matches = """([column, pattern]) => {
+        const answer = document.querySelector(`#compare-${column} .answer`);
+        return answer && new RegExp(pattern, 's').test(answer.textContent.trim());
+    }"""
+    try:
+        page.wait_for_function(matches, arg=[column, pattern])
+    except PlaywrightTimeoutError:
+        said = text(page, f"compare-{column}")
+        raise AssertionError(f"{column} never answered {pattern!r}; it says {said!r}") from None
+
+
 def open_tab(page: Page, name: str) -> None:
     page.get_by_role("tab", name=name).first.click()
     page.wait_for_selector(f"#tab-{name.lower()}")

@@ -4,7 +4,19 @@ import re
 
 import pytest
 
-from browser.driver import HOSTILE, SLIDER, answered, drag, fill, open_tab, text, toast, unfold, until
+from browser.driver import (
+    HOSTILE,
+    SLIDER,
+    answered,
+    drag,
+    fill,
+    open_tab,
+    text,
+    toast,
+    unfold,
+    until,
+    until_answer,
+)
 
 
 def test_the_page_is_up_before_torch_and_answers_by_itself(serve, visit):
@@ -13,7 +25,8 @@ def test_the_page_is_up_before_torch_and_answers_by_itself(serve, visit):
     assert "torch" in early or "ready" not in early
     until(page, "models-status", "tiny is ready.*835,840")
     answered(page)
-    assert "\\boxed{" in text(page, "compare-instruct") and "trace" not in text(page, "compare-instruct")
+    assert page.locator("#compare-instruct .answer menclose").count() == 1  # \boxed{…}, rendered
+    assert "trace" not in text(page, "compare-instruct")
     assert "trace" in text(page, "compare-thinking") and "✓" in text(page, "compare-thinking")
 
 
@@ -22,10 +35,10 @@ def test_letting_go_of_the_slider_changes_the_blend_and_keeps_the_ends(tiny, vis
     answered(page)
     ends = text(page, "compare-instruct"), text(page, "compare-thinking")
     drag(page, 0.1)
-    low = until(page, "compare-blend", r"t = 0\.(0|1)\d?.*boxed")
+    low = until(page, "compare-blend", r"t = 0\.(0|1)\d?.*tokens/s")
     assert "trace" not in low  # it answers at once
     drag(page, 0.95)
-    until(page, "compare-blend", r"t = 0\.9\d.*trace.*boxed")
+    until(page, "compare-blend", r"t = 0\.9\d.*trace.*tokens/s")
     assert (text(page, "compare-instruct"), text(page, "compare-thinking")) == ends  # tokens and seconds, too
 
 
@@ -35,10 +48,10 @@ def test_the_keyboard_does_all_of_it(tiny, visit):
     answered(page)
     page.locator(SLIDER).focus()
     page.keyboard.press("Home")
-    until(page, "compare-blend", r"^instruct.*boxed")
+    until(page, "compare-blend", r"^instruct.*tokens/s")
     fill(page, "compare-prompt", "What is 2 + 3 + 4?")
     page.press("#compare-prompt textarea", "Enter")
-    until(page, "compare-thinking", r"boxed\{9\}")
+    until_answer(page, "thinking", r"^9$")
     assert page.input_value("#compare-prompt textarea") == "What is 2 + 3 + 4?"
 
 
@@ -50,7 +63,8 @@ def test_example_chips_ask(tiny, visit):
     chip.click()
     starts = "start => document.querySelector('#compare-prompt textarea').value.startsWith(start)"
     page.wait_for_function(starts, arg=start)
-    until(page, "compare-thinking", r"[✓✗].*boxed\{(yes|no|maybe)\}")
+    until(page, "compare-thinking", "[✓✗]")
+    until_answer(page, "thinking", "^(yes|no|maybe)$")
 
 
 def test_scrubbing_a_rendered_spectrum_needs_no_server(tiny, visit):
@@ -86,6 +100,58 @@ def test_the_strip_shows_where_this_prompt_switches(tiny, visit):
     assert y[0] < 0.01 and y[20] > 0.99
 
 
+@pytest.mark.parametrize("width", [1280, 1920, 390])
+def test_the_slider_is_the_axis_of_the_curve(tiny, visit, width):
+    """The slider was 650 pixels wide and the curve below it 1100 (PAGE M2)."""
+    page = visit(tiny.url, width=width)
+    answered(page)
+    page.wait_for_selector("#compare-switch .js-plotly-plot .main-svg")
+    curve = page.locator("#compare-switch .nsewdrag").bounding_box()
+    slider = page.locator(SLIDER).bounding_box()
+    thumb = 12  # half of it
+    assert slider["x"] + thumb == pytest.approx(curve["x"], abs=1)
+    assert slider["x"] + slider["width"] - thumb == pytest.approx(curve["x"] + curve["width"], abs=1)
+
+
+@pytest.mark.parametrize("typed, t", [("7", 1), ("-1", 0), ("0.33", 0.33), ("", 0.5)])
+def test_the_box_of_t_takes_enter_and_refuses_politely(tiny, visit, typed, t):
+    """7 was an error of Gradio's with a traceback in the log; Enter did nothing (PAGE M4)."""
+    page = visit(tiny.url)
+    answered(page)
+    box = page.locator("#compare-t input[type=number]")
+    box.fill(typed)
+    box.press("Enter")
+    until(page, "compare-blend", {0: "^instruct", 1: "^thinking"}.get(t, rf"^blend · t = {t}\b"))
+    assert float(box.input_value()) == float(page.input_value(SLIDER)) == t
+    assert page.locator(".toast-body").count() == 0
+    assert "Traceback" not in tiny.log
+
+
+def test_an_answer_is_rendered_or_raw_and_can_be_copied(tiny, visit):
+    r"""`\boxed{17}` was the first thing that a newcomer saw (PAGE M3)."""
+    page = visit(tiny.url)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    answered(page)
+    until_answer(page, "thinking", r"^\d+$|^(yes|no|maybe)$")
+    page.click("#compare-blend .view")
+    until_answer(page, "thinking", r"^\\boxed\{")
+    page.reload()
+    answered(page)
+    until_answer(page, "thinking", r"^\\boxed\{")  # the choice is kept
+    page.click("#compare-thinking .copy")
+    page.wait_for_function("() => document.querySelector('#compare-thinking .copy').textContent === 'copied'")
+    raw = page.inner_text("#compare-thinking .answer")
+    assert page.evaluate("() => navigator.clipboard.readText()") == raw
+    page.click("#compare-thinking .view")
+    until_answer(page, "thinking", r"^\d+$|^(yes|no|maybe)$")
+
+
+def test_a_page_that_opens_before_the_pair_is_there_gets_its_curve(serve, visit):
+    """It stayed empty until somebody clicked, on every first visit after a start."""
+    page = visit(serve().url)
+    page.wait_for_selector("#compare-switch .js-plotly-plot .main-svg")
+
+
 def test_a_reload_brings_back_what_was_set(tiny, visit):
     """What is set is encrypted in the browser's storage: a change there is all that can be seen of it."""
     page = visit(tiny.url)
@@ -105,7 +171,7 @@ def test_a_reload_brings_back_what_was_set(tiny, visit):
     restored = "() => document.querySelector('#compare-prompt textarea')?.value === 'What is 9 - 4 + 7?'"
     page.wait_for_function(restored)
     assert float(page.input_value(SLIDER)) == 0.8
-    until(page, "compare-thinking", r"boxed\{12\}")
+    until_answer(page, "thinking", r"^12$")
 
 
 def test_an_empty_prompt_is_refused_in_one_sentence(tiny, visit):
@@ -169,13 +235,17 @@ def test_hostile_text_stays_text(endless, visit):
     page.click("#compare-run")
     answered(page)
     columns = ("compare-instruct", "compare-blend", "compare-thinking")
+    for raw in (False, True):
+        if raw:
+            page.click("#compare-blend .view")
+        assert page.evaluate("() => window.hacked") is None
+        for column in columns:
+            harmful = page.locator(f"#{column}").locator("img, script, style, b, a:not([href^=http])")
+            assert harmful.count() == 0
     said = "".join(
         page.evaluate("id => document.getElementById(id).textContent", column) for column in columns
     )
     assert sum(hostile in said for hostile in HOSTILE) >= 3, said[:500]
-    assert page.evaluate("() => window.hacked") is None
-    for column in columns:
-        assert page.locator(f"#{column}").locator("img, script, style, a, b").count() == 0
     assert page.locator("#compare-run").is_visible()
 
 

@@ -6,11 +6,12 @@ the start of their threads. It depends on timing, so each test looks again after
 
 import pytest
 
-from browser.driver import SLIDER, answered, choose, fill, open_tab, text, unfold, until
+from browser.driver import SLIDER, answered, choose, fill, open_tab, text, unfold, until, until_answer
 
 WHOLE = """blend => {
     const text = column => document.querySelector(`#compare-${column}`).innerText;
-    const answered = ['instruct', 'blend', 'thinking'].every(c => /boxed\\{[^]*tokens.s/.test(text(c)));
+    const answered = ['instruct', 'blend', 'thinking'].every(c => /tokens.s/.test(text(c))
+        && document.querySelector(`#compare-${c} .answer`).textContent);
     const title = document.querySelector('#compare-blend .title').innerText;
     return answered && title === blend && document.querySelector('#compare-stop').disabled;
 }"""
@@ -70,7 +71,7 @@ def assert_whole(page) -> None:
     assert (title(page, "instruct"), title(page, "thinking")) == ("instruct", "thinking")
     assert title(page, "blend") == blend_title(page)
     for column in ("instruct", "blend", "thinking"):
-        assert "boxed{" in text(page, f"compare-{column}") and "tokens/s" in text(page, f"compare-{column}")
+        assert page.inner_text(f"#compare-{column} .answer") and "tokens/s" in text(page, f"compare-{column}")
     assert "stopped" not in text(page, "compare-status") and " in " in text(page, "compare-status")
     assert page.inner_text("#compare-stop").startswith("Stop")
     assert page.locator("#compare-stop").is_disabled()
@@ -102,13 +103,13 @@ def test_enter_twice_and_clicks_on_run(page):
     fill(page, "compare-prompt", "What is 2 + 3 + 4?")
     page.press("#compare-prompt textarea", "Enter")
     page.press("#compare-prompt textarea", "Enter")
-    until(page, "compare-thinking", r"boxed\{9\}")
+    until_answer(page, "thinking", r"^9$")
     assert_whole(page)
     page.dblclick("#compare-run")
     assert_whole(page)
     fill(page, "compare-prompt", "What is 2 + 3 + 5?")
     page.click("#compare-run", click_count=10)
-    until(page, "compare-thinking", r"boxed\{10\}")
+    until_answer(page, "thinking", r"^10$")
     assert_whole(page)
 
 
@@ -130,5 +131,5 @@ def test_frames_of_another_prompt_are_not_shown(page):
     page.wait_for_selector("#compare-stop[disabled]")
     fill(page, "compare-prompt", "What is 1 + 1 + 1?")
     click_slider(page, 0.9)
-    until(page, "compare-thinking", r"boxed\{3\}")
+    until_answer(page, "thinking", r"^3$")
     assert_whole(page)

@@ -1,4 +1,4 @@
-// One answer. Everything a model wrote goes in as text, never as HTML.
+// One answer. What a model wrote goes in as text; card.html is what the server made of it, cleaned by nh3.
 const find = (selector) => element.querySelector(selector);
 
 // A long text that grows is appended to: replacing it would lay out all of it again.
@@ -7,6 +7,45 @@ const setText = (selector, text) => {
   if (node && text.startsWith(node.data)) node.appendData(text.slice(node.data.length));
   else find(selector).textContent = text;
 };
+
+// Rendered or as the model wrote it: one choice for all cards, kept in the browser.
+const RAW = 'thinkswitch-raw-answers';
+const isRaw = () => localStorage.getItem(RAW) === '1';
+
+const showAnswer = (card) => {
+  const node = find('.answer');
+  const rendered = Boolean(card.html) && !isRaw();
+  node.classList.toggle('rendered', rendered);
+  if (!rendered) setText('.answer', card.answer || '');
+  else if (node.dataset.from !== card.html) node.innerHTML = card.html;
+  node.dataset.from = rendered ? card.html : '';
+  find('.view').textContent = isRaw() ? 'rendered' : 'raw';
+  for (const button of element.querySelectorAll('header button')) button.hidden = !card.answer;
+};
+
+find('.view').addEventListener('click', () => {
+  localStorage.setItem(RAW, isRaw() ? '0' : '1');
+  window.dispatchEvent(new Event(RAW));
+});
+window.addEventListener(RAW, () => showAnswer(props.value || {}));
+
+const copyByHand = (text) => {
+  // on a plain http address of another machine there is no navigator.clipboard
+  const area = document.createElement('textarea');
+  area.value = text;
+  document.body.append(area);
+  area.select();
+  document.execCommand('copy');
+  area.remove();
+};
+
+find('.copy').addEventListener('click', async () => {
+  const text = (props.value || {}).answer || '';
+  if (navigator.clipboard) await navigator.clipboard.writeText(text);
+  else copyByHand(text);
+  find('.copy').textContent = 'copied';
+  setTimeout(() => { find('.copy').textContent = 'copy'; }, 1200);
+});
 
 const LABELS = { '✓': 'right', '✗': 'wrong' };
 let thinking = false;
@@ -20,7 +59,8 @@ const draw = () => {
   setText('.title', card.title || '');
   setText('.mark', card.mark || '');
   find('.mark').setAttribute('aria-label', LABELS[card.mark] || '');
-  setText('.answer', card.answer || '');
+  find('.mark').dataset.mark = LABELS[card.mark] || '';
+  showAnswer(card);
   find('.answer').dataset.empty = card.thinking ? 'thinking …' : card.empty || '';
   setText('footer', card.foot || '');
   setText('summary', card.trace_title || 'trace');

@@ -14,6 +14,29 @@ document.addEventListener('keyup', (event) => {
   }
 });
 
+// The box of t takes Enter, and what lies outside the slider becomes its nearest end before Gradio refuses it.
+const tBox = (event) => event.target.closest?.('#compare-t') && event.target.type === 'number' && event.target;
+
+document.addEventListener('keydown', (event) => {
+  if (event.key === 'Enter' && tBox(event)) event.target.blur();
+});
+
+document.addEventListener('blur', (event) => {
+  const box = tBox(event);
+  if (!box) return;
+  const last = box.dataset.last ?? box.closest('#compare-t').querySelector('input[type=range]').value;
+  const asked = box.value.trim() === '' ? Number(last) : Number(box.value);
+  const t = Math.min(1, Math.max(0, asked));
+  if (String(t) === box.value) return;
+  box.value = t;
+  box.dispatchEvent(new Event('input', { bubbles: true }));
+}, true);
+
+document.addEventListener('focus', (event) => {
+  const box = tBox(event);
+  if (box) box.dataset.last = box.value;
+}, true);
+
 // Plotly is 5 MB: it is loaded once, when the first chart is drawn.
 window.plotlyReady = () => {
   window.plotlyLoading ||= new Promise((resolve, reject) => {

@@ -84,7 +84,7 @@ def build(studio: Studio, schedule: gr.State) -> dict[str, Any]:
 
 def lay_out(studio: Studio, schedule: gr.State) -> View:
     examples = [problem.prompt for problem in studio.loader.examples]
-    with gr.Row(equal_height=True):
+    with gr.Row(elem_classes="controls"):
         prompt = gr.Textbox(
             examples[0] if examples else "",
             label="Prompt",
@@ -99,17 +99,19 @@ def lay_out(studio: Studio, schedule: gr.State) -> View:
         button: dict[str, Any] = {"size": "md", "scale": 1}
         run = gr.Button("Run", variant="primary", elem_id="compare-run", min_width=100, **button)
         stop = gr.Button("Stop", elem_id="compare-stop", interactive=False, min_width=100, **button)
-    chips = gr.Dataset(
-        components=[prompt],
-        samples=[[text] for text in examples],
-        label="Held-out problems",
-        elem_id="compare-examples",
-        show_label=False,
-        type="values",
-    )
-    with gr.Row(equal_height=True):
-        t, round_ = slider_and_round(studio)
-        render = gr.Button("Render the spectrum", elem_id="compare-spectrum", min_width=150, **button)
+    with gr.Row(elem_classes="controls"):
+        with gr.Column(scale=6, min_width=300):
+            chips = gr.Dataset(
+                components=[prompt],
+                samples=[[text] for text in examples],
+                label="Held-out problems",
+                elem_id="compare-examples",
+                show_label=False,
+                type="values",
+            )
+        round_ = round_choice(studio)
+        render = gr.Button("Render 11 points", elem_id="compare-spectrum", min_width=180, **button)
+    t = slider()
     trace_chart = Chart(elem_id="compare-switch", description=CHART_DESCRIPTION, height=74)
     status = MessageBox(elem_id="compare-status")
     cards = answer_columns()
@@ -135,18 +137,20 @@ def lay_out(studio: Studio, schedule: gr.State) -> View:
     )
 
 
-def slider_and_round(studio: Studio) -> tuple[gr.Slider, gr.Dropdown]:
-    t = gr.Slider(
+def slider() -> gr.Slider:
+    """As wide as the chart below it, whose x axis it is."""
+    return gr.Slider(
         0,
         1,
         0.5,
         step=0.01,
         label="t: 0 = instruct, instinct · 1 = thinking, deliberation",
         elem_id="compare-t",
-        scale=5,
-        min_width=300,
     )
-    round_ = gr.Dropdown(
+
+
+def round_choice(studio: Studio) -> gr.Dropdown:
+    return gr.Dropdown(
         studio.choices(),
         value=PAIR,
         label="Round",
@@ -155,7 +159,6 @@ def slider_and_round(studio: Studio) -> tuple[gr.Slider, gr.Dropdown]:
         scale=2,
         min_width=180,
     )
-    return t, round_
 
 
 def answer_columns() -> dict[str, Component]:
@@ -310,6 +313,7 @@ class Handlers:
 
     def trace_chart(self, click: Click) -> str | None:
         asked = self.studio.sessions.get(click.session_hash).supersede(click.number, "trace_chart")
+        self.studio.loader.wait(asked.superseded)  # a page may open before the pair is there
         try:
             return trace_chart(self.studio, click.question, asked.superseded)
         except UserError:  # the status line has said it

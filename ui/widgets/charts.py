@@ -21,6 +21,7 @@ COLOURS = ("#7b8794", "#2f7ed8", "#8e5bd0", "#c2408f", "#d9822b", "#4e9a51", "#a
 GREY = "#808893"
 GRID = "rgba(128,136,147,.22)"
 BROKEN_FILL, BROKEN_TEXT = "rgba(179,38,30,.10)", "#c0584f"
+SLIDER_INSET = 23  # pixels from the edge of the slider to the middle of its thumb at t = 0 and at 1
 CLEAR = "rgba(0,0,0,0)"
 LOOP_HEIGHT, SWEEP_HEIGHT, STRIP_HEIGHT, HEATMAP_HEIGHT = 300, 340, 74, 300  # pixels
 
@@ -101,14 +102,15 @@ def probability(ts: list[float], p: list[float], t: float) -> str:
         "mode": "lines+markers",
         "line": {"color": THINKING, "width": 2},
         "marker": {"color": THINKING, "size": 5},
+        "cliponaxis": False,
         "fill": "tozeroy",
         "fillcolor": rgba(THINKING, 0.18),
         "hovertemplate": "t = %{x:.2f}: %{y:.3f}",
     }
     caption = _note("Probability that this prompt opens a trace", x=0, y=0.9, font={"size": 11})
-    x, y = _axis("", range=[-0.012, 1.012], dtick=0.1), _axis("", range=[0, 1.04], dtick=0.5)
+    x, y = _axis("", range=[0, 1], dtick=0.1), _axis("", range=[0, 1.04], dtick=0.5)
     layout = {
-        "margin": {"l": 30, "r": 30, "t": 4, "b": 18},
+        "margin": {"l": SLIDER_INSET, "r": SLIDER_INSET, "t": 4, "b": 18},
         "shapes": [_vertical(t, "dot", width=2)],
         "annotations": [{**caption, "xref": "paper"}],
     }

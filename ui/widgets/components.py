@@ -81,13 +81,14 @@ class Answer(TypedDict, total=False):
     trace_title: str
     thinking: bool
     answer: str
+    html: str  # the answer rendered, see rich_text.py; absent: shown as text
     empty: str  # shown while there is no answer
     mark: str  # ✓, ✗ or nothing
     foot: str
 
 
 class AnswerCard(gr.HTML, metaclass=_WithoutStub):
-    """One answer beside others, its trace folded. All text of a model is inserted as text."""
+    """One answer beside others, its trace folded. Text of a model is inserted as text, or cleaned HTML."""
 
     def __init__(self, value: Answer | None = None, **kwargs: Any):
         super().__init__(
