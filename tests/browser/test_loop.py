@@ -45,6 +45,10 @@ def test_the_loop_lives_through_reload_a_dead_app_stop_and_resume(serve, visit):
     page.click("#loop-start")
     wait(lambda: server.runs)
     [folder] = server.runs
+    page.wait_for_selector("#loop-start", state="hidden")  # the form folds: the curves were under the fold
+    for chart in ("loss", "accuracy", "tokens"):
+        box = page.locator(f"#loop-{chart}").bounding_box()
+        assert box["y"] + box["height"] < 720
     wait(lambda: (runs.last_line(folder / "events.jsonl") or {}).get("phase") == "distil")
     process = psutil.Process(runs.running_pid(folder))
     process.suspend()
@@ -58,6 +62,7 @@ def test_the_loop_lives_through_reload_a_dead_app_stop_and_resume(serve, visit):
     process.suspend()
     assert page.evaluate(MARK_AND_RANGE) == [True, [1, 9]]
 
+    unfold(page, "loop-new")
     page.click("#loop-start")
     assert "stop it first" in toast(page)
 

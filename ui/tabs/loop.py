@@ -17,7 +17,7 @@ from ui.widgets.components import Chart, LogBox, MessageBox
 from ui.widgets.events import on, on_choice
 
 INTRODUCTION = (
-    "Start runs the loop with the settings above. "
+    "Start runs the loop with the settings below. "
     "It has a process of its own: closing this page does not stop it."
 )
 IMPORT_SECONDS = 300  # torch may be read from a slow disk
@@ -59,24 +59,23 @@ class Seen:
 
 def build(studio: Studio) -> dict:
     """Lay out the tab; returns what a reload brings back, and what the rest of the page updates."""
-    settings = form.build(studio.preset, studio.demo)
-    with gr.Row():
-        start = gr.Button("Start", variant="primary", elem_id="loop-start")
-        stop = gr.Button("Stop", elem_id="loop-stop", interactive=False)
-        resume = gr.Button("Resume", elem_id="loop-resume", interactive=False)
-    with gr.Row(equal_height=True):
+    with gr.Row(elem_classes="controls"):
         run = gr.Dropdown(
             studio.board()[1],
             value=newest(),
             label="Run",
             elem_id="loop-run",
             allow_custom_value=True,
-            scale=2,
+            scale=4,
             min_width=300,
         )
-        with gr.Column(scale=3):
-            progress = MessageBox(html.quiet(INTRODUCTION), elem_id="loop-progress")
+        stop = gr.Button("Stop", elem_id="loop-stop", interactive=False, size="md", min_width=160)
+        resume = gr.Button("Resume", elem_id="loop-resume", interactive=False, size="md", min_width=210)
+    progress = MessageBox(html.quiet(INTRODUCTION), elem_id="loop-progress")
     loss, accuracy, tokens = chart_row()
+    with gr.Accordion("New run", open=newest() is None, elem_id="loop-new") as new_run:
+        settings = form.build(studio.preset, studio.demo)
+        start = gr.Button("Start", variant="primary", elem_id="loop-start")
     with gr.Accordion("Samples: kept and dropped answers", open=False, elem_id="loop-samples-box"):
         number, which, table, detail = sample_browser()
     with gr.Accordion("Log and command", open=False, elem_id="loop-log-box", visible=not studio.demo):
@@ -87,7 +86,7 @@ def build(studio: Studio) -> dict:
     seen, timer = gr.State(None), gr.Timer(1.0, active=False)
     view = View(run, progress, loss, accuracy, tokens, number, stop, resume, command, log, seen)
     chosen = follow_run(studio, view, timer)
-    control_runs(studio, view, start, settings)
+    control_runs(studio, view, new_run, start, settings)
     browse_samples(studio, view, chosen, which, table, detail)
     return {"kept": list(settings.values()), "run": run, "settings": settings, "timer": timer}
 
@@ -156,7 +155,13 @@ def follow_run(studio: Studio, view: View, timer: gr.Timer) -> Dependency:
     return on_choice(view.run.input, choose, view.run, view.outputs)
 
 
-def control_runs(studio: Studio, view: View, start: gr.Button, settings: dict[str, form.Component]) -> None:
+def control_runs(
+    studio: Studio,
+    view: View,
+    new_run: gr.Accordion,
+    start: gr.Button,
+    settings: dict[str, form.Component],
+) -> None:
     def do_start(request: gr.Request, *values):
         try:
             preset = form.read(studio.preset, dict(zip(settings, values, strict=True)))
@@ -165,7 +170,13 @@ def control_runs(studio: Studio, view: View, start: gr.Button, settings: dict[st
         except UserError as error:
             return {view.progress: html.toast(UserError(studio.public(str(error))))}
         chosen = gr.update(choices=studio.board()[1], value=folder.name)
-        return {view.run: chosen, view.progress: html.quiet("Starting …"), view.seen: None}
+        # its curves take the place of the form
+        return {
+            view.run: chosen,
+            view.progress: html.quiet("Starting …"),
+            view.seen: None,
+            new_run: gr.update(open=False),
+        }
 
     def do_stop(request: gr.Request, name: str | None):
         try:
@@ -184,7 +195,8 @@ def control_runs(studio: Studio, view: View, start: gr.Button, settings: dict[st
     def draw(name: str | None, seen: Seen | None):
         return refresh(studio, view, name, seen) or gr.skip()
 
-    started = on(start.click, do_start, list(settings.values()), [view.run, view.progress, view.seen])
+    changed = [view.run, view.progress, view.seen, new_run]
+    started = on(start.click, do_start, list(settings.values()), changed)
     resumed = on(view.resume.click, do_resume, view.run, [view.progress, view.seen])
     for done in (started, resumed):
         on(done.then, draw, [view.run, view.seen], view.outputs)
