@@ -6,9 +6,10 @@
 One pass over word problems that code makes, each answered with a terse trace and a response that shows its
 steps, and over everyday questions, which the instruct checkpoint answers itself: without them the twin would
 count apples when asked about the sky. Loss on trace and response only. A second peak of the learning rate
-goes over new problems. A third trains the adapter at random strengths, as the slider will use it: without
-that the twin lost 7 points at t = 0.75. The processes of torchrun share each step; plain `python` takes twice
-as long.
+goes over new problems. The processes of torchrun share each step; plain `python` takes twice as long.
+
+`--weakest 1 1 0.65` with a third pass trains the update at random strengths, as the slider uses it. That twin
+keeps its answers at t = 0.75, but instruct learned less from it (dev/LOG.md, 2026-11-28), so it does not ship.
 """
 
 import argparse
@@ -188,9 +189,9 @@ def main() -> None:
     flag.add_argument(
         "--keep", type=Path, required=True, help="folder for what a killed training goes on with"
     )
-    flag.add_argument("--examples", type=int, nargs="+", default=[1500, 2000, 1200], help="of each pass")
-    flag.add_argument("--learning-rates", type=float, nargs="+", default=[1e-3, 7e-4, 5e-4], help="peaks")
-    flag.add_argument("--weakest", type=float, nargs="+", default=[1, 1, 0.65], help="strength in each pass")
+    flag.add_argument("--examples", type=int, nargs="+", default=[1500, 2000], help="of each pass")
+    flag.add_argument("--learning-rates", type=float, nargs="+", default=[1e-3, 7e-4], help="peaks")
+    flag.add_argument("--weakest", type=float, nargs="+", default=[1, 1], help="strength in each pass")
     flag.add_argument("--rank", type=int, default=16)
     flag.add_argument("--seed", type=int, default=0)
     flag.add_argument("--held-out", type=int, default=200, help="problems of the report")
