@@ -9,7 +9,7 @@ count apples when asked about the sky. Loss on trace and response only. A second
 goes over new problems. The processes of torchrun share each step; plain `python` takes twice as long.
 
 `--weakest 1 1 0.65` with a third pass trains the update at random strengths, as the slider uses it. That twin
-keeps its answers at t = 0.75, but instruct learned less from it (dev/LOG.md, 2026-11-28), so it does not ship.
+keeps its answers at t = 0.75, but instruct learned less from it (dev/LOG.md, 2026-11-28): it does not ship.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from thinkswitch import grading, problems
@@ -21,30 +22,44 @@ SAME_WEIGHTS = (
 ODD_TRACES = {"wrong close": " · closed by a wrong tag", "doubled": " · tags doubled"}
 
 
-def card(
-    t: float,
-    chunk: Chunk | None,
-    seconds: float,
-    problem: problems.Problem | None,
-    html_of_answer: str = "",
-) -> Answer:
-    """What a column shows of a row; `chunk` is None before its first token."""
-    shown = Answer(title=title(t), edge=theme.blend_colour(t))
-    if chunk is None:
-        return {**shown, "empty": "…"}
-    speed = chunk.tokens / max(1e-3, seconds)
-    ending = ENDINGS.get(chunk.finish or "", "")
+@dataclass(frozen=True)
+class Cost:
+    """What an answer takes, so far."""
+
+    tokens: int
+    trace_tokens: int
+    seconds: float  # since it was asked for
+    speed: float | None  # tokens a second, from the first token on
+
+
+def empty_card(t: float) -> Answer:
+    """A column before its first token."""
+    return Answer(title=title(t), edge=theme.blend_colour(t), empty="…")
+
+
+def card(t: float, chunk: Chunk, cost: Cost, problem: problems.Problem | None, html_of_answer: str) -> Answer:
+    """What a column shows of a row."""
     return {
-        **shown,
+        **empty_card(t),
         "trace": chunk.trace,
         "trace_title": "trace" + odd_trace(chunk),
         "thinking": chunk.thinking and not chunk.finish,
         "answer": chunk.answer,
         "html": html_of_answer,
         "mark": mark(chunk, problem),
-        "foot": f"{chunk.tokens} tokens{ending} · {seconds:.2f} s · {speed:,.0f} tokens/s",
+        "foot": foot(chunk, cost),
+        "tokens": cost.tokens,
+        "trace_tokens": cost.trace_tokens,
         "empty": "no answer" if chunk.finish else "…",
     }
+
+
+def foot(chunk: Chunk, cost: Cost) -> str:
+    tokens = f"{cost.tokens:,} token{'' if cost.tokens == 1 else 's'}"
+    trace = f", {cost.trace_tokens:,} of them trace" if cost.trace_tokens else ""
+    ending = ENDINGS.get(chunk.finish or "", "")
+    speed = f" · {cost.speed:,.0f} tokens/s" if cost.speed else ""
+    return f"{tokens}{trace}{ending} · {cost.seconds:.2f} s{speed}"
 
 
 def title(t: float) -> str:

@@ -108,8 +108,7 @@ class Answering:
     ts: list[float]
     session_hash: str
     began: float = field(default_factory=time.monotonic)
-    chunks: dict[int, Chunk] = field(default_factory=dict)  # the latest of each row
-    seconds: dict[int, float] = field(default_factory=dict)  # of each row that has ended
+    seen: DecodeUpdate = field(default_factory=DecodeUpdate)  # all updates as one
     rendered_rows: dict[int, tuple[bool, int, str]] = field(default_factory=dict)  # finished, length, HTML
 
     @property
@@ -152,9 +151,9 @@ class Answering:
         self.began = time.monotonic()  # time in the queue says nothing about the model's speed
 
     def show_progress(self, update: DecodeUpdate) -> None:
-        self.chunks |= update.chunks
-        self.seconds |= {row: ended - self.began for row, ended in update.ended_at.items()}
-        done, count = len(self.seconds), len(self.ts)
+        self.seen.merge(update)
+        done = sum(bool(chunk.finish) for chunk in self.seen.chunks.values())
+        count = len(self.ts)
         if done < count:
             frames: dict = {"frames": []} if count > 1 else {}  # those of another question would mislead
             status = answer_text.progress_line(self.question, count, done)
@@ -164,7 +163,7 @@ class Answering:
         if self.pair_changed and not self.request.stopped():
             self.fail(html.error(PAIR_CHANGED))
             return
-        stopped = any(chunk.finish == "cancel" for chunk in self.chunks.values())
+        stopped = any(chunk.finish == "cancel" for chunk in self.seen.chunks.values())
         changes: dict = {**self.cards()}
         if stopped:
             self.forget_end_columns()
@@ -203,15 +202,20 @@ class Answering:
         return {"instruct": self.card(0), "blend": self.card(nearest), "thinking": self.card(last)}
 
     def card(self, row: int) -> Answer:
-        seconds = self.seconds.get(row, time.monotonic() - self.began)
         problem = self.studio.loader.problems.get(problems.Problem(self.question.prompt).key)
-        chunk = self.chunks.get(row)
-        return answer_text.card(self.ts[row], chunk, seconds, problem, self.rendered(row, chunk))
-
-    def rendered(self, row: int, chunk: Chunk | None) -> str:
-        """The answer as HTML. A long one is rendered anew when it has grown by 2 %, and when it has ended."""
+        chunk = self.seen.chunks.get(row)
         if chunk is None:
-            return ""
+            return answer_text.empty_card(self.ts[row])
+        cost = answer_text.Cost(
+            tokens=chunk.tokens,
+            trace_tokens=self.seen.trace_tokens.get(row, 0),
+            seconds=(self.seen.latest[row].at if chunk.finish else time.monotonic()) - self.began,
+            speed=self.seen.speed(row),
+        )
+        return answer_text.card(self.ts[row], chunk, cost, problem, self.rendered(row, chunk))
+
+    def rendered(self, row: int, chunk: Chunk) -> str:
+        """The answer as HTML. A long one is rendered anew when it has grown by 2 %, and when it has ended."""
         finished, length = bool(chunk.finish), len(chunk.answer)
         was_finished, old_length, rendered = self.rendered_rows.get(row, (False, 0, ""))
         if not was_finished and (finished or length > old_length * (1 + GROWTH)):

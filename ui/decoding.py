@@ -35,21 +35,43 @@ class Waiting:
     ahead: int  # how many others must end first; 0: it begins
 
 
+@dataclass(frozen=True)
+class Came:
+    """When the engine had so many tokens of a row, on the monotonic clock."""
+
+    tokens: int
+    at: float
+
+
 @dataclass
 class DecodeUpdate:
-    """The latest chunk of each row that has a new one, and when rows ended."""
+    """The latest chunk of each row that has a new one, and what the page cannot see from it."""
 
     chunks: dict[int, Chunk] = field(default_factory=dict)
-    ended_at: dict[int, float] = field(default_factory=dict)  # on the monotonic clock
+    first: dict[int, Came] = field(default_factory=dict)
+    latest: dict[int, Came] = field(default_factory=dict)
+    trace_tokens: dict[int, int] = field(default_factory=dict)  # tags included
 
     def add(self, chunk: Chunk) -> None:
+        came = Came(chunk.tokens, time.monotonic())
         self.chunks[chunk.row] = chunk
-        if chunk.finish:
-            self.ended_at[chunk.row] = time.monotonic()
+        self.first.setdefault(chunk.row, came)
+        self.latest[chunk.row] = came
+        if chunk.thinking:
+            self.trace_tokens[chunk.row] = chunk.tokens
 
     def merge(self, later: DecodeUpdate) -> None:
         self.chunks |= later.chunks
-        self.ended_at |= later.ended_at
+        self.first = later.first | self.first
+        self.latest |= later.latest
+        self.trace_tokens |= later.trace_tokens
+
+    def speed(self, row: int) -> float | None:
+        """Tokens a second, from the first to the latest; None before there are two."""
+        first, latest = self.first[row], self.latest[row]
+        seconds = latest.at - first.at
+        tokens = latest.tokens - first.tokens  # fewer than none where a batch that did not fit began again
+        return tokens / seconds if tokens > 0 and seconds > 0 else None
 
 
 class DecodeQueue:

@@ -115,17 +115,27 @@ def test_wide_steps_are_a_turn_each(clock):
     assert heard == [1, 2, 3, 4]
 
 
-def test_news_say_when_a_row_ended_and_not_when_the_page_heard_of_it(clock):
-    """The speed of a column was counted up to the next message: 19 tokens a second instead of 81."""
+def test_speed_is_the_engines_and_not_that_of_messages(clock):
+    """The speed of a column was counted from the click to the next message: 19 tokens a second for 81."""
 
     def chunks():
-        clock(0.03)
-        yield Chunk(0, "", "5", False, 1, "stop")
+        clock(2.0)  # reading the prompt
+        for n in range(1, 5):
+            clock(0.03)
+            yield Chunk(0, "", "5", False, n, "stop" if n == 4 else None)
         for n in range(1, 6):
             clock(0.03)
-            yield Chunk(1, "t", "", True, n)
+            yield Chunk(1, "t", "", n < 4, n)
 
-    ended = {}
+    seen = decoding.DecodeUpdate()
     for news in read_in_turns(chunks(), free_turn):
-        ended |= news.ended_at
-    assert ended == {0: pytest.approx(0.03)}
+        seen.merge(news)
+    assert seen.latest[0].at - seen.first[0].at == pytest.approx(0.09)
+    assert seen.speed(0) == pytest.approx(3 / 0.09)
+    assert seen.trace_tokens == {1: 3}
+
+
+def test_one_token_has_no_speed():
+    update = decoding.DecodeUpdate()
+    update.add(Chunk(0, "", "5", False, 1, "stop"))
+    assert update.speed(0) is None

@@ -29,6 +29,17 @@ find('.view').addEventListener('click', () => {
 });
 window.addEventListener(RAW, () => showAnswer(props.value || {}));
 
+// What thinking costs: tokens of trace and answer as bars, on one scale for all cards.
+const COST = 'thinkswitch-cost';
+const drawCost = () => {
+  const { tokens = 0, trace_tokens: ofTrace = 0 } = props.value || {};
+  const all = [...document.querySelectorAll('.cost')].map((bar) => Number(bar.dataset.tokens || 0));
+  const share = (count) => `${(100 * count) / Math.max(1, ...all)}%`;
+  find('.of-trace').style.width = share(ofTrace);
+  find('.of-answer').style.width = share(tokens - ofTrace);
+};
+window.addEventListener(COST, drawCost);
+
 const copyByHand = (text) => {
   // on a plain http address of another machine there is no navigator.clipboard
   const area = document.createElement('textarea');
@@ -66,6 +77,10 @@ const draw = () => {
   setText('summary', card.trace_title || 'trace');
   setText('pre', card.trace || '');
   trace.hidden = !card.trace;
+  if (find('.cost').dataset.tokens !== String(card.tokens || 0)) {
+    find('.cost').dataset.tokens = card.tokens || 0;
+    window.dispatchEvent(new Event(COST));
+  }
   if (card.edge) find('.card').style.setProperty('--edge', card.edge);
 
   // The trace is open while it is written and folds when it ends, unless the reader has toggled it since.

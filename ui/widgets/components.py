@@ -85,6 +85,8 @@ class Answer(TypedDict, total=False):
     empty: str  # shown while there is no answer
     mark: str  # ✓, ✗ or nothing
     foot: str
+    tokens: int  # drawn as a bar, on one scale with the other cards
+    trace_tokens: int  # of these
 
 
 class AnswerCard(gr.HTML, metaclass=_WithoutStub):
