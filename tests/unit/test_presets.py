@@ -252,7 +252,7 @@ def test_every_preset_that_can_run_has_a_card():
 def gpu(monkeypatch):
     """`gpu(8)`: an NVIDIA card of 8 GB, of which 95 % are free."""
 
-    def machine(preset, parameters, live):
+    def machine(preset, parameters, live=False):
         return dict(device="cuda", dtype=torch.bfloat16, four_bit=preset.four_bit is not False)
 
     def insert(gigabytes: int) -> None:
