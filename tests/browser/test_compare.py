@@ -89,6 +89,32 @@ def test_scrubbing_a_rendered_spectrum_needs_no_server(tiny, visit):
     assert len(asked) < moves  # the timers ask once a second; a decode per move would be more
 
 
+def test_rendered_points_are_dots_that_can_be_clicked_and_played(tiny, visit):
+    page = visit(tiny.url)
+    answered(page)
+    assert not page.locator("#compare-dots").is_visible()
+    page.click("#compare-spectrum")
+    until(page, "compare-status", "11 points.* in ")
+    dots = page.locator("#compare-dots .axis button")
+    labels = dots.evaluate_all("dots => dots.map(dot => dot.getAttribute('aria-label'))")
+    assert [label.split(",")[0] for label in labels] == [f"t = {n / 10:g}" for n in range(11)]
+    assert "thought" not in labels[0] and "right, thought" in labels[10]
+    track = page.locator(SLIDER).bounding_box()
+    for place, t in ((0, 0), (10, 1)):
+        box = dots.nth(place).bounding_box()
+        thumb = track["x"] + 12 + (track["width"] - 24) * t
+        assert box["x"] + box["width"] / 2 == pytest.approx(thumb, abs=1)
+    dots.nth(3).click()
+    until(page, "compare-blend", r"^blend · t = 0\.3\b")
+    assert float(page.input_value(SLIDER)) == 0.3
+    page.locator(SLIDER).focus()
+    page.keyboard.press("Space")
+    until(page, "compare-blend", "^thinking")
+    assert float(page.input_value(SLIDER)) == 1
+    page.locator("#compare-prompt textarea").press_sequentially(" 5")
+    page.wait_for_selector("#compare-dots", state="hidden")  # they are of another prompt
+
+
 def test_the_strip_shows_where_this_prompt_switches(tiny, visit):
     page = visit(tiny.url)
     answered(page)

@@ -18,13 +18,13 @@ from ui.sessions import Screen, Session
 from ui.studio import Studio
 from ui.widgets import html, sampling_form, theme
 from ui.widgets.assets import asset
-from ui.widgets.components import Answer, AnswerCard, Chart, MessageBox
+from ui.widgets.components import Answer, AnswerCard, Chart, FrameDots, MessageBox
 from ui.widgets.events import on, on_choice
 
 SHORT = 256  # answers of at most so many tokens are decoded without being asked for
 CHART_DESCRIPTION = "Probability, for this prompt, of opening a trace over t"
 EMPTY = "Press Run, or move the slider."
-NO_FRAMES = "() => [[]]"
+NO_FRAMES = "() => [[], {frames: []}]"  # neither kept nor shown
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class View:
     stop: gr.Button
     render: gr.Button
     chips: gr.Dataset
+    dots: Component
     trace_chart: Component
     status: Component
     instruct: Component
@@ -112,6 +113,7 @@ def lay_out(studio: Studio, schedule: gr.State) -> View:
         round_ = round_choice(studio)
         render = gr.Button("Render 11 points", elem_id="compare-spectrum", min_width=180, **button)
     t = slider()
+    dots = FrameDots(elem_id="compare-dots")
     trace_chart = Chart(elem_id="compare-switch", description=CHART_DESCRIPTION, height=74)
     status = MessageBox(elem_id="compare-status")
     cards = answer_columns()
@@ -128,6 +130,7 @@ def lay_out(studio: Studio, schedule: gr.State) -> View:
         stop=stop,
         render=render,
         chips=chips,
+        dots=dots,
         trace_chart=trace_chart,
         status=status,
         **cards,
@@ -190,11 +193,13 @@ def connect(studio: Studio, view: View) -> None:
         listen(settings[name].input, handlers.setting_changed, view)
         listen_trace_chart(settings[name].input, handlers, view)
     schedule = settings["schedule"]
-    schedule.change(None, None, view.frames, js=NO_FRAMES)
+    schedule.change(None, None, [view.frames, view.dots], js=NO_FRAMES)
     listen_trace_chart(schedule.change, handlers, view)
-    settings["prompt"].input(None, None, view.frames, js=NO_FRAMES)  # frames of another prompt would mislead
+    # frames of another prompt would mislead
+    settings["prompt"].input(None, None, [view.frames, view.dots], js=NO_FRAMES)
     settings["t"].input(None, [settings["t"], view.frames], view.blend, js=asset("scrub.js"))
     listen(settings["t"].release, handlers.slider_released, view)
+    view.frames.change(None, view.frames, view.dots, js="frames => ({frames})")
     listen(view.render.click, handlers.spectrum, view)
     listen(view.stop.click, handlers.stop, view)
     show_answers(studio, view)

@@ -101,3 +101,17 @@ class AnswerCard(gr.HTML, metaclass=_WithoutStub):
             apply_default_css=False,
             **kwargs,
         )
+
+
+class FrameDots(gr.HTML, metaclass=_WithoutStub):
+    """The answers of a rendered spectrum as dots on the slider's axis, and a button that plays them."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(
+            {"frames": []},
+            html_template=asset("frame_dots.html"),
+            css_template=asset("frame_dots.css"),
+            js_on_load=asset("frame_dots.js"),
+            apply_default_css=False,
+            **kwargs,
+        )
