@@ -96,7 +96,7 @@ def test_the_folder_holds_what_the_design_names(whole, small):
     folder, _ = whole
     assert {"preset.yaml", "run.json", "events.jsonl"} <= {p.name for p in folder.iterdir()}
     assert not (folder / "stop").exists()
-    assert load_preset(folder) == small(four_bit=False)
+    assert load_preset(folder) == small(four_bit=False, dtype="float32")
     info = json.loads((folder / "run.json").read_text("utf-8"))
     assert info["pid"] == os.getpid() and {"started", "versions", "heartbeat"} <= info.keys()
     for number in (1, 2):
