@@ -14,11 +14,13 @@ const isRaw = () => localStorage.getItem(RAW) === '1';
 
 const showAnswer = (card) => {
   const node = find('.answer');
-  const rendered = Boolean(card.html) && !isRaw();
+  // empty HTML counts: while the first formula is still open, its source must not flash up
+  const rendered = typeof card.html === 'string' && !isRaw();
   node.classList.toggle('rendered', rendered);
   if (!rendered) setText('.answer', card.answer || '');
   else if (node.dataset.from !== card.html) node.innerHTML = card.html;
-  node.dataset.from = rendered ? card.html : '';
+  if (rendered) node.dataset.from = card.html;
+  else delete node.dataset.from;
   find('.view').textContent = isRaw() ? 'rendered' : 'raw';
   for (const button of element.querySelectorAll('header button')) button.hidden = !card.answer;
 };
