@@ -6,7 +6,7 @@ import math
 import pytest
 
 from thinkswitch.statistics import wilson
-from ui.widgets import charts
+from ui.widgets import charts, run_charts, sweep_charts
 
 
 def drawn(text: str) -> dict:
@@ -48,7 +48,7 @@ def test_loss_is_one_line_a_round_and_a_resumed_runs_steps_count_once():
         *distil(1, range(6, 11), 10),
         *distil(2, range(1, 4), 10),
     ]
-    one, two = drawn(charts.loss(events))["data"]
+    one, two = drawn(run_charts.loss(events))["data"]
     assert one["x"] == list(range(1, 11))
     assert two["x"] == [11, 12, 13]
     assert one["y"] == pytest.approx([1 + 1 / step for step in range(1, 11)])
@@ -59,9 +59,9 @@ def test_loss_is_one_line_a_round_and_a_resumed_runs_steps_count_once():
 
 def test_a_long_round_gets_a_running_mean_with_its_own_steps():
     events = distil(1, range(1, 101), 100)
-    single, mean = drawn(charts.loss(events))["data"]
+    single, mean = drawn(run_charts.loss(events))["data"]
     losses = [event["loss"] for event in events]
-    n = charts.MEAN_STEPS
+    n = run_charts.MEAN_STEPS
     assert mean["x"] == list(range(n, 101))
     assert mean["y"] == pytest.approx([sum(losses[end - n : end]) / n for end in range(n, 101)])
     assert single["x"] == list(range(1, 101))
@@ -70,11 +70,11 @@ def test_a_long_round_gets_a_running_mean_with_its_own_steps():
 
 def test_there_is_no_loss_before_distillation():
     """An empty value: the chart shows its hint."""
-    assert charts.loss([{"phase": "think", "round": 1, "step": 1, "total": 2}]) == ""
+    assert run_charts.loss([{"phase": "think", "round": 1, "step": 1, "total": 2}]) == ""
 
 
 def test_a_line_has_no_more_points_than_can_be_seen():
-    x = drawn(charts.loss(distil(1, range(1, 20_001), 20_000)))["data"][0]["x"]
+    x = drawn(run_charts.loss(distil(1, range(1, 20_001), 20_000)))["data"][0]["x"]
     assert len(x) <= charts.MAX_POINTS + 1
     assert (x[0], x[-1]) == (1, 20_000)
 
@@ -96,7 +96,7 @@ def test_accuracy_bands_hold_their_line():
         for number, pair in enumerate(rights)
         for role, right in zip(("instruct", "thinking"), pair, strict=True)
     ]
-    traces = drawn(charts.accuracy(measured))["data"]
+    traces = drawn(run_charts.accuracy(measured))["data"]
     bands, lines = traces[::2], traces[1::2]
     assert [line["name"] for line in lines] == ["instruct", "thinking"]
     for band, line in zip(bands, lines, strict=True):
@@ -112,8 +112,8 @@ def test_accuracy_bands_hold_their_line():
 
 
 def test_tokens_and_think_rate_have_a_scale_each():
-    assert charts.accuracy([]) == charts.tokens([]) == ""
-    traces = drawn(charts.tokens([measure(0, "instruct", 3), measure(0, "thinking", 9)]))["data"]
+    assert run_charts.accuracy([]) == run_charts.tokens([]) == ""
+    traces = drawn(run_charts.tokens([measure(0, "instruct", 3), measure(0, "thinking", 9)]))["data"]
     assert len(traces) == 4
     scales = {trace["name"]: trace.get("yaxis", "y") for trace in traces}
     assert scales == {
@@ -131,19 +131,21 @@ def sweep_of(*rights: int) -> list[dict]:
 
 def test_a_spectrum_marks_the_flip_and_the_broken_zone():
     rows = sweep_of(30, 5, 90)
-    accuracy, think = map(drawn, charts.spectrum({"the pair": rows}, [0.5], 0.75))
+    accuracy, think = map(drawn, sweep_charts.spectrum({"the pair": rows}, [0.5], 0.75))
     box, line = accuracy["layout"]["shapes"]
     assert (box["type"], line["type"]) == ("rect", "line")
     assert box["x0"] < 0.5 < box["x1"]
     assert line["x0"] == line["x1"] == 0.75
     assert [note["text"] for note in accuracy["layout"]["annotations"]] == ["broken zone", "flip 0.75"]
     assert len(accuracy["data"]) == len(think["data"]) == 2
-    assert charts.spectrum({}, [], None) == ("", "")
+    assert sweep_charts.spectrum({}, [], None) == ("", "")
 
 
 def test_of_several_sweeps_the_marks_say_whose_they_are():
     rows = sweep_of(30, 5, 90)
-    accuracy, think = map(drawn, charts.spectrum({"the pair": rows, "a run · round 1": rows}, [0.5], 0.75))
+    accuracy, think = map(
+        drawn, sweep_charts.spectrum({"the pair": rows, "a run · round 1": rows}, [0.5], 0.75)
+    )
     assert len(accuracy["data"]) == len(think["data"]) == 4
     assert all("latest sweep" in note["text"] for note in accuracy["layout"]["annotations"])
 
@@ -164,7 +166,7 @@ def test_names_in_a_chart_are_text():
     """Plotly reads tags in a label, and the name of a run or tensor comes from outside."""
     hostile = '<a href="javascript:x()">x</a>'
     charts_of_it = [
-        *charts.spectrum({hostile: sweep_of(1, 2)}, [], None),
+        *sweep_charts.spectrum({hostile: sweep_of(1, 2)}, [], None),
         charts.heatmap("x", [hostile], [[1.0]], "°", [[0, "#fff"], [1, "#000"]]),
     ]
     for chart in charts_of_it:

@@ -12,7 +12,7 @@ from thinkswitch.text import format_accuracy
 from ui.run_control import PAIR
 from ui.scheduling import BackgroundTask
 from ui.studio import Studio
-from ui.widgets import charts, html, layer_charts, schedule_editor
+from ui.widgets import charts, html, layer_charts, schedule_editor, sweep_charts
 from ui.widgets.components import Chart, MessageBox
 from ui.widgets.events import on
 
@@ -65,13 +65,13 @@ def build(studio: Studio, schedule: gr.State) -> dict:
     with gr.Row(elem_id="explore-sweep"):
         with gr.Column(min_width=340):
             accuracy = Chart(
-                elem_id="explore-accuracy", description="Accuracy over t", height=charts.SWEEP_HEIGHT
+                elem_id="explore-accuracy", description="Accuracy over t", height=sweep_charts.HEIGHT
             )
         with gr.Column(min_width=340):
             think = Chart(
                 elem_id="explore-think",
                 description="Think rate and mean tokens over t",
-                height=charts.SWEEP_HEIGHT,
+                height=sweep_charts.HEIGHT,
             )
     gr.Markdown("### How far apart the two checkpoints are")
     verdict = MessageBox(html.quiet("Shown once the pair is loaded."), elem_id="explore-verdict")
@@ -238,11 +238,11 @@ def refresh(studio: Studio, view: View, seen: Seen | None, choice: str) -> Updat
 def curves(sweeps: dict[str, list[dict]]) -> tuple[str, str]:
     """The two charts of all sweeps."""
     if not sweeps:
-        return charts.spectrum({}, [], None)
+        return sweep_charts.spectrum({}, [], None)
     from thinkswitch import evaluate  # imports torch, which a sweep has done before
 
     latest = list(sweeps.values())[-1]
-    return charts.spectrum(sweeps, evaluate.broken_zone(latest), evaluate.flip(latest))
+    return sweep_charts.spectrum(sweeps, evaluate.broken_zone(latest), evaluate.flip(latest))
 
 
 def status_html(task: BackgroundTask | None, sweeps: dict[str, list[dict]]) -> Markup:

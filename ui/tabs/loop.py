@@ -12,7 +12,7 @@ from thinkswitch import problems, runs
 from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset
 from ui.studio import Studio
-from ui.widgets import charts, form, html, run_progress, samples
+from ui.widgets import form, html, run_charts, run_progress, samples
 from ui.widgets.components import Chart, LogBox, MessageBox
 from ui.widgets.events import on, on_choice
 
@@ -101,21 +101,21 @@ def chart_row() -> tuple[Chart, Chart, Chart]:
                 elem_id="loop-loss",
                 description="Training loss by step, one line per round",
                 hint="Loss: drawn once distillation begins",
-                height=charts.LOOP_HEIGHT,
+                height=run_charts.HEIGHT,
             )
         with gr.Column(min_width=320):
             accuracy = Chart(
                 elem_id="loop-accuracy",
                 description="Held-out accuracy of both checkpoints by round",
                 hint="Accuracy: drawn after the first measurement",
-                height=charts.LOOP_HEIGHT,
+                height=run_charts.HEIGHT,
             )
         with gr.Column(min_width=320):
             tokens = Chart(
                 elem_id="loop-tokens",
                 description="Mean tokens and think rate of both checkpoints by round",
                 hint="Tokens and think rate: drawn after the first measurement",
-                height=charts.LOOP_HEIGHT,
+                height=run_charts.HEIGHT,
             )
     return loss, accuracy, tokens
 
@@ -250,9 +250,9 @@ def refresh(studio: Studio, view: View, name: str | None, seen: Seen | None) -> 
     before = seen if seen is not None and seen.name == name else Seen(name, "", -1, -1, -1)
     updates: Updates = {view.progress: progress, view.seen: now}
     if now.steps != before.steps:
-        updates[view.loss] = charts.loss(events)
+        updates[view.loss] = run_charts.loss(events)
     if now.measurements != before.measurements:
-        updates |= {view.accuracy: charts.accuracy(measured), view.tokens: charts.tokens(measured)}
+        updates |= {view.accuracy: run_charts.accuracy(measured), view.tokens: run_charts.tokens(measured)}
     if now.measurements != before.measurements or now.state != before.state:
         finished = rounds_with_samples(folder, events)
         updates[view.round] = gr.update(choices=finished, value=finished[-1] if finished else None)

@@ -6,6 +6,7 @@ from thinkswitch.text import COLOURS
 from ui.widgets.assets import asset
 
 INSTRUCT, THINKING = COLOURS["instruct"], COLOURS["thinking"]
+STYLES = ("studio", "models", "loop", "compare", "explore", "export")  # the page, then its tabs
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]  # the system's: none is downloaded
 MONO_FONTS = ["ui-monospace", "Consolas", "DejaVu Sans Mono", "monospace"]
 
@@ -47,7 +48,8 @@ def theme() -> gr.themes.Base:
 
 def css() -> str:
     colours = "".join(f" --{role}: {colour};" for role, colour in COLOURS.items())
-    return f":root {{{colours} }}\n{asset('studio.css')}"
+    styles = "\n".join(asset(f"{name}.css") for name in STYLES)
+    return f":root {{{colours} }}\n{styles}"
 
 
 def head() -> str:
