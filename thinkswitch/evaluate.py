@@ -17,6 +17,7 @@ from thinkswitch.statistics import mcnemar, wilson
 from thinkswitch.weights.checkpoint import Checkpoint
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.pair import Pair
+from thinkswitch.weights.prompting import Conversation
 
 # ---- scores
 
@@ -133,10 +134,15 @@ def with_token_limit(settings: Sampling, tokens: int | None) -> Sampling:
 
 
 def row(
-    checkpoint: Checkpoint, prompt: str, settings: Sampling, seed: int, recipe: Recipe | None = None
+    checkpoint: Checkpoint,
+    prompt: str,
+    settings: Sampling,
+    seed: int,
+    recipe: Recipe | None = None,
+    conversation: Conversation = Conversation(),
 ) -> Row:
     """A prompt under a checkpoint's chat template."""
-    ids = tuple(checkpoint.prompt_ids(prompt))
+    ids = tuple(checkpoint.prompt_ids(prompt, conversation))
     return Row(ids, settings, seed, checkpoint.template_opens_think, recipe, checkpoint.think_tags)
 
 
@@ -149,6 +155,7 @@ def question(
     template: str = "auto",
     settings: Sampling | None = None,
     seed: int = 0,
+    conversation: Conversation = Conversation(),
 ) -> Row:
     """A prompt at a point of the spectrum.
 
@@ -159,7 +166,7 @@ def question(
     if template == "auto":
         template = role if t in (0, 1) else preset.template
     checkpoint = pair.thinking if template == "thinking" else pair.instruct
-    return row(checkpoint, prompt, settings or sampling(preset, role), seed, point)
+    return row(checkpoint, prompt, settings or sampling(preset, role), seed, point, conversation)
 
 
 # ---- the spectrum
@@ -167,7 +174,11 @@ def question(
 
 @torch.inference_mode()
 def probability_of_think(
-    blend: Blend, checkpoint: Checkpoint, prompt: str, points: list[Recipe]
+    blend: Blend,
+    checkpoint: Checkpoint,
+    prompt: str,
+    points: list[Recipe],
+    conversation: Conversation = Conversation(),
 ) -> list[float]:
     """The probability, for each point, that a response begins with the tag that opens a trace.
 
@@ -175,7 +186,8 @@ def probability_of_think(
     template that opens the trace itself this is the probability of a second one; use the other's.
     """
     first, last = checkpoint.opening_tokens
-    ids = torch.tensor([[*checkpoint.prompt_ids(prompt), *first]] * len(points), device=blend.device)
+    asked = [*checkpoint.prompt_ids(prompt, conversation), *first]
+    ids = torch.tensor([asked] * len(points), device=blend.device)
     blend.place(points)
     count = len(first) + 1
     logits = blend(input_ids=ids, use_cache=False, logits_to_keep=count).logits[:, -count:].float()

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from thinkswitch import grading, problems
 from thinkswitch.recipe import Schedule
-from ui.question import Question
+from ui.question import BEFORE_AND_AFTER, STAGES, Point, Question
+from ui.run_control import PAIR
 from ui.widgets import html, theme
 from ui.widgets.components import Answer
 
@@ -32,15 +33,15 @@ class Cost:
     speed: float | None  # tokens a second, from the first token on
 
 
-def empty_card(t: float) -> Answer:
+def empty_card(column: str, point: Point) -> Answer:
     """A column before its first token."""
-    return Answer(title=title(t), edge=theme.blend_colour(t), empty="…")
+    text = stage_title(point) if column in STAGES else title(point.t)
+    return Answer(title=text, edge=theme.blend_colour(point.t), empty="…")
 
 
-def card(t: float, chunk: Chunk, cost: Cost, problem: problems.Problem | None, html_of_answer: str) -> Answer:
-    """What a column shows of a row."""
+def answer_shown(chunk: Chunk, cost: Cost, problem: problems.Problem | None, html_of_answer: str) -> Answer:
+    """What a column shows of a row, below its title."""
     return {
-        **empty_card(t),
         "trace": chunk.trace,
         "trace_title": "trace" + odd_trace(chunk),
         "thinking": chunk.thinking and not chunk.finish,
@@ -66,6 +67,12 @@ def title(t: float) -> str:
     if t == 0:
         return "instruct"
     return "thinking" if t == 1 else f"blend · t = {t:g}"
+
+
+def stage_title(point: Point) -> str:
+    """The title of a column that compares rounds."""
+    round_ = "round 0" if point.round == PAIR else point.round.rpartition(" · ")[2]
+    return f"{title(point.t)} · {round_}"
 
 
 def odd_trace(chunk: Chunk) -> str:
@@ -94,6 +101,8 @@ def result_line(
 
 
 def where(question: Question) -> str:
+    if question.view == BEFORE_AND_AFTER:
+        return "Before and after"
     schedule = "" if question.schedule == Schedule() else ", with the schedule of Explore"
     return question.round + schedule
 

@@ -6,24 +6,26 @@ import logging
 import threading
 import time
 import weakref
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from thinkswitch import problems
 from thinkswitch.errors import UserError
 from ui import answer_text
+from ui.conversation import earlier_turns
 from ui.decoding import DecodeUpdate, Waiting
-from ui.question import RENDERED_POINTS, Question, rows_of
+from ui.question import RENDERED_POINTS, Batch, Question, all_columns, columns_of, rows_of
 from ui.sessions import PageRequest
 from ui.studio import Studio
 from ui.widgets import html, rich_text
-from ui.widgets.components import Answer
+from ui.widgets.components import Answer, EarlierTurn
 
 if TYPE_CHECKING:
     from thinkswitch.generate import Chunk
     from ui.pair_loader import Loaded
 
-COLUMNS = ("instruct", "blend", "thinking")
 PAIR_CHANGED = "The pair was changed meanwhile; press Run again."
 LOADING_SECONDS = 0.3  # how often a request that waits for the pair looks
 
@@ -45,9 +47,9 @@ class EndColumns:
 
 
 def answer(
-    studio: Studio, session_hash: str, click: int, question: Question, ts: list[float]
+    studio: Studio, session_hash: str, click: int, question: Question, batch: Batch
 ) -> threading.Thread | None:
-    """Decode the points `ts` as one batch: one is the blend's, several fill all columns.
+    """Decode a batch for the columns that show its points.
 
     A newer request of the page ends this one silently, Stop ends it visibly.
     """
@@ -58,9 +60,9 @@ def answer(
         session.warn(studio.public(str(error)))
         session.write(None, {"status": html.error(studio.public(str(error)))})
         return None
-    parts = ("blend",) if len(ts) == 1 else COLUMNS
-    request = session.supersede(click, *parts)
-    answering = Answering(studio, request, loaded, question, ts, session_hash)
+    request = session.supersede(click, *batch.columns)
+    session.asked = question
+    answering = Answering(studio, request, loaded, question, batch, session_hash)
     answering.claim_end_columns()  # now: the next click may come before the thread has begun
     return start(answering.run)
 
@@ -69,7 +71,8 @@ def answer_when_loaded(
     studio: Studio, session_hash: str, click: int, question: Question, short: int
 ) -> threading.Thread:
     """Answer when the pair is there, unless its answers may be longer than `short` tokens."""
-    request = studio.sessions.get(session_hash).supersede(click, *COLUMNS)
+    batch = all_columns(question)
+    request = studio.sessions.get(session_hash).supersede(click, *batch.columns)
 
     def wait_and_answer() -> None:
         loader = studio.loader
@@ -82,7 +85,8 @@ def answer_when_loaded(
         elif loaded is None:
             request.finish(status=html.error(studio.public(loader.status)))
         elif question.prompt.strip() and loaded.preset.think_tokens <= short:
-            answering = Answering(studio, request, loaded, question, [0.0, question.t, 1.0], session_hash)
+            request.session.asked = question
+            answering = Answering(studio, request, loaded, question, batch, session_hash)
             answering.claim_end_columns()
             answering.run()
         else:
@@ -105,7 +109,7 @@ class Answering:
     request: PageRequest
     loaded: Loaded
     question: Question
-    ts: list[float]
+    batch: Batch
     session_hash: str
     began: float = field(default_factory=time.monotonic)
     seen: DecodeUpdate = field(default_factory=DecodeUpdate)  # all updates as one
@@ -131,8 +135,10 @@ class Answering:
                 self.request.finish()
 
     def decode(self) -> None:
-        with self.studio.using(self.loaded, self.question.round):
-            rows = rows_of(self.studio, self.loaded, self.question, self.ts)
+        with ExitStack() as stack:
+            for round_ in {point.round for point in self.batch.points}:
+                stack.enter_context(self.studio.using(self.loaded, round_))
+            rows = rows_of(self.studio, self.loaded, self.question, self.batch)
             self.request.working = True
             self.request.write(**self.cards(), status=html.quiet("Reading the prompt …"))
             given_up = self.request.given_up
@@ -152,10 +158,11 @@ class Answering:
 
     def show_progress(self, update: DecodeUpdate) -> None:
         self.seen.merge(update)
+        self.request.has_words = True
         done = sum(bool(chunk.finish) for chunk in self.seen.chunks.values())
-        count = len(self.ts)
+        count = len(self.batch.points)
         if done < count:
-            frames: dict = {"frames": []} if count > 1 else {}  # those of another question would mislead
+            frames: dict = {"frames": []} if self.fills_ends else {}  # another question's would mislead
             status = answer_text.progress_line(self.question, count, done)
             self.request.write(**self.cards(), **frames, status=status)
 
@@ -167,24 +174,34 @@ class Answering:
         changes: dict = {**self.cards()}
         if stopped:
             self.forget_end_columns()
-        if len(self.ts) > 1:  # the frames are those of another question, or new ones
-            rendered = self.ts == RENDERED_POINTS and not stopped
+        if self.fills_ends:  # the frames are those of another question, or new ones
+            rendered = len(self.batch.points) == len(RENDERED_POINTS) and not stopped
             changes["frames"] = self.frames() if rendered else []
             if rendered:
                 self.claim_end_columns(rendered=True)
         seconds = time.monotonic() - self.began
-        round_key = self.studio.round_key(self.question.round)
-        trained = round_key is not None and round_key[1] > 0
-        same = self.loaded.pair.same_weights and not trained
-        status = answer_text.result_line(self.question, len(self.ts), seconds, stopped, same)
+        same = self.loaded.pair.same_weights and not self.trained
+        status = answer_text.result_line(self.question, len(self.batch.points), seconds, stopped, same)
         self.request.finish(**changes, status=status)
 
     def fail(self, message: str) -> None:
         self.forget_end_columns()
-        self.request.finish(status=message)
+        cards = {} if self.seen.chunks else self.refused_cards()  # another prompt's answers would mislead
+        self.request.finish(**cards, status=message)
+
+    @property
+    def fills_ends(self) -> bool:
+        """Whether instruct and thinking of the first view are decoded."""
+        return "instruct" in self.batch.columns
+
+    @property
+    def trained(self) -> bool:
+        """Whether a round after round 0 is shown."""
+        keys = [self.studio.round_key(point.round) for point in self.batch.points]
+        return any(key is not None and key[1] > 0 for key in keys)
 
     def claim_end_columns(self, rendered: bool = False) -> None:
-        if len(self.ts) > 1 and not self.request.superseded():
+        if self.fills_ends and not self.request.superseded():
             columns = EndColumns(self.question, weakref.ref(self.loaded), rendered)
             self.request.session.end_columns = columns
 
@@ -195,24 +212,39 @@ class Answering:
             self.request.session.end_columns = None
 
     def cards(self) -> dict[str, Answer]:
-        nearest = min(range(len(self.ts)), key=lambda i: abs(self.ts[i] - self.question.t))
-        if len(self.ts) == 1:
-            return {"blend": self.card(nearest)}
-        last = len(self.ts) - 1
-        return {"instruct": self.card(0), "blend": self.card(nearest), "thinking": self.card(last)}
+        return {column: self.card(row, column) for column, row in self.batch.columns.items()}
 
-    def card(self, row: int) -> Answer:
+    @cached_property
+    def turns(self) -> dict[str, list[EarlierTurn]]:
+        """The conversation so far, of each column."""
+        exchanges = self.question.exchanges
+        return {column: earlier_turns(exchanges, column) for column in columns_of(self.question)}
+
+    def empty_card(self, row: int, column: str) -> Answer:
+        """A column before its first token."""
+        card = answer_text.empty_card(column, self.batch.points[row])
+        return {**card, "turns": self.turns[column]}
+
+    def refused_cards(self) -> dict[str, Answer]:
+        """Columns of a question that was not answered."""
+        return {
+            column: {**self.empty_card(row, column), "empty": ""}
+            for column, row in self.batch.columns.items()
+        }
+
+    def card(self, row: int, column: str) -> Answer:
         problem = self.studio.loader.problems.get(problems.Problem(self.question.prompt).key)
         chunk = self.seen.chunks.get(row)
         if chunk is None:
-            return answer_text.empty_card(self.ts[row])
+            return self.empty_card(row, column)
         cost = answer_text.Cost(
             tokens=chunk.tokens,
             trace_tokens=self.seen.trace_tokens.get(row, 0),
             seconds=(self.seen.latest[row].at if chunk.finish else time.monotonic()) - self.began,
             speed=self.seen.speed(row),
         )
-        return answer_text.card(self.ts[row], chunk, cost, problem, self.rendered(row, chunk))
+        shown = answer_text.answer_shown(chunk, cost, problem, self.rendered(row, chunk))
+        return {**self.empty_card(row, column), **shown}
 
     def rendered(self, row: int, chunk: Chunk) -> str:
         """The answer as HTML. A long one is rendered anew when it has grown by 2 %, and when it has ended."""
@@ -224,4 +256,5 @@ class Answering:
         return rendered
 
     def frames(self) -> list[dict]:
-        return [{**self.card(row), "t": t} for row, t in enumerate(self.ts)]
+        points = enumerate(self.batch.points)
+        return [{**self.card(row, self.batch.column_of(row)), "t": point.t} for row, point in points]

@@ -38,7 +38,8 @@ class Pulse:
 
     @property
     def rounds(self) -> list[Component]:
-        return [self.tab[name]["round"] for name in ("Compare", "Explore", "Export")]
+        of_tabs = [self.tab[name]["round"] for name in ("Compare", "Explore", "Export")]
+        return [*of_tabs, *self.tab["Compare"]["stage_rounds"]]
 
     def start(self) -> None:
         shown = gr.State(None)

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from thinkswitch.errors import UserError
-from thinkswitch.recipe import Schedule
+from thinkswitch.recipe import Recipe, Schedule
+from ui.conversation import Exchange, conversation_of
 from ui.run_control import PAIR
 from ui.studio import DEMO_PROMPT, DEMO_TOKENS, Studio
-from ui.widgets import charts
 from ui.widgets.sampling_form import TEMPLATES
 
 if TYPE_CHECKING:
-    from thinkswitch.generate import Row
-    from thinkswitch.weights.checkpoint import Checkpoint
+    from thinkswitch.generate import Row, Sampling
     from ui.pair_loader import Loaded
 
+SLIDER, BEFORE_AND_AFTER = "Slider", "Before and after"  # the two views of the tab
+COLUMNS = ("instruct", "blend", "thinking")  # of the first view
+STAGES = ("before", "after", "after_thinking")  # columns of the second: instruct, instruct, thinking
 RENDERED_POINTS = [i / 10 for i in range(11)]  # the points of the rendered spectrum
-PROBABILITY_POINTS = [i / 20 for i in range(21)]  # the points of the probability strip
-POINTS_A_TURN = 3  # a long prompt must not keep the other visitors waiting
 NO_LIMIT = 1 << 20
+
+
+@dataclass(frozen=True)
+class Point:
+    """A round and a t: what a column shows."""
+
+    round: str
+    t: float
 
 
 @dataclass(frozen=True)
@@ -39,9 +46,13 @@ class Question:
     limit: int
     seed: int
     schedule: Schedule
+    system: str = ""  # empty: that of the preset
+    view: str = SLIDER
+    stages: tuple[Point, ...] = ()  # the columns of the other view, before and after training
+    exchanges: tuple[Exchange, ...] = ()  # earlier turns
 
     def same_but_for_t(self, other: Question) -> bool:
-        return replace(self, t=0) == replace(other, t=0)
+        return replace(self, t=0, stages=()) == replace(other, t=0, stages=())
 
     def same_end_columns(self, other: Question) -> bool:
         """Whether instruct and thinking would say the same again: only t and the schedule may differ."""
@@ -62,7 +73,14 @@ def read_question(values: dict[str, Any]) -> Question:
         limit=int(values["limit"] or 0),
         seed=int(values["seed"] or 0),
         schedule=values["schedule"],
+        system=(values["system"] or "").strip(),
+        view=values["view"] or SLIDER,
+        stages=tuple(read_stage(values, stage) for stage in STAGES),
     )
+
+
+def read_stage(values: dict[str, Any], stage: str) -> Point:
+    return Point(values[f"{stage}_round"] or PAIR, float(values[f"{stage}_t"] or 0))
 
 
 def check(studio: Studio, loaded: Loaded, question: Question) -> None:
@@ -75,79 +93,110 @@ def check(studio: Studio, loaded: Loaded, question: Question) -> None:
     for name, value in counts.items():
         if value < 0:
             raise UserError(f"{name} must be at least 0, it is {value}")
+    if question.system:
+        for side in (loaded.pair.instruct, loaded.pair.thinking):
+            side.check_system(question.system)
     room = getattr(loaded.pair.config, "max_position_embeddings", NO_LIMIT)
     if studio.demo:
         room = min(room, DEMO_PROMPT)
-    length = len(loaded.pair.thinking.prompt_ids(question.prompt))
+    length = prompt_length(loaded, question)
     if length >= room:
-        raise UserError(f"the prompt is too long: {length} tokens, and there is room for {room}")
+        what = "conversation" if question.exchanges else "prompt"
+        raise UserError(f"the {what} is too long: {length} tokens, and there is room for {room}")
 
 
-def rows_of(studio: Studio, loaded: Loaded, question: Question, ts: list[float]) -> list[Row]:
-    """One row for each t."""
+def prompt_length(loaded: Loaded, question: Question) -> int:
+    """Tokens of the prompt and all that comes before it, in the column where that is most."""
+    lengths = []
+    for column in columns_of(question):
+        conversation = conversation_of(question.exchanges, column, question.system)
+        lengths.append(len(loaded.pair.thinking.prompt_ids(question.prompt, conversation)))
+    return max(lengths)
+
+
+def columns_of(question: Question) -> tuple[str, ...]:
+    """The columns of the view that is shown."""
+    return STAGES if question.view == BEFORE_AND_AFTER else COLUMNS
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Points to be decoded together, and which of them each column shows."""
+
+    points: list[Point]
+    columns: dict[str, int]  # {column: index of its point}
+
+    def column_of(self, index: int) -> str:
+        """The column whose conversation a point goes on from; points without a column have the blend's."""
+        return next((column for column, shown in self.columns.items() if shown == index), "blend")
+
+
+def blend_alone(question: Question) -> Batch:
+    return Batch([Point(question.round, question.t)], {"blend": 0})
+
+
+def all_columns(question: Question) -> Batch:
+    """Every column of the view that is shown."""
+    points = list(question.stages)
+    if question.view != BEFORE_AND_AFTER:
+        points = [Point(question.round, t) for t in (0.0, question.t, 1.0)]
+    return Batch(points, {column: i for i, column in enumerate(columns_of(question))})
+
+
+def spectrum(question: Question) -> Batch:
+    """The points of the rendered spectrum; the blend shows the one that is nearest to the slider."""
+    points = [Point(question.round, t) for t in RENDERED_POINTS]
+    nearest = min(range(len(points)), key=lambda i: abs(points[i].t - question.t))
+    return Batch(points, {"instruct": 0, "thinking": len(points) - 1, "blend": nearest})
+
+
+def rows_of(studio: Studio, loaded: Loaded, question: Question, batch: Batch) -> list[Row]:
+    """One row for each point. Their rounds are in use: see `Studio.using`."""
     from thinkswitch import evaluate
 
     check(studio, loaded, question)
+    recipes = recipes_of(studio, loaded, question, batch.points)
     rows = []
-    for t, point in zip(ts, studio.points(loaded, question.round, ts, question.schedule), strict=True):
-        role = "instruct" if t == 0 else "thinking"
-        sampling = evaluate.sampling(loaded.preset, role, question.how == "greedy")
-        limits = [sampling.max_new_tokens]
-        if question.limit:
-            limits.append(question.limit)
-        if studio.demo:
-            limits.append(DEMO_TOKENS)
-        if question.how == "custom":
-            # min_p and penalties are not asked for, so they stay the preset's
-            sampling = replace(
-                sampling, temperature=question.temperature, top_p=question.top_p, top_k=question.top_k
-            )
-        sampling = replace(sampling, max_new_tokens=min(limits))
+    for i, (point, recipe) in enumerate(zip(batch.points, recipes, strict=True)):
+        conversation = conversation_of(question.exchanges, batch.column_of(i), question.system)
         row = evaluate.question(
-            loaded.pair, loaded.preset, question.prompt, t, point, question.template, sampling, question.seed
+            loaded.pair,
+            loaded.preset,
+            question.prompt,
+            point.t,
+            recipe,
+            question.template,
+            sampling_at(studio, loaded, question, point.t),
+            question.seed,
+            conversation,
         )
         rows.append(row)
     return rows
 
 
-def trace_chart(studio: Studio, question: Question, superseded: Callable[[], bool]) -> str | None:
-    """The chart of the strip, from one forward pass of the prompt at each point; None leaves the old one.
-
-    `superseded` is asked between turns.
-    """
-    loaded = studio.loaded
-    if loaded is None or not question.prompt.strip():
-        return None
-    check(studio, loaded, question)
-
-    def given_up() -> bool:
-        return superseded() or studio.loaded is not loaded
-
-    template = template_of(loaded, question)
-    opens = [1.0] * len(PROBABILITY_POINTS)
-    if not template.template_opens_think:
-        opens = probabilities(studio, loaded, question, template, given_up)
-    if given_up():
-        return None
-    return charts.probability(PROBABILITY_POINTS, opens, question.t)
+def recipes_of(studio: Studio, loaded: Loaded, question: Question, points: list[Point]) -> list[Recipe]:
+    """The points as recipes, in their order; each round is looked up once."""
+    found: dict[Point, Recipe] = {}
+    for round_ in dict.fromkeys(point.round for point in points):
+        ts = sorted({point.t for point in points if point.round == round_})
+        recipes = studio.points(loaded, round_, ts, question.schedule)
+        found |= {Point(round_, t): recipe for t, recipe in zip(ts, recipes, strict=True)}
+    return [found[point] for point in points]
 
 
-def template_of(loaded: Loaded, question: Question) -> Checkpoint:
-    name = loaded.preset.template if question.template == "auto" else question.template
-    return getattr(loaded.pair, name)
-
-
-def probabilities(
-    studio: Studio, loaded: Loaded, question: Question, template: Checkpoint, given_up: Callable[[], bool]
-) -> list[float]:
-    """The probability of opening a trace at PROBABILITY_POINTS, a few points in each turn."""
+def sampling_at(studio: Studio, loaded: Loaded, question: Question, t: float) -> Sampling:
     from thinkswitch import evaluate
 
-    opens: list[float] = []
-    with studio.using(loaded, question.round):
-        recipes = studio.points(loaded, question.round, PROBABILITY_POINTS, question.schedule)
-        while len(opens) < len(recipes) and not given_up():
-            some = recipes[len(opens) : len(opens) + POINTS_A_TURN]
-            with studio.turn():
-                opens += evaluate.probability_of_think(loaded.blend, template, question.prompt, some)
-    return opens
+    role = "instruct" if t == 0 else "thinking"
+    sampling = evaluate.sampling(loaded.preset, role, question.how == "greedy")
+    limits = [sampling.max_new_tokens]
+    if question.limit:
+        limits.append(question.limit)
+    if studio.demo:
+        limits.append(DEMO_TOKENS)
+    if question.how == "custom":
+        # min_p and penalties are not asked for, so they stay the preset's
+        sampling = replace(
+            sampling, temperature=question.temperature, top_p=question.top_p, top_k=question.top_k
+        )
+    return replace(sampling, max_new_tokens=min(limits))

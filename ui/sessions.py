@@ -16,6 +16,7 @@ class PageRequest:
     number: float  # of the click
     parts: tuple[str, ...]
     working: bool = False  # it can be stopped
+    has_words: bool = False  # something of its answer is shown
     finished: bool = False
 
     def superseded(self) -> bool:
@@ -63,7 +64,10 @@ class Session:
         self._parts: dict[str, Any] = {}
         self._warnings: list[str] = []
         self._version = 0
+        self.asked: Any = None  # the question whose answers Compare shows
         self.end_columns: Any = None  # what instruct and thinking show in Compare
+        self.curve: Any = None  # the last one that was drawn in Compare
+        self.exchanges: tuple = ()  # the earlier turns of the conversation in Compare
 
     # ---- requests
 
@@ -127,7 +131,7 @@ class Session:
         seen: int | None = None
         while True:
             with self._changed:
-                while self._version == seen and self._unfinished(parts):
+                while self._version == seen and self.unfinished(parts):
                     self._changed.wait()
                 if self._version == seen:
                     return
@@ -135,12 +139,12 @@ class Session:
                 screen = self._screen(parts)
             yield screen
 
-    def _unfinished(self, parts: Collection[str]) -> list[PageRequest]:
+    def unfinished(self, parts: Collection[str]) -> list[PageRequest]:
         return [r for part, r in self._newest.items() if part in parts and not r.finished]
 
     def _screen(self, parts: Collection[str]) -> Screen:
         warnings, self._warnings = tuple(self._warnings), []
-        return Screen(dict(self._parts), any(r.working for r in self._unfinished(parts)), warnings)
+        return Screen(dict(self._parts), any(r.working for r in self.unfinished(parts)), warnings)
 
 
 class Sessions:

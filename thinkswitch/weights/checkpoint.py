@@ -18,6 +18,7 @@ from thinkswitch.think_tags import Tags
 from thinkswitch.weights import hub
 from thinkswitch.weights.families import require_supported
 from thinkswitch.weights.prompting import (
+    Conversation,
     Prompting,
     check_prompting,
     find_tags,
@@ -93,13 +94,17 @@ class Checkpoint:
         ids = self.tokenizer.encode(after_answer, add_special_tokens=False)
         return next((i for i in ids if i in self.stop_token_ids), self.tokenizer.eos_token_id)
 
-    def prompt_ids(self, prompt: str) -> list[int]:
+    def prompt_ids(self, prompt: str, conversation: Conversation = Conversation()) -> list[int]:
         """Token ids of a prompt, chat template applied."""
-        return self.tokenizer.encode(self.render(prompt), add_special_tokens=False)
+        return self.tokenizer.encode(self.render(prompt, conversation), add_special_tokens=False)
 
-    def render(self, prompt: str) -> str:
+    def render(self, prompt: str, conversation: Conversation = Conversation()) -> str:
         """A prompt as the chat template shows it to the model."""
-        return render_prompt(self.tokenizer, self.prompting, prompt)
+        return render_prompt(self.tokenizer, self.prompting, prompt, conversation)
+
+    def check_system(self, system: str) -> None:
+        """A UserError where the chat template would leave this system prompt out."""
+        check_prompting(self.name, self.tokenizer, replace(self.prompting, system=system))
 
     @cached_property
     def found_tags(self) -> Tags | None:

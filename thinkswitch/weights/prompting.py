@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from thinkswitch.errors import UserError
@@ -37,6 +38,14 @@ class Prompting:
         return " and ".join(parts)
 
 
+@dataclass(frozen=True)
+class Conversation:
+    """What comes before a prompt: a system prompt instead of the side's own, and earlier turns."""
+
+    system: str = ""  # empty: the side's own
+    turns: tuple[tuple[str, str], ...] = ()  # (prompt, answer without its trace)
+
+
 def shorten(text: str, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
@@ -57,8 +66,26 @@ def render(tokenizer: PreTrainedTokenizerBase, prompting: Prompting, turns: list
     return str(text)
 
 
-def render_prompt(tokenizer: PreTrainedTokenizerBase, prompting: Prompting, prompt: str) -> str:
-    return render(tokenizer, prompting, [{"role": "user", "content": prompt}], add_generation_prompt=True)
+def render_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    prompting: Prompting,
+    prompt: str,
+    conversation: Conversation = Conversation(),
+) -> str:
+    """A prompt after what came before it. A UserError where the chat template takes no earlier turns."""
+    turns = []
+    for asked, answered in conversation.turns:
+        turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    turns.append({"role": "user", "content": prompt})
+    if conversation.system:
+        prompting = replace(prompting, system=conversation.system)
+    try:
+        return render(tokenizer, prompting, turns, add_generation_prompt=True)
+    except TemplateError as error:
+        if not conversation.turns:
+            raise
+        message = f"the chat template takes no earlier turns ({error}); begin a new conversation"
+        raise UserError(message) from error
 
 
 def check_prompting(name: str, tokenizer: PreTrainedTokenizerBase, prompting: Prompting) -> None:

@@ -13,11 +13,11 @@ const RAW = 'thinkswitch-raw-answers';
 const isRaw = () => localStorage.getItem(RAW) === '1';
 
 const showAnswer = (card) => {
-  const node = find('.answer');
+  const node = find('.card > .answer');
   // empty HTML counts: while the first formula is still open, its source must not flash up
   const rendered = typeof card.html === 'string' && !isRaw();
   node.classList.toggle('rendered', rendered);
-  if (!rendered) setText('.answer', card.answer || '');
+  if (!rendered) setText('.card > .answer', card.answer || '');
   else if (node.dataset.from !== card.html) node.innerHTML = card.html;
   if (rendered) node.dataset.from = card.html;
   else delete node.dataset.from;
@@ -25,17 +25,38 @@ const showAnswer = (card) => {
   for (const button of element.querySelectorAll('header button')) button.hidden = !card.answer;
 };
 
+// Earlier turns of the conversation: each question with this column's answer.
+let turnsShown = '';
+const showTurns = (turns) => {
+  const shown = JSON.stringify([turns, isRaw()]);
+  if (shown === turnsShown) return;
+  turnsShown = shown;
+  const node = (name, text) => Object.assign(document.createElement('div'), { className: name, textContent: text });
+  find('.turns').replaceChildren(...turns.flatMap((turn) => {
+    const answer = node('answer', turn.answer || 'no answer');
+    if (turn.answer && !isRaw()) {
+      answer.innerHTML = turn.html;
+      answer.classList.add('rendered');
+    }
+    return [node('question', turn.prompt), answer];
+  }));
+};
+
 find('.view').addEventListener('click', () => {
   localStorage.setItem(RAW, isRaw() ? '0' : '1');
   window.dispatchEvent(new Event(RAW));
 });
-window.addEventListener(RAW, () => showAnswer(props.value || {}));
+window.addEventListener(RAW, () => {
+  showAnswer(props.value || {});
+  showTurns((props.value || {}).turns || []);
+});
 
 // What thinking costs: tokens of trace and answer as bars, on one scale for all cards.
 const COST = 'thinkswitch-cost';
 const drawCost = () => {
   const { tokens = 0, trace_tokens: ofTrace = 0 } = props.value || {};
-  const all = [...document.querySelectorAll('.cost')].map((bar) => Number(bar.dataset.tokens || 0));
+  const seen = [...document.querySelectorAll('.cost')].filter((bar) => bar.offsetParent);
+  const all = seen.map((bar) => Number(bar.dataset.tokens || 0));
   const share = (count) => `${(100 * count) / Math.max(1, ...all)}%`;
   find('.of-trace').style.width = share(ofTrace);
   find('.of-answer').style.width = share(tokens - ofTrace);
@@ -62,6 +83,8 @@ find('.copy').addEventListener('click', async () => {
 
 const LABELS = { '✓': 'right', '✗': 'wrong' };
 let thinking = false;
+let wanted = null;
+find('summary').addEventListener('click', () => { wanted = !find('details').open; });
 
 const draw = () => {
   const card = props.value || {};
@@ -73,8 +96,9 @@ const draw = () => {
   setText('.mark', card.mark || '');
   find('.mark').setAttribute('aria-label', LABELS[card.mark] || '');
   find('.mark').dataset.mark = LABELS[card.mark] || '';
+  showTurns(card.turns || []);
   showAnswer(card);
-  find('.answer').dataset.empty = card.thinking ? 'thinking …' : card.empty || '';
+  find('.card > .answer').dataset.empty = card.thinking ? 'thinking …' : card.empty || '';
   setText('footer', card.foot || '');
   setText('summary', card.trace_title || 'trace');
   setText('pre', card.trace || '');
@@ -85,11 +109,9 @@ const draw = () => {
   }
   if (card.edge) find('.card').style.setProperty('--edge', card.edge);
 
-  // The trace is open while it is written and folds when it ends, unless the reader has toggled it since.
-  if (!!card.thinking !== thinking) {
-    thinking = !!card.thinking;
-    trace.open = thinking;
-  }
+  // The trace is open while it is written and folds when it ends. A reader who has toggled one has decided.
+  thinking = !!card.thinking;
+  trace.open = wanted ?? thinking;
   if (thinking && atBottom) pre.scrollTop = pre.scrollHeight;
 };
 

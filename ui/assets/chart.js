@@ -17,6 +17,8 @@ const draw = async () => {
   const figure = JSON.parse(props.value);
   const plotly = await window.plotlyReady();
   figure.layout.font = { ...figure.layout.font, color: isDark() ? '#c9ced6' : '#3c4654' };
+  const slider = document.querySelector(figure.layout.meta?.slider);
+  if (slider) Object.assign(figure.layout.shapes[0], { x0: Number(slider.value), x1: Number(slider.value) });
   const config = { responsive: true, displaylogo: false, displayModeBar: false };
   await plotly.react(host, figure.data, figure.layout, config);
 };

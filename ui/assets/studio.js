@@ -48,3 +48,40 @@ window.plotlyReady = () => {
   });
   return window.plotlyLoading;
 };
+
+// The last prompts of Compare with their settings: in this browser, newest first. See recent_prompts.py.
+window.recentPrompts = {
+  KEY: 'thinkswitch-recent-prompts',
+  MOST: 20,
+  LABEL_LENGTH: 90,
+
+  read() {
+    try {
+      return JSON.parse(localStorage.getItem(this.KEY)) || [];
+    } catch {
+      return [];  // another version wrote it
+    }
+  },
+
+  choices(entries) {
+    const label = ({ prompt }) => (prompt.length > this.LABEL_LENGTH ? `${prompt.slice(0, this.LABEL_LENGTH)} …` : prompt);
+    return { __type__: 'update', choices: entries.map((entry, i) => [label(entry), String(i)]), value: null };
+  },
+
+  show() {
+    return this.choices(this.read());
+  },
+
+  remember(names, values) {
+    const entry = Object.fromEntries(names.map((name, i) => [name, values[i]]));
+    const others = this.read().filter((other) => other.prompt !== entry.prompt);
+    const entries = (entry.prompt || '').trim() ? [entry, ...others].slice(0, this.MOST) : others;
+    localStorage.setItem(this.KEY, JSON.stringify(entries));
+    return this.choices(entries);
+  },
+
+  recall(names, [chosen, ...now]) {
+    const entry = this.read()[Number(chosen)];
+    return [this.show(), ...names.map((name, i) => (entry && name in entry ? entry[name] : now[i]))];
+  },
+};

@@ -49,6 +49,7 @@ def probability(ts: list[float], p: list[float], t: float) -> str:
     layout = {
         "margin": {"l": SLIDER_INSET, "r": SLIDER_INSET, "t": 4, "b": 18},
         "shapes": [vertical(t, "dot", width=2)],
+        "meta": {"slider": "#compare-t input[type=range]"},  # chart.js moves the line there
         "annotations": [{**caption, "xref": "paper"}],
     }
     return figure("", [line], x, y, STRIP_HEIGHT, **layout)

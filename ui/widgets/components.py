@@ -72,11 +72,20 @@ class Chart(gr.HTML, metaclass=_WithoutStub):
         )
 
 
+class EarlierTurn(TypedDict):
+    """A question and its answer, earlier in a conversation."""
+
+    prompt: str
+    answer: str
+    html: str
+
+
 class Answer(TypedDict, total=False):
     """What an AnswerCard shows. `thinking`: the trace is still being written. `edge`: a CSS colour."""
 
     title: str
     edge: str
+    turns: list[EarlierTurn]
     trace: str
     trace_title: str
     thinking: bool
