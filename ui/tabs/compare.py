@@ -16,7 +16,7 @@ from ui.question import RENDERED_POINTS, Question, read_question, trace_chart
 from ui.run_control import PAIR
 from ui.sessions import Screen, Session
 from ui.studio import Studio
-from ui.widgets import html, sampling_form, theme
+from ui.widgets import html, sampling_form, schedule_editor, theme
 from ui.widgets.assets import asset
 from ui.widgets.components import Answer, AnswerCard, Chart, FrameDots, MessageBox
 from ui.widgets.events import on, on_choice
@@ -39,6 +39,7 @@ class View:
     dots: Component
     trace_chart: Component
     status: Component
+    schedule_chip: gr.Button
     instruct: Component
     blend: Component
     thinking: Component
@@ -77,6 +78,7 @@ def build(studio: Studio, schedule: gr.State) -> dict[str, Any]:
         "kept": kept,
         "opened": opened,
         "chips": view.chips,
+        "schedule_chip": view.schedule_chip,
         "prompt": settings["prompt"],
         "t": settings["t"],
         "round": settings["round"],
@@ -115,7 +117,9 @@ def lay_out(studio: Studio, schedule: gr.State) -> View:
     t = slider()
     dots = FrameDots(elem_id="compare-dots")
     trace_chart = Chart(elem_id="compare-switch", description=CHART_DESCRIPTION, height=74)
-    status = MessageBox(elem_id="compare-status")
+    with gr.Row(elem_classes="controls"):
+        status = MessageBox(elem_id="compare-status")
+        schedule_chip = schedule_editor.chip("compare-schedule")
     cards = answer_columns()
     settings = {
         "prompt": prompt,
@@ -133,6 +137,7 @@ def lay_out(studio: Studio, schedule: gr.State) -> View:
         dots=dots,
         trace_chart=trace_chart,
         status=status,
+        schedule_chip=schedule_chip,
         **cards,
         frames=gr.JSON([], visible="hidden", elem_id="compare-film"),
         click=gr.Number(0, precision=0, visible="hidden", elem_id="compare-click"),
