@@ -55,6 +55,7 @@ def build(studio: Studio) -> gr.Blocks:
             with gr.Tab("Export", id="export", elem_id="tab-export") as export_tab:
                 tab["Export"] = export.build(studio, schedule)
         tab["Export"]["take"](export_tab.select, tab["Compare"])
+        tab["Explore"]["connect_chips"]([tab[name]["schedule_chip"] for name in ("Compare", "Export")])
         timers = {name: parts["timer"] for name, parts in tab.items() if "timer" in parts}
         run_timers_of_the_open_tab(tabs, timers)
         status_line.connect(studio, line, tab["Models"]["boxes"])

@@ -65,6 +65,11 @@ class Studio:
     def ready(self) -> Loaded:
         return self.loader.ready()
 
+    def tensor_names(self) -> list[str] | None:
+        """The tensors of the loaded pair."""
+        loaded = self.loaded
+        return loaded.pair.names if loaded else None
+
     def load(self, preset: Preset, source: str, session_hash: str | None = None) -> None:
         """Load another pair for everybody, unless that would take it from somebody who is using it."""
         with self._tasks_lock:

@@ -188,5 +188,5 @@ def test_an_unreadable_depth_curve_is_refused(depth, says):
 
 
 def test_a_schedule_in_a_few_words():
-    assert schedule_editor.short(Schedule(mlp=0.5, depth=(0.0, 1.0))) == "mlp 0.5, depth curve"
+    assert schedule_editor.short(Schedule(mlp=0.5, depth=(0.0, 1.0))) == "MLP × 0.5, depth curve"
     assert schedule_editor.short(Schedule()) == ""

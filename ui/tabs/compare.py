@@ -41,6 +41,7 @@ def build(studio: Studio, schedule: gr.State) -> dict[str, Any]:
         "kept": kept,
         "opened": opened,
         "chips": view.chips,
+        "schedule_chip": view.schedule_chip,
         "prompt": settings["prompt"],
         "t": settings["t"],
         "round": settings["round"],

@@ -14,7 +14,7 @@ from ui.run_control import PAIR
 from ui.sessions import Screen
 from ui.studio import Studio
 from ui.tabs import stages
-from ui.widgets import recent_prompts, sampling_form, theme
+from ui.widgets import recent_prompts, sampling_form, schedule_editor, theme
 from ui.widgets.components import Answer, AnswerCard, Chart, FrameDots, MessageBox
 
 CHART_DESCRIPTION = "Probability, for this prompt, of opening a trace over t"
@@ -34,6 +34,7 @@ class View:
     dots: Component
     trace_chart: Component
     status: Component
+    schedule_chip: gr.Button
     cards: dict[str, Component]  # {column: its card}, of both views
     follow_up: gr.Textbox
     ask: gr.Button
@@ -95,7 +96,9 @@ def lay_out(studio: Studio, schedule: gr.State) -> View:
         t = slider()
         dots = FrameDots(elem_id="compare-dots")
         trace_chart = Chart(elem_id="compare-switch", description=CHART_DESCRIPTION, height=74)
-    status = MessageBox(elem_id="compare-status")
+    with gr.Row(elem_classes="controls"):
+        status = MessageBox(elem_id="compare-status")
+        schedule_chip = schedule_editor.chip("compare-schedule")
     cards = answer_columns()
     stage_settings, stage_cards = stages.lay_out(studio)
     follow_up, ask, new_conversation = follow_up_row()
@@ -121,6 +124,7 @@ def lay_out(studio: Studio, schedule: gr.State) -> View:
         dots=dots,
         trace_chart=trace_chart,
         status=status,
+        schedule_chip=schedule_chip,
         cards={**cards, **stage_cards},
         follow_up=follow_up,
         ask=ask,

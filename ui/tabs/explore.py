@@ -85,13 +85,20 @@ def build(studio: Studio, schedule: gr.State) -> dict:
     timer = gr.Timer(1.0, active=False)
     view = View(problems, status, accuracy, think, stop, angles, verdict, gr.State(None))
     control_sweeps(studio, view, choice, points, schedule, start, clear)
-    follow(studio, view, choice, timer)
 
-    def tensor_names() -> list[str]:
-        return studio.ready().pair.names
+    follow(studio, view, choice, timer, editor, schedule)
 
-    restore = editor.connect(schedule, tensor_names)
-    return {"kept": editor.values, "round": choice, "timer": timer, "restore": restore}
+    def connect_chips(chips: list[gr.Button]) -> None:
+        editor.connect_chips(chips, schedule, studio.tensor_names)
+
+    restore = editor.connect(schedule, studio.tensor_names)
+    return {
+        "kept": editor.values,
+        "round": choice,
+        "timer": timer,
+        "restore": restore,
+        "connect_chips": connect_chips,
+    }
 
 
 # ---- layout
@@ -199,11 +206,23 @@ def sweep(
 # ---- what the tab shows
 
 
-def follow(studio: Studio, view: View, choice: gr.Dropdown, timer: gr.Timer) -> None:
-    def tick(seen: Seen | None, chosen: str):
-        return refresh(studio, view, seen, chosen) or gr.skip()
+def follow(
+    studio: Studio,
+    view: View,
+    choice: gr.Dropdown,
+    timer: gr.Timer,
+    editor: schedule_editor.Editor,
+    schedule: gr.State,
+) -> None:
+    def tick(seen: Seen | None, chosen: str, used: Schedule, preview_t: float):
+        updates = refresh(studio, view, seen, chosen)
+        loaded = studio.loaded
+        if loaded and (seen is None or seen.pair != id(loaded)):  # its layers say which ablation it is
+            updates |= editor.shown(used, preview_t, loaded.pair.names)
+        return updates or gr.skip()
 
-    on(timer.tick, tick, [view.seen, choice], list(vars(view).values()))
+    inputs = [view.seen, choice, schedule, editor.preview_t]
+    on(timer.tick, tick, inputs, [*vars(view).values(), *editor.told])
 
 
 def refresh(studio: Studio, view: View, seen: Seen | None, choice: str) -> Updates:

@@ -16,7 +16,7 @@ from thinkswitch.text import format_bytes
 from ui.run_control import PAIR
 from ui.scheduling import BackgroundTask
 from ui.studio import EXPORTS, Studio
-from ui.widgets import html
+from ui.widgets import html, schedule_editor
 from ui.widgets.assets import asset
 from ui.widgets.components import MessageBox
 from ui.widgets.events import on, on_choice
@@ -82,7 +82,7 @@ class Seen:
 
 def build(studio: Studio, schedule: gr.State) -> dict:
     """Lay out the tab; returns what a reload brings back, and what the rest of the page updates."""
-    form = lay_out_form(studio, schedule)
+    form, chip = lay_out_form(studio, schedule)
     plan = MessageBox(elem_id="export-plan")
     with gr.Row():
         start = gr.Button("Export", variant="primary", elem_id="export-start")
@@ -96,11 +96,17 @@ def build(studio: Studio, schedule: gr.State) -> dict:
     look = show_plan(studio, form, plan)
     control_exports(studio, form, view, start)
     follow(studio, view, timer)
-    take = fill_from_compare(studio, form, plan, look)
-    return {"kept": [form.folder, form.layout], "round": form.round, "timer": timer, "take": take}
+    take = fill_from_compare(studio, form, plan, look, chip)
+    return {
+        "kept": [form.folder, form.layout],
+        "round": form.round,
+        "timer": timer,
+        "take": take,
+        "schedule_chip": chip,
+    }
 
 
-def lay_out_form(studio: Studio, schedule: gr.State) -> Form:
+def lay_out_form(studio: Studio, schedule: gr.State) -> tuple[Form, gr.Button]:
     with gr.Row(equal_height=True):
         choice = gr.Dropdown(
             studio.choices(),
@@ -122,6 +128,7 @@ def lay_out_form(studio: Studio, schedule: gr.State) -> Form:
         )
         with gr.Column(scale=1, min_width=230):
             with_schedule = gr.Checkbox(False, label="With Explore's schedule", elem_id="export-schedule")
+            chip = schedule_editor.chip("export-reset-schedule")
         layout = gr.Radio(
             [FOLDER, ADAPTER], value=FOLDER, label="Format", elem_id="export-format", scale=2, min_width=240
         )
@@ -144,7 +151,7 @@ def lay_out_form(studio: Studio, schedule: gr.State) -> Form:
                 elem_id="export-replace",
                 interactive=not studio.demo,
             )
-    return Form(choice, t, with_schedule, layout, folder, replace, schedule)
+    return Form(choice, t, with_schedule, layout, folder, replace, schedule), chip
 
 
 # ---- events
@@ -193,7 +200,7 @@ def follow(studio: Studio, view: View, timer: gr.Timer) -> None:
 
 
 def fill_from_compare(
-    studio: Studio, form: Form, plan: MessageBox, look: Callable[..., Markup]
+    studio: Studio, form: Form, plan: MessageBox, look: Callable[..., Markup], chip: gr.Button
 ) -> Callable[[Callable[..., Dependency], dict], Dependency]:
     """Returns `take`, which after an event fills the form with the round, t and schedule of Compare."""
 
@@ -202,13 +209,15 @@ def fill_from_compare(
     def fill(choice: str, t: float, folder: str, schedule: Schedule):
         updates: Updates = {form.round: choice, form.t: t, form.with_schedule: schedule != Schedule()}
         chosen = folder and not OUR_NAMES.fullmatch(folder)  # by the visitor
+        # an update that comes before the tab was first opened is lost
+        updates[chip] = schedule_editor.chip_update(schedule, studio.tensor_names())
         name = folder if chosen else proposed(studio, choice, t)
         updates[renaming] = {"from": folder, "to": name}
         return updates
 
     def take(event: Callable[..., Dependency], compare: dict) -> Dependency:
         inputs = [compare["round"], compare["t"], form.folder, form.schedule]
-        filled = on_choice(event, fill, inputs, [form.round, form.t, form.with_schedule, renaming])
+        filled = on_choice(event, fill, inputs, [form.round, form.t, form.with_schedule, chip, renaming])
         # in the browser, which knows what has been typed since the server was asked
         named = on(filled.then, None, [form.folder, renaming], form.folder, js=asset("rename.js"))
         return on(named.then, look, list(vars(form).values()), plan)

@@ -15,7 +15,9 @@ from ui.widgets import charts, html, layer_charts
 from ui.widgets.components import Chart, MessageBox
 from ui.widgets.events import on, on_choice
 
+TensorNames = Callable[[], list[str] | None]  # of the loaded pair; None without one
 KINDS = {"attention": "Attention", "mlp": "MLP", "norm": "Norm", "embedding": "Embedding"}
+UNIFORM, CUSTOM = "uniform", "custom"  # UNIFORM is the name of one of the ablations
 DEPTH_HELP = (
     "Factors from the first to the last layer, interpolated. 0, 1 rises; 0, 1, 0 peaks in the middle."
 )
@@ -35,13 +37,18 @@ class Editor:
         """The components that make a schedule."""
         return [*self.factors, self.depth]
 
-    def connect(self, schedule: gr.State, tensor_names: Callable[[], list[str]]) -> Callable[..., Dependency]:
-        """Write each edit into `schedule`. `tensor_names` refuses with a UserError while no pair is loaded.
+    @property
+    def told(self) -> list[Any]:
+        """The components that say which schedule is in force."""
+        return [self.name, self.status, self.preview]
+
+    def connect(self, schedule: gr.State, tensor_names: TensorNames) -> Callable[..., Dependency]:
+        """Write each edit into `schedule`. `tensor_names` gives None while no pair is loaded.
 
         Returns a function that draws the schedule again after an event.
         """
         inputs = [*self.values, self.preview_t]
-        outputs = [schedule, self.status, self.preview]
+        outputs = [schedule, *self.told]
 
         def edited(*values) -> dict:
             *chosen, t = values
@@ -49,30 +56,54 @@ class Editor:
                 new = schedule_of(chosen)
             except UserError as error:
                 return {self.status: html.error(str(error))}
-            text = "Every tensor gets t." if new == Schedule() else "Compare and Sweep use this schedule."
-            updates = {schedule: new, self.status: html.quiet(text)}
-            try:
-                return {**updates, self.preview: layer_charts.scheduled(tensor_names(), new, t)}
-            except UserError:  # the line above the tabs says that the pair is not loaded
-                return updates
+            return {schedule: new, **self.shown(new, t, tensor_names())}
 
-        def ablation(name: str) -> dict:
-            try:
-                new = recipe.ablations(recipe.count_layers(tensor_names()))[name]
-            except UserError as error:
-                html.toast(error)
+        def choose_ablation(name: str) -> dict:
+            names = tensor_names()
+            if names is None:
+                html.toast(UserError("an ablation needs the layers of a pair; wait until one is loaded"))
                 return gr.skip()
-            curve = ", ".join(f"{factor:g}" for factor in new.depth)
-            factors = [getattr(new, kind) for kind in KINDS]
-            return dict(zip(self.values, [*factors, curve], strict=True))
+            new = recipe.ablations(recipe.count_layers(names)).get(name)
+            return gr.skip() if new is None else self.filled(new)
 
         def redraw_after(event: Callable[..., Dependency]) -> Dependency:
             return on(event, edited, inputs, outputs)
 
-        on_choice(self.name.input, ablation, self.name, self.values)
+        on_choice(self.name.input, choose_ablation, self.name, self.values)
         for part in inputs:
             on_choice(part.change, edited, inputs, outputs)
         return redraw_after
+
+    def connect_chips(self, chips: list[gr.Button], schedule: gr.State, tensor_names: TensorNames) -> None:
+        """The chips of other tabs name the schedule, and a click on one of them resets it."""
+
+        def name_it(new: Schedule) -> list[dict]:
+            return [chip_update(new, tensor_names())] * len(chips)
+
+        def reset(t: float) -> dict:
+            uniform = Schedule()
+            told = self.shown(uniform, t, tensor_names())
+            return {schedule: uniform, **self.filled(uniform), **told}
+
+        outputs = [schedule, *self.values, *self.told]
+        on(schedule.change, name_it, schedule, chips, trigger_mode="multiple")
+        for chip_ in chips:
+            on(chip_.click, reset, self.preview_t, outputs)
+
+    def filled(self, schedule: Schedule) -> dict:
+        """The values of the form for a schedule."""
+        curve = ", ".join(f"{factor:g}" for factor in schedule.depth)
+        factors = [getattr(schedule, kind) for kind in KINDS]
+        return dict(zip(self.values, [*factors, curve], strict=True))
+
+    def shown(self, schedule: Schedule, t: float, names: list[str] | None) -> dict:
+        """What the editor says of the schedule in force. `names`: of the tensors, None without a pair."""
+        uniform = schedule == Schedule()
+        text = "Every tensor gets t." if uniform else "Compare, Sweep and Export use this schedule."
+        updates = {self.name: name_update(schedule, names), self.status: html.quiet(text)}
+        if names is not None:
+            updates[self.preview] = layer_charts.scheduled(names, schedule, t)
+        return updates
 
 
 def lay_out() -> Editor:
@@ -81,8 +112,8 @@ def lay_out() -> Editor:
         name = gr.Dropdown(
             names,
             value=names[0],
-            label="Published ablations",
-            info="From arXiv 2510.10977.",
+            label="Schedule",
+            info="Ablations of arXiv 2510.10977.",
             elem_id="schedule-name",
             scale=1,
             min_width=240,
@@ -116,12 +147,56 @@ def schedule_of(values: Sequence) -> Schedule:
         message = f"the depth curve is {depth!r}; write numbers with commas between them, such as 0, 0.5, 1"
         raise UserError(message) from None
     by_kind = dict(zip(KINDS, map(float, factors), strict=True))
-    return check_schedule(Schedule(**by_kind, depth=curve))
+    flat = curve if set(curve) != {1.0} else (1.0,)
+    return check_schedule(Schedule(**by_kind, depth=flat))
+
+
+# ---- its name
+
+
+def title(schedule: Schedule, names: list[str] | None) -> str:
+    """The name of the ablation that a schedule equals, or else what it changes. `names`: of the tensors."""
+    return ablation_of(schedule, names) or short(schedule)
+
+
+def ablation_of(schedule: Schedule, names: list[str] | None) -> str | None:
+    """The name of the ablation that a schedule equals, in a model with these tensors."""
+    if schedule == Schedule():
+        return UNIFORM
+    if names is None:  # an ablation of depth cannot be told yet
+        return None
+    known = recipe.ablations(recipe.count_layers(names))
+    return next((name for name, ablation in known.items() if ablation == schedule), None)
 
 
 def short(schedule: Schedule) -> str:
     """What a schedule changes, in a few words."""
-    parts = [f"{kind} {getattr(schedule, kind):g}" for kind in KINDS if getattr(schedule, kind) != 1]
+    kinds = KINDS.items()
+    parts = [
+        f"{label} × {getattr(schedule, kind):g}" for kind, label in kinds if getattr(schedule, kind) != 1
+    ]
     if set(schedule.depth) != {1.0}:
         parts.append("depth curve")
     return ", ".join(parts)
+
+
+def name_update(schedule: Schedule, names: list[str] | None) -> dict:
+    """The drop-down says which schedule is in force; "custom" is offered only while it is true."""
+    name = ablation_of(schedule, names)
+    offered = list(recipe.ablations(layers=1))
+    return gr.update(choices=offered if name else [*offered, CUSTOM], value=name or CUSTOM)
+
+
+# ---- the chip of other tabs
+
+
+def chip(elem_id: str) -> gr.Button:
+    """Says which schedule is in force, and resets it; hidden while every tensor gets t."""
+    return gr.Button(
+        "", size="sm", visible=False, elem_id=elem_id, elem_classes="schedule-chip", scale=0, min_width=120
+    )
+
+
+def chip_update(schedule: Schedule, names: list[str] | None) -> dict:
+    label = f"Schedule: {title(schedule, names)} – reset"
+    return gr.update(value=label, visible=schedule != Schedule())
