@@ -15,6 +15,13 @@ def test_foreign_hosts_and_files_are_refused(tiny):
     assert tiny.status_of("/monitoring") == 403
 
 
+def test_uploads_from_pages_of_other_sites_are_refused(tiny):
+    """PAGE, security: with a foreign Origin 30 MB were accepted."""
+    for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):
+        assert tiny.status_of("/gradio_api/upload", origin=origin) == 403
+    assert tiny.status_of("/gradio_api/upload", origin=tiny.url.rstrip("/")) == 200
+
+
 def test_with_a_password_nothing_answers_without_it(serve):
     server = serve("--host", "0.0.0.0", "--auth", "me:secret")
     assert server.status_of("/config") == 401

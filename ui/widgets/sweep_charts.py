@@ -1,6 +1,5 @@
 """Figures of sweeps: what was scored over the spectrum of t."""
 
-
 from ui.widgets import charts
 
 HEIGHT = 340  # pixels
