@@ -99,6 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         auth = security.credentials(args)
+        security.check_proxy(args)
         preset = load_preset(args.preset)
         studio = Studio(preset, args.preset, args.demo)
         page = build(studio)
@@ -125,11 +126,15 @@ def parser() -> argparse.ArgumentParser:
     add("--port", type=int, help="default: the first free one from 7860")
     add("--auth", metavar="USER:PASSWORD", help="ask visitors for this")
     add("--share", action="store_true", help="a public link through Gradio's tunnel; needs --auth")
+    add("--allowed-host", metavar="NAME", action="append", default=[], help=ALLOWED_HOST_HELP)
+    add("--root-path", metavar="PATH", default="", help=ROOT_PATH_HELP)
     add("--demo", action="store_true", help=DEMO_HELP)
     add("--open", action="store_true", help="open the page in the browser")
     return flags
 
 
+ALLOWED_HOST_HELP = "a name under which a proxy passes requests on to this page; can be given several times"
+ROOT_PATH_HELP = "where a proxy serves this page, if not at /; for example /studio"
 DEMO_HELP = "for public demos: no file paths, no downloads, exports into one folder, short answers"
 
 
@@ -142,6 +147,7 @@ def launch_options(args: argparse.Namespace) -> dict[str, Any]:
         "server_name": args.host,
         "server_port": args.port,
         "share": args.share,
+        "root_path": args.root_path.rstrip("/"),
         "inbrowser": args.open and has_display,
         "theme": theme.theme(),
         "css": theme.css(),

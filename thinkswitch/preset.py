@@ -10,11 +10,12 @@ from pathlib import Path
 
 import yaml
 
+from thinkswitch import paths
 from thinkswitch.errors import UserError
 from thinkswitch.recipe import Schedule
 from thinkswitch.values import TemplateArgs, ThinkTags, parse_fields, to_plain, to_text
 
-PRESETS = Path(__file__).parents[1] / "presets"
+PRESETS = paths.SHIPPED
 LARGEST_FACTOR = 2  # of a schedule
 
 
@@ -313,3 +314,8 @@ def _resolve_path(value: str, folder: Path) -> str:
         return str((folder / value).resolve())
     base, plus, adapter = value.partition("+")
     return _resolve_path(base, folder) + plus + _resolve_path(adapter, folder) if base and adapter else value
+
+
+def is_path(name: str) -> bool:
+    """Whether a setting names a file, a folder or something on the Hub."""
+    return bool(Preset.__dataclass_fields__[name].metadata["is_path"])

@@ -2,12 +2,15 @@
 
 import argparse
 import ipaddress
+import re
 import socket
+from urllib.parse import urlsplit
 
 import psutil
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from thinkswitch.errors import UserError
@@ -24,14 +27,18 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "worker-src 'self' blob:",
         "object-src 'none'",
         "base-uri 'self'",
-        "frame-ancestors 'self'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
     ]
 )
 HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-    "X-Frame-Options": "SAMEORIGIN",  # for browsers that do not know frame-ancestors
+    "X-Frame-Options": "DENY",  # for browsers that do not know frame-ancestors
     "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
 }
+READING = ("GET", "HEAD", "OPTIONS")  # requests that change nothing
+SHARED_NAMES = "*.gradio.live"  # of Gradio's tunnel
 
 
 class SecurityHeaders:
@@ -49,10 +56,54 @@ class SecurityHeaders:
         await self.app(scope, receive, send_with_headers)
 
 
+class SameOrigin:
+    """Refuses what a page of another site sends.
+
+    A browser asks nobody before it posts a form or a file to this server, and says only where it comes from.
+    """
+
+    def __init__(self, app: ASGIApp, proxy_names: list[str]) -> None:
+        self.app = app
+        self.proxy_names = proxy_names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] not in READING:
+            headers = Headers(scope=scope)
+            origin = headers.get("origin")
+            if origin is not None and not is_ours(origin, headers.get("host", ""), self.proxy_names):
+                await PlainTextResponse(FOREIGN_ORIGIN, status_code=403)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+FOREIGN_ORIGIN = (
+    "This came from a page of another site. Behind a proxy, start the app with --allowed-host NAME.\n"
+)
+
+
+def is_ours(origin: str, host: str, proxy_names: list[str]) -> bool:
+    """Whether we served the page of `origin`: under the name that it asks, or through a proxy."""
+    try:
+        address = urlsplit(origin)
+        name = address.hostname or ""
+    except ValueError:  # brackets that do not match
+        return False
+    if address.scheme not in ("http", "https"):
+        return False  # also "null", of a page in a sandbox
+    same = address.netloc.lower() == host.lower()
+    return same or any(matches(name, pattern.lower()) for pattern in proxy_names)
+
+
+def matches(name: str, pattern: str) -> bool:
+    """As TrustedHostMiddleware does: `*.example.org` stands for every name below it."""
+    return name == pattern or (pattern.startswith("*.") and name.endswith(pattern[1:]))
+
+
 def middleware(args: argparse.Namespace) -> list[Middleware]:
     return [
+        Middleware(SecurityHeaders),  # outermost: refusals carry them, too
         Middleware(TrustedHostMiddleware, allowed_hosts=host_names(args), www_redirect=False),
-        Middleware(SecurityHeaders),
+        Middleware(SameOrigin, proxy_names=proxy_names(args)),
     ]
 
 
@@ -72,6 +123,22 @@ def credentials(args: argparse.Namespace) -> tuple[str, str] | None:
     return None
 
 
+HOST_NAME = re.compile(r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+ROOT_PATH = re.compile(r"(https?://[^/\s?#]+)?(/[^/\s?#]+)*")
+
+
+def check_proxy(args: argparse.Namespace) -> None:
+    """Refuse names and paths of a proxy that no request could have."""
+    for name in args.allowed_host:
+        if not HOST_NAME.fullmatch(name):
+            raise UserError(
+                f"--allowed-host wants a name such as studio.example.org or *.example.org, without scheme "
+                f"or port; it got {name!r}"
+            )
+    if args.root_path and not ROOT_PATH.fullmatch(args.root_path.rstrip("/")):
+        raise UserError(f"--root-path wants a path such as /studio, it got {args.root_path!r}")
+
+
 def is_loopback(host: str) -> bool:
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -86,6 +153,9 @@ def host_names(args: argparse.Namespace) -> list[str]:
         names += [args.host, socket.gethostname(), f"{socket.gethostname()}.local"]
         for addresses in psutil.net_if_addrs().values():
             names += [address.address for address in addresses if address.family == socket.AF_INET]
-    if args.share:
-        names.append("*.gradio.live")
-    return names
+    return names + proxy_names(args)
+
+
+def proxy_names(args: argparse.Namespace) -> list[str]:
+    """The names under which others pass requests on to this page."""
+    return [*args.allowed_host, *([SHARED_NAMES] if args.share else [])]

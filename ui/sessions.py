@@ -174,16 +174,24 @@ class Owners:
     def __init__(self, demo: bool) -> None:
         self._demo = demo
         self._owner: dict[str, str] = {}  # {thing: session hash}
+        self._left: set[str] = set()  # things whose page has gone away
 
     def take(self, thing: str, session_hash: str | None) -> None:
         if session_hash is not None:
             self._owner[thing] = session_hash
+            self._left.discard(thing)
 
     def check(self, thing: str, session_hash: str | None) -> None:
         """Refuse a page that may not end `thing`."""
         owner = self._owner.get(thing)
         if self._demo and owner is not None and owner != session_hash:
             raise UserError(f"another visitor started {thing}; only they can end it")
+
+    def check_run(self, thing: str, session_hash: str | None) -> None:
+        """As `check`. A run lies on the disk: one that no page has started belongs to whoever runs the demo."""
+        self.check(thing, session_hash)
+        if self._demo and thing not in self._owner and thing not in self._left:
+            raise UserError(f"{thing} was not started from this page; a demo shows it, and does not end it")
 
     def others(self, session_hash: str | None) -> set[str]:
         """The things that belong to other pages."""
@@ -192,3 +200,4 @@ class Owners:
     def release(self, session_hash: str) -> None:
         for thing in [thing for thing, owner in list(self._owner.items()) if owner == session_hash]:
             self._owner.pop(thing, None)
+            self._left.add(thing)

@@ -7,6 +7,7 @@ import gradio as gr
 from gradio.components import Component
 
 from thinkswitch.errors import UserError
+from thinkswitch.paths import short_path
 from thinkswitch.preset import PRESETS, load_preset
 from ui.studio import Studio
 from ui.tabs import models
@@ -60,7 +61,7 @@ def connect(studio: Studio, line: StatusLine, boxes: list[Component]) -> None:
         except UserError as error:
             html.toast(error)
             return [gr.skip()] * len(boxes)
-        return [OFFERED, preset.instruct, preset.thinking]
+        return [OFFERED, short_path(preset.instruct), short_path(preset.thinking)]
 
     def cancel_download() -> None:
         if can_cancel(studio):

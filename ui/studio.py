@@ -231,12 +231,12 @@ class Studio:
             )
 
     def resume(self, folder: Path, session_hash: str | None = None) -> None:
-        self.owners.check(f"run {folder.name}", session_hash)
+        self.owners.check_run(f"run {folder.name}", session_hash)
         self.runs.resume(folder)
         self.owners.take(f"run {folder.name}", session_hash)
 
     def stop_run(self, folder: Path, session_hash: str | None = None) -> None:
-        self.owners.check(f"run {folder.name}", session_hash)
+        self.owners.check_run(f"run {folder.name}", session_hash)
         self.runs.stop(folder)
 
     def choices(self) -> list[str]:

@@ -18,6 +18,10 @@ PATIENCE = 180.0  # seconds until a test is said to hang; a slow machine is no f
 SLIDER = "#compare-t input[type=range]"
 POINTS = """elem_id => document.querySelector(`#${elem_id} .js-plotly-plot`)._fullData
     .reduce((n, line) => n + line.x.length, 0)"""
+UPLOAD = (
+    '--x\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\n'
+    "Content-Type: text/plain\r\n\r\nhello\r\n--x--\r\n"
+)
 # Text that would do something if it were taken for HTML, a link, a template or a script.
 HOSTILE = [
     "<script>window.hacked=1</script>",
@@ -74,13 +78,18 @@ class Server:
             if pid := runs.running_pid(folder):
                 psutil.Process(pid).kill()
 
-    def status_of(self, path: str, host: str | None = None) -> int:
-        """The status of a GET, under another host name if one is given."""
+    def status_of(self, path: str, host: str | None = None, origin: str | None = None) -> int:
+        """The status of a GET, under another host name if one is given; with an origin, of an upload."""
         connection = http.client.HTTPConnection(
             self.url.removeprefix("http://").rstrip("/"), timeout=PATIENCE
         )
         try:
-            connection.request("GET", path, headers={"Host": host} if host else {})
+            headers = {name: value for name, value in (("Host", host), ("Origin", origin)) if value}
+            if origin is None:
+                connection.request("GET", path, headers=headers)
+            else:
+                headers["Content-Type"] = "multipart/form-data; boundary=x"
+                connection.request("POST", path, body=UPLOAD, headers=headers)
             return connection.getresponse().status
         finally:
             connection.close()

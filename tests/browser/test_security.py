@@ -15,6 +15,23 @@ def test_foreign_hosts_and_files_are_refused(tiny):
     assert tiny.status_of("/monitoring") == 403
 
 
+def test_uploads_from_pages_of_other_sites_are_refused(tiny):
+    """PAGE, security: with a foreign Origin 30 MB were accepted."""
+    for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):
+        assert tiny.status_of("/gradio_api/upload", origin=origin) == 403
+    assert tiny.status_of("/gradio_api/upload", origin=tiny.url.rstrip("/")) == 200
+
+
+def test_the_page_names_no_folder_of_this_machine(endless):
+    """PAGE, security: /config had four absolute paths, so a shared page told its owner's name."""
+    for path in ("", "config"):
+        with urllib.request.urlopen(endless.url + path) as answer:
+            sent = answer.read().decode()
+        assert "pair/instruct" in sent and "problems.jsonl" in sent
+        for secret in (str(endless.folder), str(ROOT)):
+            assert secret not in sent
+
+
 def test_with_a_password_nothing_answers_without_it(serve):
     server = serve("--host", "0.0.0.0", "--auth", "me:secret")
     assert server.status_of("/config") == 401

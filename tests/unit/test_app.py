@@ -74,9 +74,9 @@ def test_no_other_site_may_frame_the_page():
     with ThreadPoolExecutor(1) as threads:  # a browser test before this one leaves an event loop in ours
         threads.submit(asyncio.run, security.SecurityHeaders(answer)({"type": "http"}, None, send)).result()
     headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-    assert headers["x-frame-options"] == "SAMEORIGIN" and headers["x-own"] == "1"
+    assert headers["x-frame-options"] == "DENY" and headers["x-own"] == "1"
     policy = dict(rule.split(" ", 1) for rule in headers["content-security-policy"].split("; "))
-    assert policy["frame-ancestors"] == "'self'" and policy["connect-src"].startswith("'self'")
+    assert policy["frame-ancestors"] == "'none'" and policy["connect-src"].startswith("'self'")
     assert "http" not in headers["content-security-policy"]  # nothing is loaded from, or sent to, elsewhere
     assert sent[1]["body"] == b"hello"
 

@@ -78,13 +78,13 @@ def test_another_preset_fills_the_form_in_its_order():
     ids=["default", "tiny", "odd", "other"],
 )
 def test_a_form_that_nobody_touched_is_the_preset(base):
-    assert form.read(base, {name: form.shown(getattr(base, name)) for name in FIELDS}) == base
+    assert form.read(base, {name: form.shown(name, getattr(base, name)) for name in FIELDS}) == base
     assert form.read(base, {}) == base
 
 
 def test_a_forms_values_become_settings():
     base = load_preset("tiny")
-    values = {name: form.shown(getattr(base, name)) for name in FIELDS} | dict(
+    values = {name: form.shown(name, getattr(base, name)) for name in FIELDS} | dict(
         rounds=2, t=1, four_bit="true", fresh=False, schedule="{mlp: 0.5, depth: [0, 1]}", labels="self"
     )
     assert form.read(base, values) == dataclasses.replace(

@@ -21,10 +21,10 @@ HOSTILE = "<img src=x onerror=x()>"
 def test_a_demo_takes_no_paths_whatever_is_sent():
     tiny = load_preset("tiny")
     sent = ("tiny", "/etc", "owner/model")
-    assert models.wanted(Studio(tiny, "tiny", demo=True), ["tiny"], *sent) == tiny
-    assert models.wanted(Studio(tiny, "tiny"), ["tiny"], *sent).instruct == "/etc"
+    assert models.wanted(Studio(tiny, "tiny", demo=True), {"tiny": "tiny"}, *sent) == tiny
+    assert models.wanted(Studio(tiny, "tiny"), {"tiny": "tiny"}, *sent).instruct == "/etc"
     with pytest.raises(UserError, match=r"no preset '\.\./x'"):
-        models.wanted(Studio(tiny, "tiny", demo=True), ["tiny"], "../x", "", "")
+        models.wanted(Studio(tiny, "tiny", demo=True), {"tiny": "tiny"}, "../x", "", "")
 
 
 def test_a_demo_offers_only_pairs_that_are_here():
@@ -39,7 +39,17 @@ def test_a_demo_offers_only_pairs_that_are_here():
 
 def test_a_preset_of_ones_own_comes_first():
     tiny = load_preset("tiny")
-    assert models.offered(Studio(tiny, "my/own.yaml"))[0] == "my/own.yaml"
+    assert next(iter(models.offered(Studio(tiny, "my/own.yaml")).items())) == ("my/own.yaml", "my/own.yaml")
+
+
+def test_a_preset_file_is_named_without_the_folders_of_this_machine(tmp_path, monkeypatch):
+    """PAGE, security: /config named them, also to those who followed a shared link."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "own.yaml"
+    file.write_text(PRESETS.joinpath("tiny.yaml").read_text().replace("tiny/", f"{PRESETS}/tiny/"))
+    preset = load_preset(file)
+    assert next(iter(models.offered(Studio(preset, str(file))).items())) == ("own.yaml", str(file))
+    assert next(iter(models.offered(Studio(preset, str(file), demo=True)))) == "own"
 
 
 def test_a_report_says_what_the_pair_is():

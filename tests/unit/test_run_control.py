@@ -137,6 +137,15 @@ def test_the_run_that_another_visitor_started_cannot_be_stopped_in_a_demo(root, 
     assert stopped == [folder, folder]
 
 
+def test_a_run_that_a_terminal_started_is_only_shown_by_a_demo(root, monkeypatch):
+    """Whoever runs the demo had started it before, and any visitor could stop it."""
+    monkeypatch.setattr(runs, "request_stop", lambda folder: pytest.fail("it was stopped"))
+    studio = Studio(load_preset("tiny"), "tiny", demo=True)
+    for action in (studio.stop_run, studio.resume):
+        with pytest.raises(UserError, match="run mine was not started from this page"):
+            action(root / "mine", "heckler")
+
+
 def test_events_stay_in_memory_for_the_runs_looked_at_last(root, monkeypatch):
     """A demo that is up for weeks held all events of every run that anybody had ever chosen."""
     monkeypatch.setattr(run_control, "FOLLOWED_RUNS", 2)

@@ -7,6 +7,7 @@ import gradio as gr
 from markupsafe import Markup
 
 from thinkswitch.errors import UserError
+from thinkswitch.paths import full_path, short_path
 from thinkswitch.preset import PRESETS, Preset, load_preset, make_preset
 from thinkswitch.text import format_bytes
 from ui.studio import Studio
@@ -32,10 +33,11 @@ IMPORT_SECONDS = 300  # torch may be read from a slow disk
 def build(studio: Studio) -> dict:
     """Lay out the tab; returns what a reload brings back, and what names the pair."""
     names = offered(studio)
+    shown = shown_name(studio, studio.source)
     with gr.Row(equal_height=True):
         preset = gr.Dropdown(
             [(Path(name).stem, name) for name in names],
-            value=studio.source,
+            value=shown,
             label="Preset",
             info="A pair, its task and its settings.",
             elem_id="models-preset",
@@ -51,8 +53,8 @@ def build(studio: Studio) -> dict:
     boxes = [preset, instruct, thinking]
 
     def choose(name: str):
-        chosen = load_preset(name) if name in names and not studio.demo else Preset()
-        return {instruct: chosen.instruct, thinking: chosen.thinking}
+        chosen = load_preset(names[name]) if name in names and not studio.demo else Preset()
+        return {instruct: short_path(chosen.instruct), thinking: short_path(chosen.thinking)}
 
     def do_check(*values):
         yield html.quiet("Reading headers …")
@@ -64,7 +66,8 @@ def build(studio: Studio) -> dict:
 
     def do_load(request: gr.Request, *values):
         try:
-            studio.load(wanted(studio, names, *values), values[0], request.session_hash)
+            preset = wanted(studio, names, *values)
+            studio.load(preset, names[values[0]], request.session_hash)
         except UserError as error:
             return html.toast(UserError(studio.public(str(error))))
         return html.quiet("Progress is shown above the tabs.")
@@ -78,7 +81,7 @@ def build(studio: Studio) -> dict:
 
 def checkpoint_box(studio: Studio, role: str, value: str) -> gr.Textbox:
     return gr.Textbox(
-        "" if studio.demo else value,
+        "" if studio.demo else short_path(value),
         label=f"{role.capitalize()} checkpoint",
         info=CHECKPOINT_HELP[role],
         elem_id=f"models-{role}",
@@ -89,12 +92,17 @@ def checkpoint_box(studio: Studio, role: str, value: str) -> gr.Textbox:
     )
 
 
-def offered(studio: Studio) -> list[str]:
-    """The presets that can be chosen. A demo downloads nothing."""
-    names = sorted(path.stem for path in PRESETS.glob("*.yaml"))
-    if studio.source not in names:
-        names.insert(0, studio.source)
-    return [name for name in names if not studio.demo or is_here(load_preset(name))]
+def offered(studio: Studio) -> dict[str, str]:
+    """{preset as it is shown: its name or file}. A demo downloads nothing."""
+    shipped = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    own = [] if studio.source in shipped else [studio.source]
+    sources = [name for name in [*own, *shipped] if not studio.demo or is_here(load_preset(name))]
+    return {shown_name(studio, source): source for source in sources}
+
+
+def shown_name(studio: Studio, source: str) -> str:
+    """A demo shows no folder of a preset file."""
+    return Path(source).stem if studio.demo else short_path(source)
 
 
 def is_here(preset: Preset) -> bool:
@@ -103,14 +111,14 @@ def is_here(preset: Preset) -> bool:
     return all(Path(folder).is_dir() for folder in folders) and Path(preset.held_out_set).is_file()
 
 
-def wanted(studio: Studio, names: list[str], name: str, instruct: str, thinking: str) -> Preset:
+def wanted(studio: Studio, names: dict[str, str], name: str, instruct: str, thinking: str) -> Preset:
     """The preset with the checkpoints of the two boxes; in a demo with its own, whatever is sent."""
     if name not in names:
         raise UserError(f"there is no preset {name!r}; choose one of: {', '.join(names)}")
-    preset = load_preset(name)
+    preset = load_preset(names[name])
     if studio.demo:
         return preset
-    values = {"instruct": str(instruct).strip(), "thinking": str(thinking).strip()}
+    values = {"instruct": full_path(str(instruct).strip()), "thinking": full_path(str(thinking).strip())}
     return make_preset(values, "Models", preset)
 
 

@@ -10,7 +10,8 @@ import gradio as gr
 import yaml
 
 from thinkswitch.errors import UserError
-from thinkswitch.preset import Preset, make_preset
+from thinkswitch.paths import full_path, short_path
+from thinkswitch.preset import Preset, is_path, make_preset
 from ui.widgets.events import on
 
 MAIN_FIELDS = ("rounds", "prompts", "held_out", "t", "epochs", "learning_rate", "lora_rank", "labels")
@@ -61,7 +62,7 @@ def component(field: dataclasses.Field, value: Any) -> Component:
     common: dict[str, Any] = {
         "label": label(field.name),
         "info": field.metadata["help"],
-        "value": shown(value),
+        "value": shown(field.name, value),
         "elem_id": f"knob-{field.name}",
         "min_width": 240,
         "interactive": True,
@@ -84,8 +85,10 @@ def label(name: str) -> str:
     return " ".join(words)
 
 
-def shown(value: Any) -> Any:
-    """A setting's value as its component holds it."""
+def shown(name: str, value: Any) -> Any:
+    """A setting's value as its component holds it. Paths are short: /config says nothing of this machine."""
+    if is_path(name):
+        return short_path(value)
     if dataclasses.is_dataclass(value):
         plain = {key: list(item) if isinstance(item, tuple) else item for key, item in vars(value).items()}
         return yaml.safe_dump(plain, default_flow_style=True, width=10**9).strip()
@@ -94,18 +97,20 @@ def shown(value: Any) -> Any:
 
 def values_of(preset: Preset, names: Iterable[str]) -> list[Any]:
     """What the components of these settings show for a preset."""
-    return [shown(getattr(preset, name)) for name in names]
+    return [shown(name, getattr(preset, name)) for name in names]
 
 
 def read(base: Preset, values: dict[str, Any]) -> Preset:
     """`base` with the form's values; an error names the setting that is wrong."""
     changed = {}
     for name, value in values.items():
-        before = shown(getattr(base, name))
+        before = shown(name, getattr(base, name))
         if value is None:
             raise UserError(f"{name} is empty; give it a value (the preset has {before})")
         if dataclasses.is_dataclass(TYPES[name]):
             value = _mapping(name, value)
+        elif is_path(name) and value != before:
+            value = full_path(str(value).strip())
         if value != before:
             changed[name] = value
     return make_preset(changed, "form", base)
