@@ -128,7 +128,7 @@ def test_frames_of_another_prompt_are_not_shown(page):
     """Typing is to forget the rendered spectrum; it returned `[]`, which told Gradio to leave it as it is."""
     page.click("#compare-spectrum")
     until(page, "compare-status", "11 points as one batch, in")
-    page.wait_for_selector("#compare-stop[disabled]")
+    page.wait_for_selector("#compare-stop[disabled]", state="attached")
     fill(page, "compare-prompt", "What is 1 + 1 + 1?")
     click_slider(page, 0.9)
     until_answer(page, "thinking", r"^3$")
