@@ -108,4 +108,4 @@ def where(question: Question) -> str:
 
 
 def what(rows: int) -> str:
-    return "the blend" if rows == 1 else f"{rows} points as one batch"
+    return "the blend" if rows == 1 else f"{rows} answers together"

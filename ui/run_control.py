@@ -12,7 +12,7 @@ from thinkswitch import runs
 from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset, changed_settings, load_preset
 
-PAIR = "the pair"  # the choice that means round 0, without any run
+PAIR = "Round 0"  # the pair as it came, without any run
 RUNNING_SECONDS = 0.5  # how long the answer to "which run is running?" is believed
 LISTING_SECONDS = 0.9  # and the listing of all runs
 FOLLOWED_RUNS = 8  # runs whose events stay in memory

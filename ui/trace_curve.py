@@ -1,4 +1,4 @@
-"""The curve of Compare: the probability, over t, that a prompt opens a trace.
+"""The curve of Compare: the probability, over t, that an answer begins with a trace.
 
 Each point is a forward pass of the prompt through weights of its own, so the answers go first: a few points
 once their first words are there, then, when nothing else is asked, more where the curve bends.

@@ -120,14 +120,14 @@ def test_settings_changed_during_a_decode(page):
         page.click("#compare-run")
         page.locator("#compare-template").get_by_label(template, exact=True).check()
     page.click("#compare-run")
-    choose(page, "compare-round", "the pair")
+    choose(page, "compare-round", "Round 0")
     assert_whole(page)
 
 
 def test_frames_of_another_prompt_are_not_shown(page):
     """Typing is to forget the rendered spectrum; it returned `[]`, which told Gradio to leave it as it is."""
     page.click("#compare-spectrum")
-    until(page, "compare-status", "11 points as one batch, in")
+    until(page, "compare-status", "11 answers together, in")
     page.wait_for_selector("#compare-stop[disabled]", state="attached")
     fill(page, "compare-prompt", "What is 1 + 1 + 1?")
     click_slider(page, 0.9)

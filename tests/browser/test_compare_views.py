@@ -37,15 +37,17 @@ def test_before_and_after_shows_what_training_does(serve, visit, tmp_path):
     page = visit(serve().url)
     answered(page)
     page.get_by_label("Before and after").check()
-    until(page, "compare-status", "Before and after: 3 points as one batch, in")
+    until(page, "compare-status", "Before and after: 3 answers together, in")
     titles = [page.inner_text(f"#compare-{stage} .title") for stage in ("before", "after", "after-thinking")]
     assert titles == ["instruct · round 0", "instruct · round 1", "thinking · round 1"]
     for stage in ("before", "after", "after-thinking"):
         page.wait_for_function("s => document.querySelector(`#compare-${s} .answer`).textContent", arg=stage)
     assert not page.evaluate(SHOWN, "compare-t") and not page.evaluate(SHOWN, "compare-blend")
     # each column's round and t can be chosen
-    choose(page, "compare-after-thinking-round", "the pair")
-    page.wait_for_function("() => /round 0/.test(document.querySelector('#compare-after-thinking').innerText)")
+    choose(page, "compare-after-thinking-round", "Round 0")
+    page.wait_for_function(
+        "() => /round 0/.test(document.querySelector('#compare-after-thinking').innerText)"
+    )
     page.get_by_label("Slider", exact=True).check()
     assert page.evaluate(SHOWN, "compare-t") and not page.evaluate(SHOWN, "compare-before")
     answered(page)
@@ -157,7 +159,7 @@ def test_m25_a_round_that_does_not_exist_does_not_stay_in_the_box(tiny, visit):
     page.fill("#compare-round input", "bogus")
     page.keyboard.press("Enter")
     assert "there is no 'bogus'" in toast(page)
-    page.wait_for_function("() => document.querySelector('#compare-round input').value === 'the pair'")
+    page.wait_for_function("() => document.querySelector('#compare-round input').value === 'Round 0'")
 
 
 def test_run_becomes_stop_while_something_runs(endless, visit):

@@ -131,7 +131,7 @@ def sweep_of(*rights: int) -> list[dict]:
 
 def test_a_spectrum_marks_the_flip_and_the_broken_zone():
     rows = sweep_of(30, 5, 90)
-    accuracy, think = map(drawn, sweep_charts.spectrum({"the pair": rows}, [0.5], 0.75))
+    accuracy, think = map(drawn, sweep_charts.spectrum({"Round 0": rows}, [0.5], 0.75))
     box, line = accuracy["layout"]["shapes"]
     assert (box["type"], line["type"]) == ("rect", "line")
     assert box["x0"] < 0.5 < box["x1"]
@@ -144,7 +144,7 @@ def test_a_spectrum_marks_the_flip_and_the_broken_zone():
 def test_of_several_sweeps_the_marks_say_whose_they_are():
     rows = sweep_of(30, 5, 90)
     accuracy, think = map(
-        drawn, sweep_charts.spectrum({"the pair": rows, "a run · round 1": rows}, [0.5], 0.75)
+        drawn, sweep_charts.spectrum({"Round 0": rows, "a run · round 1": rows}, [0.5], 0.75)
     )
     assert len(accuracy["data"]) == len(think["data"]) == 4
     assert all("latest sweep" in note["text"] for note in accuracy["layout"]["annotations"])

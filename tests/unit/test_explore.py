@@ -54,11 +54,11 @@ def test_only_what_has_changed_is_sent():
         slider = gr.Slider(1, len(studio.loader.problems), 100)
         others = [gr.State(None) for _ in dataclasses.fields(explore.View)[1:]]
         view = explore.View(slider, *others)
-    first = explore.refresh(studio, view, None, "the pair")
+    first = explore.refresh(studio, view, None, "Round 0")
     assert set(first) == {view.seen, view.accuracy, view.think, view.status, view.stop}
-    assert explore.refresh(studio, view, first[view.seen], "the pair") == {}
+    assert explore.refresh(studio, view, first[view.seen], "Round 0") == {}
     studio.loader.problems = dict(list(studio.loader.problems.items())[:8])
-    later = explore.refresh(studio, view, first[view.seen], "the pair")
+    later = explore.refresh(studio, view, first[view.seen], "Round 0")
     assert set(later) == {view.seen, view.problems}
     assert (later[view.problems]["maximum"], later[view.problems]["value"]) == (8, 8)
 

@@ -17,7 +17,7 @@ from ui.tabs import stages
 from ui.widgets import recent_prompts, sampling_form, schedule_editor, theme
 from ui.widgets.components import Answer, AnswerCard, Chart, FrameDots, MessageBox
 
-CHART_DESCRIPTION = "Probability, for this prompt, of opening a trace over t"
+CHART_DESCRIPTION = "Probability over t that the answer begins with a trace"
 EMPTY = "Press Run, or move the slider."
 
 
@@ -71,8 +71,8 @@ def lay_out(studio: Studio, schedule: gr.State) -> View:
     examples = [problem.prompt for problem in studio.loader.examples]
     prompt, run, stop = prompt_row(examples)
     button: dict[str, Any] = {"size": "md", "scale": 1}
-    with gr.Row(elem_classes="controls"):
-        with gr.Column(scale=4, min_width=260):
+    with gr.Row(elem_classes="controls", elem_id="compare-choices"):
+        with gr.Column(scale=4, min_width=240):
             chips = gr.Dataset(
                 components=[prompt],
                 samples=[[text] for text in examples],
@@ -86,10 +86,10 @@ def lay_out(studio: Studio, schedule: gr.State) -> View:
         with gr.Column(scale=0, min_width=190, elem_classes="slider-view"):
             round_ = round_choice(studio)
         render = gr.Button(
-            "Render 11 points",
+            "Render for scrubbing",
             elem_id="compare-spectrum",
             elem_classes="slider-view",
-            min_width=160,
+            min_width=196,
             **button,
         )
     with gr.Column(elem_classes="slider-view", elem_id="compare-axis"):
@@ -162,7 +162,7 @@ def slider() -> gr.Slider:
         1,
         0.5,
         step=0.01,
-        label="t: 0 = instruct, instinct · 1 = thinking, deliberation",
+        label="t: 0 = instruct (instinct) · 1 = thinking (deliberation)",
         elem_id="compare-t",
     )
 

@@ -31,7 +31,7 @@ Axis = dict[str, Any]
 
 
 def probability(ts: list[float], p: list[float], t: float) -> str:
-    """Probability that one prompt opens a trace, at every t in `ts`, and where the slider stands."""
+    """Probability that the answer to one prompt begins with a trace, at every t in `ts`, and where the slider stands."""
     line = {
         "type": "scatter",
         "x": ts,
@@ -44,7 +44,7 @@ def probability(ts: list[float], p: list[float], t: float) -> str:
         "fillcolor": rgba(THINKING, 0.18),
         "hovertemplate": "t = %{x:.2f}: %{y:.3f}",
     }
-    caption = note("Probability that this prompt opens a trace", x=0, y=0.9, font={"size": 11})
+    caption = note(escape("Probability of a <think> trace"), x=0, y=0.9, font={"size": 11})
     x, y = axis("", range=[0, 1], dtick=0.1), axis("", range=[0, 1.04], dtick=0.5)
     layout = {
         "margin": {"l": SLIDER_INSET, "r": SLIDER_INSET, "t": 4, "b": 18},

@@ -9,7 +9,10 @@ from ui.widgets.events import on
 
 SAMPLING_CHOICES = ["preset default", "greedy", "custom"]
 SAMPLING_HELP = "custom: what is below; min-p and penalties stay the preset's."
-TEMPLATE_HELP = "auto: each end its own, blends the preset's. The thinking template opens the trace itself."
+TEMPLATE_HELP = (
+    "auto: instruct and thinking use their own, blends the one that the preset names. "
+    "A thinking template may open the trace itself."
+)
 ENABLE_CUSTOM = """how => {
     const update = {__type__: 'update', interactive: how === 'custom'};
     return [update, update, update];
@@ -56,7 +59,9 @@ def build(greedy: bool) -> dict[str, Component]:
         )
         top_p = gr.Slider(0.01, 1, 0.95, step=0.01, label="Top-p", elem_id="compare-top-p", **custom)
         top_k = gr.Number(20, precision=0, label="Top-k (0 = all)", elem_id="compare-top-k", **custom)
-        limit = gr.Number(0, precision=0, label="Most new tokens (0 = the preset's)", elem_id="compare-limit")
+        limit = gr.Number(
+            0, precision=0, label="Longest answer in tokens (0 = the preset's)", elem_id="compare-limit"
+        )
         seed = gr.Number(0, precision=0, label="Seed", elem_id="compare-seed")
     on(how.change, None, how, [temperature, top_p, top_k], js=ENABLE_CUSTOM)
     return {
