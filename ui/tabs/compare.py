@@ -74,9 +74,13 @@ def build(studio: Studio, schedule: gr.State) -> dict[str, Any]:
     def opened(after: Callable) -> None:
         connect_opening(studio, view, after)
 
+    def changed(after: Callable) -> None:
+        connect_changes(studio, view, after)
+
     return {
         "kept": kept,
         "opened": opened,
+        "changed": changed,
         "chips": view.chips,
         "schedule_chip": view.schedule_chip,
         "prompt": settings["prompt"],
@@ -215,6 +219,13 @@ def connect_opening(studio: Studio, view: View, after: Callable) -> None:
     handlers = Handlers(studio)
     greeted = listen(after, handlers.greet, view)
     listen_trace_chart(greeted.then, handlers, view)
+
+
+def connect_changes(studio: Studio, view: View, after: Callable) -> None:
+    """Another tab has set round, t or schedule."""
+    handlers = Handlers(studio)
+    listen(after, handlers.setting_changed, view)
+    listen_trace_chart(after, handlers, view)
 
 
 def numbered(event: Callable, fn: Callable, inputs: list[Any], outputs: Any, **options: Any) -> Any:
