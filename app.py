@@ -48,14 +48,16 @@ def build(studio: Studio) -> gr.Blocks:
                 tab["Models"] = models.build(studio)
             with gr.Tab("Loop", id="loop", elem_id="tab-loop"):
                 tab["Loop"] = loop.build(studio)
-            with gr.Tab("Compare", id="compare", elem_id="tab-compare"):
+            with gr.Tab("Compare", id="compare", elem_id="tab-compare") as compare_tab:
                 tab["Compare"] = compare.build(studio, schedule)
             with gr.Tab("Explore", id="explore", elem_id="tab-explore"):
                 tab["Explore"] = explore.build(studio, schedule)
             with gr.Tab("Export", id="export", elem_id="tab-export") as export_tab:
                 tab["Export"] = export.build(studio, schedule)
+        tab["Compare"]["selected"](compare_tab.select)
         tab["Export"]["take"](export_tab.select, tab["Compare"])
         tab["Explore"]["connect_chips"]([tab[name]["schedule_chip"] for name in ("Compare", "Export")])
+        tab["Explore"]["connect_points"](tab["Compare"])
         timers = {name: parts["timer"] for name, parts in tab.items() if "timer" in parts}
         run_timers_of_the_open_tab(tabs, timers)
         status_line.connect(studio, line, tab["Models"]["boxes"])

@@ -19,6 +19,8 @@ from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.pair import Pair
 from thinkswitch.weights.prompting import Conversation
 
+ROUNDING = 1e-9  # of shares: 0.9 - 0.89 is a little more than 0.01
+
 # ---- scores
 
 
@@ -206,11 +208,13 @@ def sweep(
     preset: Preset,
     cancelled: Callable[[], bool] = lambda: False,
     between_steps: Callable[[], None] = lambda: None,
+    scores: dict[float, list[Score]] | None = None,
 ) -> Generator[tuple[int, int], None, list[dict]]:
     """Score points of the spectrum on the same problems under one template, all points in the same batches.
 
     Yields (finished rows, all rows); returns a list of {t, **Summary} in the order of t. `cancelled` and
-    `between_steps` are those of `generate`, which also makes batches smaller when memory runs out.
+    `between_steps` are those of `generate`, which also makes batches smaller when memory runs out. An empty
+    `scores` is filled as answers come, see `so_far`.
     """
     settings = sampling(preset, "thinking", preset.greedy)
     ts = sorted(points)
@@ -229,14 +233,32 @@ def sweep(
         cancelled=cancelled,
         between_steps=between_steps,
     )
-    scores: dict[float, list[Score]] = {t: [] for t in ts}
+    scores = {} if scores is None else scores
+    scores.update({t: [] for t in ts})
     for finished, chunk in enumerate(chunks, 1):
         if chunk.finish == "cancel":
             raise UserError("the sweep was stopped")
         position, number = divmod(chunk.row, len(problems))
         scores[ts[position]].append(score(problems[number], number, chunk))
         yield finished, len(rows)
-    return [dict(t=t, **asdict(summarise(scores[t]))) for t in ts]
+    return table_of(scores)
+
+
+def table_of(scores: dict[float, list[Score]]) -> list[dict]:
+    """[{t, **Summary}] in the order of t."""
+    return [dict(t=t, **asdict(summarise(scores[t]))) for t in sorted(scores)]
+
+
+def so_far(scores: dict[float, list[Score]]) -> list[dict]:
+    """The table of a sweep that is going on: of the problems that have been answered at every point.
+
+    So its points are compared on the same problems, though some are ahead of others.
+    """
+    answered = [{score.question for score in of_point} for of_point in scores.values()]
+    everywhere = set.intersection(*answered) if answered else set()
+    if not everywhere:
+        return []
+    return table_of({t: [s for s in of_point if s.question in everywhere] for t, of_point in scores.items()})
 
 
 def flip(points: list[dict], key: str = "think_rate") -> float | None:
@@ -246,6 +268,13 @@ def flip(points: list[dict], key: str = "think_rate") -> float | None:
             share = (0.5 - before[key]) / (after[key] - before[key])
             return before["t"] + (after["t"] - before["t"]) * share
     return None
+
+
+def cheapest_near_best(points: list[dict], within: float = 0.01) -> dict:
+    """The point of a sweep with the fewest tokens among those whose accuracy is `within` of the best one."""
+    best = max(point["accuracy"] for point in points)
+    near = [point for point in points if point["accuracy"] >= best - within - ROUNDING]
+    return min(near, key=lambda point: (point["mean_tokens"], -point["accuracy"], point["t"]))
 
 
 def broken_zone(points: list[dict]) -> list[float]:

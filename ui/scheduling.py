@@ -94,7 +94,7 @@ class BackgroundTask:
     def _advance(self, stage: str, done: int, total: int) -> None:
         self.stage, self.done, self.total = stage, done, total
         if self.cancelled:
-            raise UserError(f"{self.name} was stopped")
+            raise UserError(f"the {self.name} was stopped")
 
 
 def drain(steps: Generator[tuple, None, Result], on_progress: Callable[..., None]) -> Result:

@@ -18,6 +18,7 @@ from ui.pair_loader import Loaded, PairLoader
 from ui.run_control import RunControl
 from ui.scheduling import BackgroundTask, FairLock
 from ui.sessions import Owners, Sessions
+from ui.sweeps import Sweep
 
 if TYPE_CHECKING:
     from thinkswitch.generate import Chunk, Row
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 SMALL_PAIR = 50_000_000  # parameters; smaller pairs gain nothing by a second thread
 DEMO_TOKENS = 512  # the most new tokens of an answer in a demo
 DEMO_PROMPT = 2048  # and of a prompt
+A_TASK = {"sweep": "a sweep", "export": "an export"}
 EXPORTS = Path("exports")  # the one folder a demo may export into
 DRAIN_SECONDS = 5.0  # how long a new pair waits for those who use the old one
 FILE_PATH = re.compile(r"""(?<![\w.<])(?:[A-Za-z]:)?(?:[/\\][^\s/\\'":;,<>]+){2,}""")
@@ -44,7 +46,8 @@ class Studio:
         self.sessions = Sessions()
         self.owners = Owners(demo)
         self.tasks: dict[str, BackgroundTask] = {}
-        self.sweeps: dict[str, list[dict]] = {}  # tables, by what was swept
+        self.sweeps: dict[str, Sweep] = {}  # the finished ones, the newest last
+        self.running_sweep: Sweep | None = None  # what it has found so far
         self._tasks_lock = threading.Lock()
 
     # ---- the pair
@@ -176,7 +179,7 @@ class Studio:
             if self.loader.loading and (name == "export" or self.loader.download is None):
                 raise UserError("a pair is being loaded; wait until it is ready")  # it would end an export
             if self._at_work(name):
-                raise UserError(f"{name} is at work already; wait for it, or stop it")
+                raise UserError(f"{A_TASK.get(name, name)} is running already; wait for it, or stop it")
             self.owners.take(task_thing(name), session_hash)
             self.tasks[name] = BackgroundTask(name, work)
             return self.tasks[name]
@@ -191,15 +194,23 @@ class Studio:
         task = self.tasks.get(name)
         return task is not None and not task.ended
 
-    def keep_sweep(self, name: str, table: list[dict], session_hash: str | None = None) -> None:
-        """The newest table is the last one."""
-        self.sweeps.pop(name, None)
-        self.sweeps[name] = table
+    def keep_sweep(self, sweep: Sweep, session_hash: str | None = None) -> None:
+        """It replaces an earlier one of its name."""
+        self.sweeps.pop(sweep.name, None)
+        self.sweeps[sweep.name] = sweep
         if session_hash is not None and self.sessions.is_open(session_hash):
-            self.owners.take(sweep_thing(name), session_hash)  # what a closed page owned, nobody could clear
+            # what a closed page owned, nobody could clear
+            self.owners.take(sweep_thing(sweep.name), session_hash)
+
+    def sweep_of(self, choice: str, schedule: Schedule) -> list[dict] | None:
+        """The scores of a round of the loaded pair under a schedule, if they were swept: [{t, **Summary}]."""
+        pair = (self.preset.instruct, self.preset.thinking)
+        wanted = (choice, schedule, pair)
+        found = (s.table for s in list(self.sweeps.values()) if (s.choice, s.schedule, s.pair) == wanted)
+        return next(found, None)
 
     def clear_sweeps(self, session_hash: str | None = None) -> None:
-        """Forget the tables of sweeps; in a demo only those that belong to nobody else."""
+        """Forget the finished sweeps; in a demo only those that belong to nobody else."""
         others = self.owners.others(session_hash) if self.demo else set()
         for name in [name for name in list(self.sweeps) if sweep_thing(name) not in others]:
             self.sweeps.pop(name, None)

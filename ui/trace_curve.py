@@ -65,7 +65,7 @@ def growing(studio: Studio, request: PageRequest, question: Question) -> Iterato
 
     curve = curve_of(request, loaded, question)
     if set(COARSE) <= curve.known.keys():
-        yield chart(curve.known, question)
+        yield chart(studio, curve.known, question)
     with studio.using(loaded, question.round):
         while missing := next_points(curve.known):
             coarse = curve.known.keys() < set(COARSE)
@@ -78,7 +78,7 @@ def growing(studio: Studio, request: PageRequest, question: Question) -> Iterato
                 return
             curve.known |= dict(zip(some, found, strict=True))
             if set(COARSE) <= curve.known.keys():
-                yield chart(curve.known, question)
+                yield chart(studio, curve.known, question)
 
 
 def curve_of(request: PageRequest, loaded: Loaded, question: Question) -> Curve:
@@ -135,6 +135,8 @@ def template_of(loaded: Loaded, question: Question) -> Checkpoint:
     return getattr(loaded.pair, name)
 
 
-def chart(known: Probabilities, question: Question) -> str:
+def chart(studio: Studio, known: Probabilities, question: Question) -> str:
     points = sorted(known)
-    return charts.probability([i / FINEST for i in points], [known[i] for i in points], question.t)
+    opens = [known[i] for i in points]
+    scores = studio.sweep_of(question.round, question.schedule) or []
+    return charts.probability([i / FINEST for i in points], opens, question.t, scores)

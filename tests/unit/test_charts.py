@@ -157,9 +157,16 @@ def test_what_is_not_a_number_leaves_a_gap():
 
 
 def test_the_strip_shows_where_the_slider_stands():
-    strip = drawn(charts.probability([0.0, 0.5, 1.0], [0.0, 0.2, 1.0], 0.3))
+    strip = drawn(charts.probability([0.0, 0.5, 1.0], [0.0, 0.2, 1.0], 0.3, []))
     assert strip["layout"]["shapes"][0]["x0"] == 0.3
     assert strip["data"][0]["y"] == [0, 0.2, 1]
+
+
+def test_the_accuracy_of_a_sweep_lies_behind_the_curve():
+    strip = drawn(charts.probability([0.0, 1.0], [0.0, 1.0], 0.3, sweep_of(30, 5, 90)))
+    accuracy, curve = strip["data"]
+    assert accuracy["y"] == [row["accuracy"] for row in sweep_of(30, 5, 90)] and accuracy["opacity"] < 1
+    assert curve["y"] == [0.0, 1.0] and "accuracy" in strip["layout"]["annotations"][0]["text"]
 
 
 def test_names_in_a_chart_are_text():

@@ -186,5 +186,5 @@ def test_cancel_closes_the_generator_so_it_can_clean_up():
     wait(lambda: task.done > 2)
     task.cancel()
     wait(lambda: task.ended)
-    assert cleaned.is_set() and task.error == "export was stopped" and task.result is None
+    assert cleaned.is_set() and task.error == "the export was stopped" and task.result is None
     assert heard[0] is False and len(heard) < 10**4

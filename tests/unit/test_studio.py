@@ -186,7 +186,7 @@ def test_one_task_of_a_name_at_a_time():
         go.wait(10)
 
     first = studio.task("sweep", work)
-    with pytest.raises(UserError, match="sweep is at work already"):
+    with pytest.raises(UserError, match="a sweep is running already; wait for it, or stop it"):
         studio.task("sweep", work)
     other = studio.task("export", work)
     go.set()

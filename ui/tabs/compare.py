@@ -37,9 +37,19 @@ def build(studio: Studio, schedule: gr.State) -> dict[str, Any]:
     def opened(after: Callable) -> None:
         connect_opening(studio, view, after)
 
+    def selected(after: Callable) -> None:
+        """A sweep may have been made meanwhile: its accuracy lies behind the curve."""
+        listen(after, Handlers(studio).curve, view)
+
+    def changed(after: Callable) -> None:
+        """Another tab has set round, t or schedule."""
+        listen(after, Handlers(studio).setting_changed, view)
+
     return {
         "kept": kept,
         "opened": opened,
+        "selected": selected,
+        "changed": changed,
         "chips": view.chips,
         "schedule_chip": view.schedule_chip,
         "prompt": settings["prompt"],

@@ -4,22 +4,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-from markupsafe import Markup
+from markupsafe import escape
 
 from thinkswitch.errors import UserError
 from thinkswitch.recipe import Schedule
-from thinkswitch.text import format_accuracy
+from ui import sweeping
 from ui.run_control import PAIR
-from ui.scheduling import BackgroundTask
 from ui.studio import Studio
-from ui.widgets import charts, html, layer_charts, schedule_editor, sweep_charts
+from ui.sweeps import Sweep
+from ui.widgets import (
+    charts,
+    html,
+    layer_charts,
+    schedule_editor,
+    sweep_charts,
+    sweep_points,
+    sweep_report,
+)
+from ui.widgets.assets import asset
 from ui.widgets.components import Chart, MessageBox
 from ui.widgets.events import on
 
-HINT = (
-    "A sweep scores points between instruct and thinking on held-out problems, all with one chat template. "
-    "Several sweeps are drawn on top of each other."
-)
 DEFAULT_PROBLEMS = 100
 Updates = dict[gr.blocks.Block, Any]
 
@@ -30,9 +35,16 @@ class View:
 
     problems: gr.Slider
     status: MessageBox
+    frontier: Chart
     accuracy: Chart
     think: Chart
+    findings: MessageBox
+    point: gr.Dropdown
+    to_compare: gr.Button
+    to_export: gr.Button
+    start: gr.Button
     stop: gr.Button
+    clear: gr.Button
     angles: Chart
     verdict: MessageBox
     seen: gr.State  # a Seen, or None: draw everything
@@ -46,33 +58,22 @@ class Seen:
     choice: str
     problems: int
     sweeps: tuple[tuple[str, int], ...]
+    running: int | None
     task: tuple[int, int, bool] | None
 
 
 def build(studio: Studio, schedule: gr.State) -> dict:
     """Lay out the tab; returns what a reload brings back, and what the rest of the page updates."""
-    gr.Markdown("### The spectrum, scored")
-    with gr.Row(equal_height=True):
+    with gr.Row(elem_classes="controls"):
         choice, points, problems = sweep_settings(studio)
-        with gr.Column(scale=1, min_width=150):
-            start = gr.Button("Sweep", variant="primary", elem_id="explore-sweep-start", size="md")
-            with gr.Row():
-                stop = gr.Button(
-                    "Stop", size="sm", elem_id="explore-sweep-stop", interactive=False, min_width=60
-                )
-                clear = gr.Button("Clear", size="sm", elem_id="explore-sweep-clear", min_width=60)
-    status = MessageBox(html.quiet(HINT), elem_id="explore-status")
-    with gr.Row(elem_id="explore-sweep"):
-        with gr.Column(min_width=340):
-            accuracy = Chart(
-                elem_id="explore-accuracy", description="Accuracy over t", height=sweep_charts.HEIGHT
-            )
-        with gr.Column(min_width=340):
-            think = Chart(
-                elem_id="explore-think",
-                description="Think rate and mean tokens over t",
-                height=sweep_charts.HEIGHT,
-            )
+        button: dict[str, Any] = {"size": "md", "scale": 1, "min_width": 88}
+        start = gr.Button("Sweep", variant="primary", elem_id="explore-sweep-start", **button)
+        stop = gr.Button("Stop", elem_id="explore-sweep-stop", interactive=False, **button)
+        clear = gr.Button("Clear", elem_id="explore-sweep-clear", interactive=False, **button)
+    status = MessageBox(html.quiet(sweep_report.HINT), elem_id="explore-status")
+    swept = sweep_charts_row()
+    findings = MessageBox(elem_id="explore-findings")
+    point, to_compare, to_export = point_row()
     gr.Markdown("### How far apart the two checkpoints are")
     verdict = MessageBox(html.quiet("Shown once the pair is loaded."), elem_id="explore-verdict")
     angles = Chart(
@@ -80,16 +81,32 @@ def build(studio: Studio, schedule: gr.State) -> dict:
         description="Angle between instruct and thinking, by layer and module",
         height=charts.HEATMAP_HEIGHT,
     )
-    gr.Markdown("### A schedule for t, used by Compare and Sweep")
+    gr.Markdown("### A schedule for t, used by Compare, Sweep and Export")
     editor = schedule_editor.lay_out()
     timer = gr.Timer(1.0, active=False)
-    view = View(problems, status, accuracy, think, stop, angles, verdict, gr.State(None))
-    control_sweeps(studio, view, choice, points, schedule, start, clear)
-
+    view = View(
+        problems=problems,
+        status=status,
+        **swept,
+        findings=findings,
+        point=point,
+        to_compare=to_compare,
+        to_export=to_export,
+        start=start,
+        stop=stop,
+        clear=clear,
+        angles=angles,
+        verdict=verdict,
+        seen=gr.State(None),
+    )
+    control_sweeps(studio, view, choice, points, schedule)
     follow(studio, view, choice, timer, editor, schedule)
 
     def connect_chips(chips: list[gr.Button]) -> None:
         editor.connect_chips(chips, schedule, studio.tensor_names)
+
+    def connect_points(compare: dict) -> None:
+        take_points(studio, view, editor, schedule, compare)
 
     restore = editor.connect(schedule, studio.tensor_names)
     return {
@@ -98,24 +115,58 @@ def build(studio: Studio, schedule: gr.State) -> dict:
         "timer": timer,
         "restore": restore,
         "connect_chips": connect_chips,
+        "connect_points": connect_points,
     }
 
 
 # ---- layout
 
 
+def sweep_charts_row() -> dict[str, Chart]:
+    descriptions = {
+        "frontier": "Accuracy against mean tokens",
+        "accuracy": "Accuracy over t",
+        "think": "Think rate and mean tokens over t",
+    }
+    drawn = {}
+    with gr.Row(elem_id="explore-sweep"):
+        for name, description in descriptions.items():
+            with gr.Column(min_width=340):
+                drawn[name] = Chart(
+                    elem_id=f"explore-{name}", description=description, height=sweep_charts.HEIGHT
+                )
+    return drawn
+
+
+def point_row() -> tuple[gr.Dropdown, gr.Button, gr.Button]:
+    """A point of a sweep, and where it can be taken."""
+    with gr.Row(elem_classes="controls", elem_id="explore-take"):
+        point = gr.Dropdown(
+            [],
+            label="Point",
+            elem_id="explore-point",
+            interactive=True,
+            visible=False,
+            scale=6,
+            min_width=300,
+        )
+        button: dict[str, Any] = {"size": "md", "scale": 1, "min_width": 150, "visible": False}
+        to_compare = gr.Button("Open in Compare", elem_id="explore-to-compare", **button)
+        to_export = gr.Button("Open in Export", elem_id="explore-to-export", **button)
+    return point, to_compare, to_export
+
+
 def sweep_settings(studio: Studio) -> tuple[gr.Dropdown, gr.Slider, gr.Slider]:
     choice = gr.Dropdown(
         studio.choices(),
         value=PAIR,
-        label="Round (the pair = round 0)",
+        label="Round",
         elem_id="explore-round",
         allow_custom_value=True,
         scale=2,
+        min_width=180,
     )
-    points = gr.Slider(
-        3, 41, 11, step=1, label="Points of t", elem_id="explore-points", scale=2, min_width=240
-    )
+    points = gr.Slider(3, 41, 11, step=1, label="Points", elem_id="explore-points", scale=2, min_width=200)
     bounds = problem_bounds(len(studio.loader.problems))
     problems = gr.Slider(
         minimum=1,
@@ -125,7 +176,7 @@ def sweep_settings(studio: Studio) -> tuple[gr.Dropdown, gr.Slider, gr.Slider]:
         label="Held-out problems",
         elem_id="explore-problems",
         scale=2,
-        min_width=240,
+        min_width=200,
     )
     return choice, points, problems
 
@@ -134,17 +185,11 @@ def sweep_settings(studio: Studio) -> tuple[gr.Dropdown, gr.Slider, gr.Slider]:
 
 
 def control_sweeps(
-    studio: Studio,
-    view: View,
-    choice: gr.Dropdown,
-    points: gr.Slider,
-    schedule: gr.State,
-    start: gr.Button,
-    clear: gr.Button,
+    studio: Studio, view: View, choice: gr.Dropdown, points: gr.Slider, schedule: gr.State
 ) -> None:
     def do_sweep(request: gr.Request, chosen: str, n: float, count: float, used: Schedule):
         try:
-            sweep(studio, chosen, int(n), int(count), used, request.session_hash)
+            sweeping.begin(studio, chosen, int(n), int(count), used, request.session_hash)
         except UserError as error:
             return html.toast(UserError(studio.public(str(error))))
         return html.quiet("Sweeping …")
@@ -158,49 +203,9 @@ def control_sweeps(
     def do_clear(request: gr.Request):
         studio.clear_sweeps(request.session_hash)
 
-    on(start.click, do_sweep, [choice, points, view.problems, schedule], view.status)
+    on(view.start.click, do_sweep, [choice, points, view.problems, schedule], view.status)
     on(view.stop.click, do_stop)
-    on(clear.click, do_clear)
-
-
-def sweep(
-    studio: Studio,
-    choice: str,
-    points: int,
-    count: int,
-    schedule: Schedule,
-    session_hash: str | None = None,
-) -> None:
-    """Start a sweep as a task of the page that asks; its table joins `studio.sweeps`."""
-    loaded = studio.ready()
-    from thinkswitch import evaluate
-
-    problems = list(studio.loader.problems.values())[:count]
-    if not problems:
-        raise UserError("the preset names no held-out problems, and a sweep needs some; set held_out_set")
-    ts = [round(i / (points - 1), 4) for i in range(points)]
-    studio.find_round(loaded, choice)  # refused now, not in the task
-    template = getattr(loaded.pair, loaded.preset.template)
-    name = choice if schedule == Schedule() else f"{choice} ({schedule_editor.short(schedule)})"
-
-    def work(cancelled):
-        def stopped() -> bool:
-            return cancelled() or studio.loaded is not loaded
-
-        with studio.using(loaded, choice):
-            by_t = dict(zip(ts, studio.points(loaded, choice, ts, schedule), strict=True))
-            lend = studio.model_lock.yield_turn
-            steps = evaluate.sweep(loaded.blend, template, by_t, problems, loaded.preset, stopped, lend)
-            while True:
-                with studio.turn():
-                    try:
-                        done, total = next(steps)
-                    except StopIteration as end:
-                        studio.keep_sweep(name, end.value, session_hash)
-                        return end.value
-                yield "sweep", done, total
-
-    studio.task("sweep", work, session_hash)
+    on(view.clear.click, do_clear)
 
 
 # ---- what the tab shows
@@ -228,73 +233,81 @@ def follow(
 def refresh(studio: Studio, view: View, seen: Seen | None, choice: str) -> Updates:
     """What has changed since `seen`; empty if nothing has, so that an idle page costs nothing."""
     task = studio.tasks.get("sweep")
-    sweeps = dict(studio.sweeps)
+    sweeps, running = dict(studio.sweeps), studio.running_sweep
     loaded = studio.loaded
     now = Seen(
         id(loaded) if loaded else None,
         choice,
         len(studio.loader.problems),
-        tuple((name, id(table)) for name, table in sweeps.items()),
+        tuple((name, id(sweep)) for name, sweep in sweeps.items()),
+        id(running) if running else None,
         (id(task), task.done, task.ended) if task else None,
     )
     if now == seen:
         return {}
     updates: Updates = {view.seen: now}
+    if seen is None or (seen.sweeps, seen.running) != (now.sweeps, now.running):
+        updates |= drawn(view, sweeps, running)
     if seen is None or seen.sweeps != now.sweeps:
-        updates[view.accuracy], updates[view.think] = curves(sweeps)
+        updates |= found(view, sweeps)
     if seen is None or (seen.sweeps, seen.task) != (now.sweeps, now.task):
-        updates[view.status] = status_html(task, sweeps)
-        updates[view.stop] = gr.update(interactive=bool(task and not task.ended))
+        at_work = bool(task and not task.ended)
+        updates[view.status] = sweep_report.status_html(task, running, sweeps.values())
+        updates[view.start] = gr.update(interactive=not at_work)
+        updates[view.stop] = gr.update(interactive=at_work)
     bounds = problem_bounds(now.problems)
-    drawn = problem_bounds(seen.problems)["maximum"] if seen else view.problems.maximum
-    if bounds["maximum"] != drawn:  # another preset
+    shown = problem_bounds(seen.problems)["maximum"] if seen else view.problems.maximum
+    if bounds["maximum"] != shown:  # another preset
         updates[view.problems] = gr.update(maximum=bounds["maximum"], value=bounds["value"])
     if loaded and (seen is None or (seen.pair, seen.choice) != (now.pair, now.choice)):
         updates |= angle_updates(studio, view, choice)
     return updates
 
 
-def curves(sweeps: dict[str, list[dict]]) -> tuple[str, str]:
-    """The two charts of all sweeps."""
-    if not sweeps:
-        return sweep_charts.spectrum({}, [], None)
-    from thinkswitch import evaluate  # imports torch, which a sweep has done before
-
-    latest = list(sweeps.values())[-1]
-    return sweep_charts.spectrum(sweeps, evaluate.broken_zone(latest), evaluate.flip(latest))
-
-
-def status_html(task: BackgroundTask | None, sweeps: dict[str, list[dict]]) -> Markup:
-    """How far the running sweep is, why the last one ended early, or what it found."""
-    if task and not task.ended:
-        text = f"Sweeping: {task.done:,} of {task.total:,} answers" if task.total else "Sweeping …"
-        return html.quiet(text) + html.progress_bar(task.done, task.total)
-    if task and task.error:
-        sentence = f"{task.error[:1].upper()}{task.error[1:]}."
-        return html.quiet(sentence) if task.cancelled else html.error(sentence)
-    return verdict_html(*list(sweeps.items())[-1]) if sweeps else html.quiet(HINT)
+def drawn(view: View, sweeps: dict[str, Sweep], running: Sweep | None) -> Updates:
+    """The charts of all sweeps, with what the running one has found so far."""
+    shown = list(sweeps.values())
+    if running and running.table:
+        shown = [sweep for sweep in shown if sweep.name != running.name] + [running]
+    figures = sweep_charts.figures([sweep_report.curve(sweep) for sweep in shown])
+    return dict(zip((view.frontier, view.accuracy, view.think), figures, strict=True))
 
 
-def verdict_html(name: str, points: list[dict]) -> Markup:
-    """What a sweep has found, in words."""
-    from thinkswitch import evaluate
+def found(view: View, sweeps: dict[str, Sweep]) -> Updates:
+    """What follows from the finished sweeps: the points that can be taken to other tabs."""
+    points = sweep_points.choices(list(sweeps.values()))
+    any_ = bool(points)
+    return {
+        view.findings: sweep_report.findings_html(list(sweeps.values())),
+        view.point: gr.update(choices=points, value=points[0][1] if points else None, visible=any_),
+        view.to_compare: gr.update(visible=any_),
+        view.to_export: gr.update(visible=any_),
+        view.clear: gr.update(interactive=any_),
+    }
 
-    flip, zone = evaluate.flip(points), evaluate.broken_zone(points)
-    best = max(points, key=lambda point: (point["accuracy"], -point["mean_tokens"]))
-    lines = [
-        f"{points[0]['n']} problems: best at t = {best['t']:g} with {format_accuracy(best)} "
-        f"and {best['mean_tokens']:.0f} tokens per answer."
-    ]
-    if flip is None:
-        lines.append("The think rate does not cross 50 %.")
-    else:
-        lines.append(f"Thinking sets in at t = {flip:.2f} (think rate 50 %).")
-    if zone:
-        where = ", ".join(f"{t:g}" for t in zone)
-        lines.append(f"Broken zone: at t = {where} accuracy is below both ends, beyond chance.")
-    else:
-        lines.append("No broken zone: nowhere is accuracy below both ends, beyond chance.")
-    return Markup("<b>{}</b>, {}").format(name, " ".join(lines))
+
+# ---- a point for other tabs
+
+
+def take_points(
+    studio: Studio, view: View, editor: schedule_editor.Editor, schedule: gr.State, compare: dict
+) -> None:
+    """Set round, t and schedule of Compare, which Export takes over when it is opened."""
+
+    def take(value: str | None, preview_t: float):
+        try:
+            sweep, t = sweep_points.find(studio.sweeps, value)
+        except UserError as error:  # and leave the tab as it is
+            raise gr.Error(str(escape(str(error))), print_exception=False) from error
+        updates = {compare["round"]: sweep.choice, compare["t"]: t, schedule: sweep.schedule}
+        told = editor.shown(sweep.schedule, preview_t, studio.tensor_names())
+        return {**updates, **editor.filled(sweep.schedule), **told}
+
+    outputs = [compare["round"], compare["t"], schedule, *editor.values, *editor.told]
+    for button, tab in ((view.to_compare, "Compare"), (view.to_export, "Export")):
+        taken = on(button.click, take, [view.point, editor.preview_t], outputs)
+        opened = on(taken.success, None, None, None, js=asset("open_tab.js").replace("NAME", tab))
+        compare["changed"](opened.then)
 
 
 def problem_bounds(count: int) -> dict[str, int]:

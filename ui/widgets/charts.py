@@ -30,8 +30,11 @@ Axis = dict[str, Any]
 # ---- one prompt
 
 
-def probability(ts: list[float], p: list[float], t: float) -> str:
-    """Probability that the answer to one prompt begins with a trace, at every t in `ts`, and where the slider stands."""
+def probability(ts: list[float], p: list[float], t: float, scores: list[dict]) -> str:
+    """Probability that the answer to one prompt begins with a trace, at every t of `ts`.
+
+    A line marks `t`, where the slider stands. The accuracy of a sweep's `scores` lies faintly behind.
+    """
     line = {
         "type": "scatter",
         "x": ts,
@@ -44,7 +47,8 @@ def probability(ts: list[float], p: list[float], t: float) -> str:
         "fillcolor": rgba(THINKING, 0.18),
         "hovertemplate": "t = %{x:.2f}: %{y:.3f}",
     }
-    caption = note(escape("Probability of a <think> trace"), x=0, y=0.9, font={"size": 11})
+    said = "Probability of a <think> trace" + (", dotted: accuracy in the sweep" if scores else "")
+    caption = note(escape(said), x=0, y=0.9, font={"size": 11})
     x, y = axis("", range=[0, 1], dtick=0.1), axis("", range=[0, 1.04], dtick=0.5)
     layout = {
         "margin": {"l": SLIDER_INSET, "r": SLIDER_INSET, "t": 4, "b": 18},
@@ -52,7 +56,21 @@ def probability(ts: list[float], p: list[float], t: float) -> str:
         "meta": {"slider": "#compare-t input[type=range]"},  # chart.js moves the line there
         "annotations": [{**caption, "xref": "paper"}],
     }
-    return figure("", [line], x, y, STRIP_HEIGHT, **layout)
+    lines = [_faint_accuracy(scores), line] if scores else [line]
+    return figure("", lines, x, y, STRIP_HEIGHT, **{**layout, "showlegend": False})
+
+
+def _faint_accuracy(scores: list[dict]) -> Trace:
+    """A sweep's accuracy, on the same scale from 0 to 1."""
+    return {
+        "type": "scatter",
+        "x": [row["t"] for row in scores],
+        "y": [row["accuracy"] for row in scores],
+        "mode": "lines",
+        "line": {"color": GREY, "width": 2, "dash": "dot"},
+        "opacity": 0.7,
+        "hovertemplate": "t = %{x:.2f}: accuracy %{y:.3f} in the sweep<extra></extra>",
+    }
 
 
 # ---- layers and modules

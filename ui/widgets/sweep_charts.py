@@ -1,56 +1,135 @@
-"""Figures of sweeps: what was scored over the spectrum of t."""
+"""Figures of sweeps: what was scored over the spectrum of t. Sweeps are overlaid, each in its colour."""
+
+from dataclasses import dataclass
+
+from markupsafe import escape
 
 from ui.widgets import charts
 
 HEIGHT = 340  # pixels
-BROKEN_FILL, BROKEN_TEXT = "rgba(179,38,30,.10)", "#c0584f"
+STAR = 17  # pixels, of the cheapest point near the best
+ZONE_OPACITY = 0.1
+ZONE_EDGE = 0.02  # of t, so that a zone of one point is seen
 
 
-def spectrum(sweeps: dict[str, list[dict]], zone: list[float], flip: float | None) -> tuple[str, str]:
-    """Accuracy over t; think rate and tokens over t. Sweeps are overlaid.
+@dataclass(frozen=True)
+class Curve:
+    """A sweep and what evaluate.py finds in it."""
 
-    `zone` (the broken zone) and `flip` (where thinking sets in) are values of t in the latest sweep.
-    """
-    scores: list[charts.Trace] = []
-    thoughts: list[charts.Trace] = []
-    for i, (name, rows) in enumerate(sweeps.items()):
-        style = {"color": charts.COLOURS[i % len(charts.COLOURS)], "symbol": i}
-        ts = [row["t"] for row in rows]
-        rates = [100 * row["think_rate"] for row in rows]
-        means = charts.markers(ts, [row["mean_tokens"] for row in rows], "tokens", style)
-        scores += charts.banded(ts, rows, name, style)
-        thoughts.append(charts.markers(ts, rates, name, style))
-        thoughts.append({**charts.dotted(means, "y2"), "mode": "lines", "showlegend": False})
-    shapes, notes = _marks(zone, flip, of_latest=len(sweeps) > 1)
-    layout = {"shapes": shapes, "annotations": notes}
-    right = charts.right_axis("tokens", rangemode="tozero")
-    accuracy_axis, rate_axis = charts.axis("%", range=[0, 102]), charts.axis("%", range=[-3, 103])
-    return (
-        charts.figure("Accuracy with 95 % bands", scores, charts.axis("t"), accuracy_axis, HEIGHT, **layout),
-        charts.figure(
-            "Think rate (lines), tokens (dotted)",
-            thoughts,
-            charts.axis("t"),
-            rate_axis,
-            HEIGHT,
-            shapes=shapes,
-            yaxis2=right,
-        ),
+    name: str
+    rows: list[dict]  # {t, **Summary}
+    flip: float | None  # the t at which thinking sets in
+    zone: list[float]  # the ts of the broken zone
+    cheapest: dict | None  # the row with the fewest tokens near the best accuracy; None while it goes on
+
+
+def colour(i: int) -> str:
+    return charts.COLOURS[i % len(charts.COLOURS)]
+
+
+def figures(curves: list[Curve]) -> tuple[str, str, str]:
+    """Accuracy over tokens, accuracy over t, think rate and tokens over t; empty without curves."""
+    return frontier(curves), accuracy(curves), thinking(curves)
+
+
+def frontier(curves: list[Curve]) -> str:
+    """Accuracy over mean tokens: a line per sweep, a point per t, a star at the cheapest near the best."""
+    traces: list[charts.Trace] = []
+    for i, curve in enumerate(curves):
+        tokens = [row["mean_tokens"] for row in curve.rows]
+        percent = [100 * row["accuracy"] for row in curve.rows]
+        line = charts.markers(tokens, percent, curve.name, {"color": colour(i), "symbol": i, "size": 7})
+        ends = {0, len(curve.rows) - 1}
+        labels = [f"{row['t']:g}" if j in ends else "" for j, row in enumerate(curve.rows)]
+        text = {"mode": "lines+markers+text", "text": labels, "textposition": "bottom center"}
+        about = [f"{escape(curve.name)}<br>{_counted(row)}" for row in curve.rows]
+        traces.append({**line, **text, "hovertext": about, "hovertemplate": "%{hovertext}<extra></extra>"})
+        if curve.cheapest:
+            traces.append(_star(curve, colour(i)))
+    x = charts.axis("mean tokens per answer", rangemode="tozero")
+    y = charts.axis("%", range=[0, 106], tickvals=[0, 20, 40, 60, 80, 100])
+    return charts.figure("Accuracy against tokens, a point per t", traces, x, y, HEIGHT, showlegend=True)
+
+
+def _star(curve: Curve, edge: str) -> charts.Trace:
+    row = curve.cheapest
+    assert row is not None
+    marker = {"symbol": "star", "size": STAR, "color": "#ffd23f", "line": {"color": edge, "width": 2}}
+    star = charts.markers([row["mean_tokens"]], [100 * row["accuracy"]], "", marker)
+    return {
+        **star,
+        "mode": "markers+text",
+        "text": [f"<b>t = {row['t']:g}</b>"],
+        "textposition": "top center",
+        "textfont": {"color": edge},
+        "hovertext": [f"{escape(curve.name)}<br>{_counted(row)}<br>cheapest within one point of the best"],
+        "hovertemplate": "%{hovertext}<extra></extra>",
+        "showlegend": False,
+    }
+
+
+def _counted(row: dict) -> str:
+    percent, low, high = (100 * row[key] for key in ("accuracy", "low", "high"))
+    return f"t = {row['t']:g}: {percent:.1f} % [{low:.1f}, {high:.1f}], {row['mean_tokens']:.0f} tokens"
+
+
+def accuracy(curves: list[Curve]) -> str:
+    """Accuracy over t in its band, with each sweep's own flip and broken zone."""
+    traces: list[charts.Trace] = []
+    for i, curve in enumerate(curves):
+        ts = [row["t"] for row in curve.rows]
+        style = {"color": colour(i), "symbol": i}
+        traces += charts.banded(ts, curve.rows, f"{curve.name}{_marks_in_words(curve)}", style)
+    x, y = charts.axis("t"), charts.axis("%", range=[0, 102])
+    shapes = marks(curves)
+    return charts.figure(
+        "Accuracy over t with 95 % bands", traces, x, y, HEIGHT, shapes=shapes, showlegend=True
     )
 
 
-def _marks(zone: list[float], flip: float | None, of_latest: bool) -> tuple[list[dict], list[dict]]:
-    """Shapes and notes for the broken zone and the flip."""
-    suffix = ", latest sweep" if of_latest else ""
+def thinking(curves: list[Curve]) -> str:
+    """Think rate over t, and the mean tokens of an answer on a scale of their own."""
+    traces: list[charts.Trace] = []
+    for i, curve in enumerate(curves):
+        style = {"color": colour(i), "symbol": i}
+        ts = [row["t"] for row in curve.rows]
+        rates = [100 * row["think_rate"] for row in curve.rows]
+        means = charts.markers(ts, [row["mean_tokens"] for row in curve.rows], "tokens", style)
+        traces.append(charts.markers(ts, rates, curve.name, style))
+        traces.append({**charts.dotted(means, "y2"), "mode": "lines", "showlegend": False})
+    flips = [mark for mark in marks(curves) if mark["type"] == "line"]
+    right = charts.right_axis("tokens", rangemode="tozero")
+    x, y = charts.axis("t"), charts.axis("%", range=[-3, 103])
+    title = "Think rate (lines), tokens (dotted)"
+    return charts.figure(title, traces, x, y, HEIGHT, shapes=flips, yaxis2=right, showlegend=True)
+
+
+def marks(curves: list[Curve]) -> list[dict]:
+    """Each sweep's broken zone as a band and its flip as a dashed line, in its colour."""
     shapes = []
-    notes = []
-    if zone:
-        left, right = min(zone), max(zone)
-        box = {"type": "rect", "x0": left - 0.02, "x1": right + 0.02, "y0": 0, "y1": 1, "yref": "paper"}
-        shapes.append({**box, "fillcolor": BROKEN_FILL, "line": {"width": 0}})
-        text = f"broken zone{suffix}"
-        notes.append(charts.note(text, x=left, y=0, yanchor="bottom", font={"color": BROKEN_TEXT}))
-    if flip is not None:
-        shapes.append(charts.vertical(flip, "dash"))
-        notes.append(charts.note(f"flip {flip:.2f}{suffix}", x=flip, y=1, yanchor="top"))
-    return shapes, notes
+    for i, curve in enumerate(curves):
+        if curve.zone:
+            x0, x1 = min(curve.zone) - ZONE_EDGE, max(curve.zone) + ZONE_EDGE
+            band = {"type": "rect", "x0": x0, "x1": x1, "y0": 0, "y1": 1, "yref": "paper", "layer": "below"}
+            fill = charts.rgba(colour(i), ZONE_OPACITY)
+            shapes.append({**band, "fillcolor": fill, "line": {"width": 0}})
+        if curve.flip is not None:
+            line = charts.vertical(curve.flip, "dash")
+            shapes.append({**line, "line": {**line["line"], "color": colour(i)}})
+    return shapes
+
+
+def _marks_in_words(curve: Curve) -> str:
+    """For the legend, where no curve runs through it."""
+    words = ""
+    if curve.flip is not None:
+        words += f" ┆ flip {curve.flip:.2f}"
+    if curve.zone:
+        words += f" ▒ broken zone {span(curve.zone)}"
+    return words
+
+
+def span(zone: list[float]) -> str:
+    """`0.3`, or `0.3 to 0.5`"""
+    low, high = min(zone), max(zone)
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"

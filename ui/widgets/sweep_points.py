@@ -1,0 +1,36 @@
+"""The points of finished sweeps, to be chosen from."""
+
+from thinkswitch.errors import UserError
+from ui.sweeps import Sweep
+from ui.widgets import sweep_report
+
+
+def choices(sweeps: list[Sweep]) -> list[tuple[str, str]]:
+    """(label, value) of every point, the newest sweep first, in each the cheapest near the best first."""
+    found = []
+    for sweep in reversed(sweeps):
+        star = sweep_report.curve(sweep).cheapest
+        assert star is not None
+        found.append((label(sweep, star, "cheapest within 1 point"), value_of(sweep, star)))
+        others = [row for row in sweep.table if row is not star]
+        found += [(label(sweep, row), value_of(sweep, row)) for row in others]
+    return found
+
+
+def label(sweep: Sweep, row: dict, remark: str = "") -> str:
+    remark = f" ({remark})" if remark else ""
+    return f"{sweep.name}, {sweep_report.point_in_words(row)}{remark}"
+
+
+def value_of(sweep: Sweep, row: dict) -> str:
+    return f"{row['t']!r} {sweep.name}"
+
+
+def find(sweeps: dict[str, Sweep], value: str | None) -> tuple[Sweep, float]:
+    """The sweep and the t of a value of `choices`, which comes from outside."""
+    t, _, name = (value or "").partition(" ")
+    sweep = sweeps.get(name)
+    known = [row["t"] for row in sweep.table if repr(row["t"]) == t] if sweep else []
+    if sweep is None or not known:
+        raise UserError("this sweep was cleared meanwhile; choose another point")
+    return sweep, known[0]
