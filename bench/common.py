@@ -112,8 +112,11 @@ def move_weights(model: torch.nn.Module) -> None:
 
 def save(model: Qwen3ForCausalLM, folder: Path) -> None:
     """Save `model` with the tokenizer of the embedded pair's checkpoint of the same name."""
+    tokenizer = AutoTokenizer.from_pretrained(TINY / folder.name)
+    with torch.no_grad():  # a logit of 0 is never the greatest: no answer ends by itself
+        model.get_input_embeddings().weight[[tokenizer.eos_token_id, model.config.eos_token_id]] = 0
     model.save_pretrained(folder, max_shard_size="5GB")
-    AutoTokenizer.from_pretrained(TINY / folder.name).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def parameters(pair: Pair) -> str:

@@ -1,9 +1,10 @@
 """How fast the page is: first paint against a bare Gradio page, slider to text, other tabs while a loop runs.
 
-    python bench/ui.py [--repeats 5]
+    python bench/ui.py [--repeats 5] [--only paint|live|pair] [--size 135M]
 
 Everything in Chromium, both pages in the same run, taking turns. "Start to paint" begins when python is
-started. Last line: JSON.
+started. "pair": a random pair of real size answers one question in Compare and, in turn, in a process of its
+own, with the threads that each takes by itself. Last line: JSON.
 """
 
 import argparse
@@ -49,6 +50,7 @@ TABS = {  # and what shows that one is open
     "Compare": "#compare-run",
 }
 PAINTED = "() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
+READY = "() => /is ready/.test(document.querySelector('#models-status')?.innerText)"
 ANSWERED = "() => / in \\d+\\.\\d+ s/.test(document.querySelector('#compare-status')?.innerText)"
 RUNNING = "() => /distil|think/.test(document.querySelector('#loop-progress').innerText)"
 STOPPED = "() => /stopped/.test(document.querySelector('#loop-progress').innerText)"
@@ -71,12 +73,14 @@ WATCH_BLEND = """() => {
 
 
 @contextmanager
-def serving(folder: str, bare: bool) -> Iterator[str]:
+def serving(folder: str, bare: bool, *flags: str) -> Iterator[str]:
     """Start a page in `folder`; gives its address at once, before anything answers there."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = ["-c", BARE.replace("PORT", str(port))] if bare else [str(ROOT / "app.py"), "--port", str(port)]
+    command = [str(ROOT / "app.py"), "--port", str(port), *flags]
+    if bare:
+        command = ["-c", BARE.replace("PORT", str(port))]
     process = subprocess.Popen(
         [sys.executable, *command],
         cwd=folder,
@@ -220,6 +224,96 @@ def stop_loop(page: Page) -> None:
     page.wait_for_function(STOPPED, timeout=60_000)
 
 
+# ---- a pair of real size
+
+QUESTION = "Ann has 6 apples. She buys 5 bags of 4 apples and gives 7 to Tom. How many has she now? " * 3
+TOKENS = 48
+WATCH_ANSWER = """() => {
+  const tokens = () => {
+    const shown = /([0-9,]+) token/.exec(document.querySelector('#compare-blend footer').textContent);
+    return shown ? Number(shown[1].replaceAll(',', '')) : 0;
+  };
+  const done = () => / in /.test(document.querySelector('#compare-status').innerText);
+  window.seen = {};
+  const began = performance.now();
+  let blank = false;  // the old answer has gone
+  const look = () => {
+    const count = tokens();
+    blank ||= count === 0;
+    if (blank && count && !window.seen.first) window.seen.first = [performance.now() - began, count];
+    if (window.seen.first && count > window.seen.first[1] && done()) window.seen.last = [performance.now() - began, count];
+    else setTimeout(look, 10);
+  };
+  look();
+}"""
+
+
+def in_terminal(preset_file: str) -> None:
+    """Answer the question at three points in this process, and print how long it took."""
+    from thinkswitch import evaluate, rounds
+    from thinkswitch.generate import generate
+    from thinkswitch.preset import load_preset
+    from thinkswitch.weights.live_blend import Blend
+    from thinkswitch.weights.pair import open_pair_of
+
+    preset = load_preset(preset_file)
+    pair = open_pair_of(preset)
+    blend = Blend(pair)
+    start = rounds.start(pair)
+    rows = [evaluate.question(pair, preset, QUESTION, t, start.point(t)) for t in (0, 0.5, 1)]
+    taken = []
+    for _ in range(2):  # the first one warms up
+        began = time.perf_counter()
+        came = [
+            (time.perf_counter() - began, c.tokens)
+            for c in generate(blend, pair.instruct.tokenizer, rows, set())
+        ]
+        taken.append(speeds(came[0], came[-1]))
+    print(json.dumps(taken[-1]))
+
+
+def speeds(first: tuple[float, int], last: tuple[float, int]) -> dict[str, float]:
+    """From (seconds, tokens of a column) at the first words and at the end."""
+    return {"first_word": first[0], "tokens_per_second": (last[1] - first[1]) / (last[0] - first[0])}
+
+
+def on_page(page: Page) -> dict[str, float]:
+    page.evaluate(WATCH_ANSWER)
+    page.click("#compare-run")
+    page.wait_for_function("() => window.seen.last", timeout=600_000)
+    seen = page.evaluate("() => window.seen")
+    (first, first_tokens), (last, last_tokens) = seen["first"], seen["last"]
+    page.wait_for_timeout(4000)  # until the curve is drawn
+    return speeds((first / 1000, first_tokens), (last / 1000, last_tokens))
+
+
+def real_pair(browser: Browser, size: str, repeats: int) -> dict[str, dict[str, float]]:
+    """Seconds to the first word and tokens/s of a column, in the page and in a terminal, taking turns."""
+    from common import random_pair
+
+    with random_pair(size) as pair, tempfile.TemporaryDirectory() as folder:
+        sides = {"instruct": str(pair.instruct.folder), "thinking": str(pair.thinking.folder)}
+        limits = {"instruct_tokens": TOKENS, "think_tokens": TOKENS, "greedy": True}
+        preset = Path(folder) / "pair.yaml"
+        preset.write_text(json.dumps({"name": size, **sides, **limits}), "utf-8")  # JSON is YAML, too
+        pages = []
+        terminals = []
+        with serving(folder, False, "--preset", str(preset)) as url:
+            wait(url)
+            page = browser.new_page(viewport=VIEWPORT)
+            page.goto(url)
+            page.wait_for_function(READY, timeout=120_000)
+            page.fill("#compare-prompt textarea", QUESTION)
+            on_page(page)  # the first one warms up
+            for _ in range(repeats):
+                pages.append(on_page(page))
+                command = [sys.executable, __file__, "--terminal", str(preset)]
+                said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+                terminals.append(json.loads(said.splitlines()[-1]))
+    page, terminal = medians(pages), medians(terminals)
+    return {"page": page, "terminal": terminal, "ratio": {key: page[key] / terminal[key] for key in page}}
+
+
 # ---- the table
 
 
@@ -232,11 +326,23 @@ def shown(name: str, value: float | dict[str, float]) -> str:
 def main() -> None:
     flag = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flag.add_argument("--repeats", type=int, default=5)
+    flag.add_argument("--only", choices=("paint", "live", "pair"))
+    flag.add_argument("--size", default="135M", help="of the random pair")
+    flag.add_argument("--terminal", metavar="PRESET", help=argparse.SUPPRESS)
     args = flag.parse_args()
+    if args.terminal:
+        in_terminal(args.terminal)
+        return
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        result = first_paints(browser, args.repeats) | live(browser, args.repeats)
+        result = {}
+        if args.only in (None, "paint"):
+            result |= first_paints(browser, args.repeats)
+        if args.only in (None, "live"):
+            result |= live(browser, args.repeats)
+        if args.only in (None, "pair"):
+            result |= real_pair(browser, args.size, args.repeats)
         browser.close()
     for name, row in result.items():
         print(f"{name:20}", "  ".join(shown(key, value) for key, value in row.items()))
