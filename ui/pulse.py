@@ -25,6 +25,7 @@ class Shown:
     can_cancel: bool
     choices: list[str]
     runs: list[tuple[str, str]]
+    running: str | None  # the name of the run that is going on
     preset: Preset
 
 
@@ -51,7 +52,7 @@ class Pulse:
             self.tab["Compare"]["chips"],
             *self.rounds,
         ]
-        outputs += [loop_tab["run"], *loop_tab["settings"].values(), shown]
+        outputs += [loop_tab["run"], loop_tab["overlay"], *loop_tab["settings"].values(), shown]
 
         def tick(last: Shown | None, *chosen: str) -> dict[Component, Any]:
             now = self.now()
@@ -63,12 +64,14 @@ class Pulse:
 
     def now(self) -> Shown:
         choices, listing = self.studio.board()
+        running = self.studio.running()
         return Shown(
             status=models.status_html(self.studio),
             offered=is_offered(self.studio),
             can_cancel=can_cancel(self.studio),
             choices=choices,
             runs=listing,
+            running=running.name if running else None,
             preset=self.studio.preset,
         )
 
@@ -85,14 +88,24 @@ class Pulse:
             for component, value in zip(self.rounds, chosen, strict=True):
                 kept = value if value in now.choices else PAIR  # else its run was deleted
                 update[component] = gr.update(choices=now.choices, value=kept)
-        run = self.tab["Loop"]["run"]
-        if last is None:
-            update[run] = gr.update(choices=now.runs, value=loop.newest())
-        elif now.runs != last.runs:
-            update[run] = gr.update(choices=now.runs)
+        update |= self.of_runs(last, now)
         if now.preset != (last.preset if last else self.studio.first_preset):
             update |= self.of_another_preset()
         return update
+
+    def of_runs(self, last: Shown | None, now: Shown) -> dict[Component, Any]:
+        """The list of runs. Every page goes to a run that somebody starts; it may go back."""
+        run, overlay = self.tab["Loop"]["run"], self.tab["Loop"]["overlay"]
+        others = {overlay: gr.update(choices=loop.overlay_choices(now.runs))}
+        if last is None:
+            begun = now.running or loop.newest()
+            return {run: gr.update(choices=now.runs, value=begun)} | others
+        started = now.running is not None and now.running != last.running
+        if started:
+            return {run: gr.update(choices=now.runs, value=now.running)} | others
+        if now.runs != last.runs:
+            return {run: gr.update(choices=now.runs)} | others
+        return {}
 
     def of_another_preset(self) -> dict[Component, Any]:
         settings = self.tab["Loop"]["settings"]

@@ -95,7 +95,11 @@ def pulse(root):
     with gr.Blocks():
         rounds = {name: {"round": gr.Dropdown()} for name in ("Compare", "Explore", "Export")}
         rounds["Compare"]["chips"] = gr.Dataset(components=["text"], samples=[])
-        loop_tab = {"run": gr.Dropdown(), "settings": {"rounds": gr.Number(), "epochs": gr.Number()}}
+        loop_tab = {
+            "run": gr.Dropdown(),
+            "overlay": gr.Dropdown(),
+            "settings": {"rounds": gr.Number(), "epochs": gr.Number()},
+        }
         return Pulse(studio, status_line.build(studio), {**rounds, "Loop": loop_tab})
 
 
@@ -106,7 +110,8 @@ def test_a_new_page_hears_everything_but_its_preset(pulse):
     now = pulse.now()
     update = pulse.updates(None, now, CHOSEN)
     line = pulse.line
-    assert set(update) == {line.status, line.offer, line.cancel, *pulse.rounds, pulse.tab["Loop"]["run"]}
+    lists = {pulse.tab["Loop"]["run"], pulse.tab["Loop"]["overlay"]}
+    assert set(update) == {line.status, line.offer, line.cancel, *pulse.rounds, *lists}
     assert [update[component]["value"] for component in pulse.rounds] == [PAIR, PAIR, PAIR]  # one was deleted
 
 
@@ -123,9 +128,23 @@ def test_a_page_hears_what_has_changed(pulse):
     update = pulse.updates(now, more, CHOSEN)
     assert [update[component]["value"] for component in pulse.rounds] == list(CHOSEN)
     run = dataclasses.replace(now, runs=[("new – running", "new")])
-    assert pulse.updates(now, run, CHOSEN) == {
-        pulse.tab["Loop"]["run"]: gr.update(choices=[("new – running", "new")])
+    listed = {
+        pulse.tab["Loop"]["run"]: gr.update(choices=[("new – running", "new")]),
+        pulse.tab["Loop"]["overlay"]: gr.update(choices=[("none", ""), ("new", "new")]),
     }
+    assert pulse.updates(now, run, CHOSEN) == listed
+
+
+def test_every_page_goes_to_a_run_that_somebody_starts(pulse):
+    """A second tab stayed with the run that it showed."""
+    now = pulse.now()
+    box = pulse.tab["Loop"]["run"]
+    begun = dataclasses.replace(now, runs=[("new – running", "new")], running="new")
+    assert pulse.updates(now, begun, CHOSEN)[box]["value"] == "new"
+    assert pulse.updates(begun, begun, CHOSEN) == {}  # it may go back to another one
+    done = dataclasses.replace(begun, runs=[("new – done", "new")], running=None)
+    assert "value" not in pulse.updates(begun, done, CHOSEN)[box]
+    assert pulse.updates(None, begun, CHOSEN)[box]["value"] == "new"
 
 
 def test_another_preset_fills_the_form(pulse):

@@ -1,6 +1,7 @@
 """The settings form, built from the fields of `Preset`. Only MAIN_FIELDS are known by name."""
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Iterable
@@ -16,6 +17,9 @@ from ui.widgets.events import on
 
 MAIN_FIELDS = ("rounds", "prompts", "held_out", "t", "epochs", "learning_rate", "lora_rank", "labels")
 TYPES = typing.get_type_hints(Preset)
+SETTING_NAME = re.compile(
+    r"(?<![\w./\\'\"])[a-z]+(?:_[a-z]+)+(?![\w/\\'\"]|\.\w)"
+)  # but not files called like one
 SPELLED = {"lora": "LoRA", "kwh": "kWh", "t": "t"}  # words with a case of their own
 
 Component = gr.components.Component
@@ -83,6 +87,16 @@ def label(name: str) -> str:
     first, *others = name.split("_")
     words = [SPELLED.get(first, first.capitalize()), *(SPELLED.get(word, word) for word in others)]
     return " ".join(words)
+
+
+def with_labels(message: str) -> str:
+    """An error with the settings called as the form calls them: held_out is "Held out" there."""
+
+    def labelled(found: re.Match) -> str:
+        name = found[0]
+        return f"“{label(name)}” ({name})" if name in TYPES else name
+
+    return SETTING_NAME.sub(labelled, message)
 
 
 def shown(name: str, value: Any) -> Any:
