@@ -17,7 +17,7 @@ DASHED = """elem_id => document.querySelector(`#${elem_id} .js-plotly-plot`)._fu
     .filter(line => line.line.dash === 'dash' && line.x[0] !== null).length"""
 
 
-def made_run(server, name: str, right: tuple[int, int] = (20, 60), rounds: int = 1, **settings):
+def made_run(server, name: str, right: tuple[int, int] = (20, 60), **settings):
     """A finished run in a server's folder: one round, its scores and its losses."""
     folder = server.folder / "runs" / name
     preset = (ROOT / "presets/tiny.yaml").read_text("utf-8").replace("tiny/", f"{ROOT}/presets/tiny/")
@@ -89,10 +89,10 @@ def test_a_run_is_renamed(server, visit):
     made_run(server, "plain")
     page = at_run(visit, server, "plain")
     page.click("#loop-manage")
-    for wrong, says in (("../out", "cannot be called"), ("", "cannot be called")):
+    for wrong in ("../out", ""):
         page.locator("#loop-name input, #loop-name textarea").fill(wrong)
         page.click("#loop-rename")
-        until(page, "loop-menu-message", says)
+        until(page, "loop-menu-message", f"cannot be called '{wrong}'")
     page.locator("#loop-name input, #loop-name textarea").fill("Best so far (2)")
     page.click("#loop-rename")
     until(page, "loop-progress", r"Best so far \(2\): done")
@@ -157,6 +157,7 @@ def test_m9_a_second_tab_follows_a_run_that_starts_and_m8_start_is_off(server, v
     made_run(server, "old")
     folder = made_run(server, "begins")
     page = at_run(visit, server, "old")
+    page.wait_for_selector("#loop-start", state="hidden")  # a run's curves come first
     unfold(page, "loop-new")
     page.wait_for_selector("#loop-start:not([disabled])")
     with runs.claim(folder):

@@ -98,6 +98,7 @@ def pulse(root):
         loop_tab = {
             "run": gr.Dropdown(),
             "overlay": gr.Dropdown(),
+            "new_run": gr.Accordion(),
             "settings": {"rounds": gr.Number(), "epochs": gr.Number()},
         }
         return Pulse(studio, status_line.build(studio), {**rounds, "Loop": loop_tab})
@@ -110,7 +111,7 @@ def test_a_new_page_hears_everything_but_its_preset(pulse):
     now = pulse.now()
     update = pulse.updates(None, now, CHOSEN)
     line = pulse.line
-    lists = {pulse.tab["Loop"]["run"], pulse.tab["Loop"]["overlay"]}
+    lists = {pulse.tab["Loop"][name] for name in ("run", "overlay", "new_run")}
     assert set(update) == {line.status, line.offer, line.cancel, *pulse.rounds, *lists}
     assert [update[component]["value"] for component in pulse.rounds] == [PAIR, PAIR, PAIR]  # one was deleted
 
@@ -132,7 +133,7 @@ def test_a_page_hears_what_has_changed(pulse):
         pulse.tab["Loop"]["run"]: gr.update(choices=[("new – running", "new")]),
         pulse.tab["Loop"]["overlay"]: gr.update(choices=[("none", ""), ("new", "new")]),
     }
-    assert pulse.updates(now, run, CHOSEN) == listed
+    assert pulse.updates(now, run, CHOSEN, "new") == listed
 
 
 def test_every_page_goes_to_a_run_that_somebody_starts(pulse):
@@ -143,8 +144,19 @@ def test_every_page_goes_to_a_run_that_somebody_starts(pulse):
     assert pulse.updates(now, begun, CHOSEN)[box]["value"] == "new"
     assert pulse.updates(begun, begun, CHOSEN) == {}  # it may go back to another one
     done = dataclasses.replace(begun, runs=[("new – done", "new")], running=None)
-    assert "value" not in pulse.updates(begun, done, CHOSEN)[box]
+    assert "value" not in pulse.updates(begun, done, CHOSEN, "new")[box]
     assert pulse.updates(None, begun, CHOSEN)[box]["value"] == "new"
+
+
+def test_a_choice_made_in_a_page_s_first_second_stays(pulse):
+    """The first pulse put the newest run in its place."""
+    box = pulse.tab["Loop"]["run"]
+    two = dataclasses.replace(pulse.now(), runs=[("new – done", "new"), ("old – done", "old")])
+    assert pulse.updates(None, two, CHOSEN, "old")[box]["value"] == "old"
+    assert pulse.updates(None, two, CHOSEN, "gone")[box]["value"] is None
+    less = dataclasses.replace(two, runs=two.runs[:1])
+    assert pulse.updates(two, less, CHOSEN, "old")[box]["value"] is None  # somebody deleted it
+    assert "value" not in pulse.updates(two, less, CHOSEN, "new")[box]
 
 
 def test_another_preset_fills_the_form(pulse):

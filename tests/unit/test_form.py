@@ -137,3 +137,10 @@ def test_an_error_calls_settings_as_the_form_does():
         "“Held out” (held_out) asks for 9 problems, a/held_out.jsonl has 4; lower “Held out” (held_out)"
     )
     assert form.with_labels("no_such_setting and 'lora_rank'") == "no_such_setting and 'lora_rank'"
+
+
+def test_a_switch_of_three_is_shown_as_one_of_its_choices():
+    """A preset with four_bit: false put False into a list of texts, and Gradio complained."""
+    shown = [form.shown("four_bit", value) for value in (None, True, False)]
+    assert shown == ["auto", "true", "false"]
+    assert form.shown("greedy", False) is False

@@ -68,6 +68,7 @@ def build(studio: Studio) -> dict:
         "kept": list(settings.values()),
         "run": run,
         "overlay": overlay,
+        "new_run": new_run,
         "settings": settings,
         "timer": timer,
     }

@@ -13,6 +13,7 @@ import yaml
 from thinkswitch.errors import UserError
 from thinkswitch.paths import full_path, short_path
 from thinkswitch.preset import Preset, is_path, make_preset
+from thinkswitch.values import to_text
 from ui.widgets.events import on
 
 MAIN_FIELDS = ("rounds", "prompts", "held_out", "t", "epochs", "learning_rate", "lora_rank", "labels")
@@ -103,10 +104,12 @@ def shown(name: str, value: Any) -> Any:
     """A setting's value as its component holds it. Paths are short: /config says nothing of this machine."""
     if is_path(name):
         return short_path(value)
+    if isinstance(TYPES[name], types.UnionType):
+        return to_text(value).lower()  # auto, true or false: a drop-down holds text
     if dataclasses.is_dataclass(value):
         plain = {key: list(item) if isinstance(item, tuple) else item for key, item in vars(value).items()}
         return yaml.safe_dump(plain, default_flow_style=True, width=10**9).strip()
-    return "auto" if value is None else value
+    return value
 
 
 def values_of(preset: Preset, names: Iterable[str]) -> list[Any]:
