@@ -81,9 +81,32 @@ def test_no_other_site_may_frame_the_page():
     assert sent[1]["body"] == b"hello"
 
 
-def test_uploads_are_refused():
-    """The page needs none, and any site could have filled the disk through them."""
-    assert app.launch_options(arguments())["max_file_size"] == "1kb"
+def test_uploads_are_small_and_none_in_a_demo():
+    """Any site could have filled the disk through them: 30 MB were accepted, from foreign origins, too."""
+    assert app.launch_options(arguments())["max_file_size"] == "32mb"
+    assert app.launch_options(arguments("--demo"))["max_file_size"] == "1kb"
+
+
+@pytest.mark.parametrize("path", ["/gradio_api/upload", "/gradio_api/upload/", "/studio/gradio_api/upload"])
+def test_a_demo_takes_no_files(path):
+    passed, sent = [], []
+
+    async def page(scope, receive, send):
+        passed.append(scope["path"])
+
+    async def send(message):
+        sent.append(message)
+
+    def ask(demo: bool, path: str) -> None:
+        guard = security.NoUploads(page, demo=demo)
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(asyncio.run, guard({"type": "http", "path": path}, None, send)).result()
+
+    ask(True, path)
+    assert passed == [] and sent[0]["status"] == 403
+    ask(True, "/gradio_api/queue/join")
+    ask(False, path)
+    assert passed == ["/gradio_api/queue/join", path]
 
 
 # ---- what every page hears
@@ -94,6 +117,7 @@ def pulse(root):
     studio = Studio(load_preset("tiny"), "tiny")
     with gr.Blocks():
         rounds = {name: {"round": gr.Dropdown()} for name in ("Compare", "Explore", "Export")}
+        rounds["Compare"]["stage_rounds"] = []
         rounds["Compare"]["chips"] = gr.Dataset(components=["text"], samples=[])
         loop_tab = {
             "run": gr.Dropdown(),

@@ -8,7 +8,7 @@ import gradio as gr
 from thinkswitch import problems
 from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset
-from ui import run_menu
+from ui import own_problems, run_menu
 from ui.run_control import folder_of, newest
 from ui.run_view import INTRODUCTION, NO_OVERLAY, Seen, View, refresh
 from ui.studio import Studio
@@ -32,6 +32,8 @@ def build(studio: Studio) -> dict:
     scores = MessageBox(elem_id="loop-scores")
     with gr.Accordion("New run", open=newest() is None, elem_id="loop-new") as new_run:
         settings = form.build(studio.preset, studio.demo)
+        if not studio.demo:
+            own_problems.build(studio, settings)
         start = gr.Button("Start", variant="primary", elem_id="loop-start")
         refusal = MessageBox(elem_id="loop-refusal")
     with gr.Accordion("Samples: kept and dropped answers", open=False, elem_id="loop-samples-box"):
