@@ -29,6 +29,8 @@ from ui.widgets.assets import asset
 from ui.widgets.events import on
 
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+MAX_UPLOAD = "32mb"  # of a file of problems, deleted once it is read; a demo takes none
+LEFT_UPLOADS = (3600, 3600)  # seconds between looks, and how old an upload that nobody read may become
 MASTHEAD = (
     '<div id="masthead"><h1>ThinkSwitch Studio</h1><p>Two checkpoints, one slider: from instinct to '
     "deliberation, and a loop that teaches the one what the other works out.</p></div>"
@@ -37,7 +39,7 @@ MASTHEAD = (
 
 def build(studio: Studio) -> gr.Blocks:
     """The whole page. It opens on Compare, where the slider is."""
-    with gr.Blocks(title="ThinkSwitch Studio", analytics_enabled=False) as page:
+    with gr.Blocks(title="ThinkSwitch Studio", analytics_enabled=False, delete_cache=LEFT_UPLOADS) as page:
         gr.HTML(MASTHEAD)
         line = status_line.build(studio)  # above the tabs: it concerns all of them
         schedule = gr.State(Schedule())
@@ -158,7 +160,7 @@ def launch_options(args: argparse.Namespace) -> dict[str, Any]:
         "run_history": False,
         "enable_monitoring": False,
         "ssr_mode": False,
-        "max_file_size": "1kb",  # the page needs no uploads
+        "max_file_size": "1kb" if args.demo else MAX_UPLOAD,
         "app_kwargs": {"routes": [plotly_js], "middleware": security.middleware(args)},
     }
 

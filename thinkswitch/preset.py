@@ -68,7 +68,8 @@ class Preset:
     thinking_system: str = setting("", "System prompt of the thinking checkpoint. Empty = none.")
 
     train_set: str = location(
-        "Prompts to train on: a JSONL file, owner/name:split or owner/name/config:split.", group="The task"
+        "Prompts to train on: a file (JSONL, JSON, CSV, Parquet) or a Hub set, owner/name[/config]:split.",
+        group="The task",
     )
     held_out_set: str = location(
         "Problems to score, named in the same way. May be the same set: it is then divided."

@@ -1,16 +1,17 @@
 """Problems: prompts to train on, and prompts with answers to score. Torch-free.
 
-A source is a JSONL file (`{"prompt": ..., "answer": ..., "kind": ...}` a line) or a Hub data set, written
-`owner/name:split` or `owner/name/config:split`. Training uses prompts only, never a human label.
+A source is a file, whose rows are like `{"prompt": ..., "answer": ..., "kind": ...}` (see problem_files.py),
+or a Hub data set, written `owner/name:split` or `owner/name/config:split`. Training uses prompts only, never
+a human label.
 """
 
-import json
 import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from thinkswitch import problem_files
 from thinkswitch.errors import UserError
 from thinkswitch.grading import KINDS, canonical
 from thinkswitch.preset import Preset
@@ -105,9 +106,9 @@ def _check_sizes(preset: Preset, held: int, train: int, needed: int) -> None:
 def load(
     source: str, template: str = "{prompt}", answer_column: str = "answer", kind: str = "text"
 ) -> list[Problem]:
-    """Every problem of a JSONL file or Hub data set. `template` is filled from a row's columns."""
-    is_file = Path(source).is_file() or source.endswith((".jsonl", ".json"))
-    rows = _jsonl_rows(Path(source)) if is_file else _hub_rows(source)
+    """Every problem of a file or Hub data set. `template` is filled from a row's columns."""
+    is_file = Path(source).is_file() or source.lower().endswith(problem_files.SUFFIXES)
+    rows = problem_files.rows(Path(source)) if is_file else _hub_rows(source)
     problems = [make_problem(row, where, template, answer_column, kind) for where, row in rows]
     if not problems:
         raise UserError(f"{source} holds no problems; give it one JSON object a line with a 'prompt'")
@@ -154,34 +155,12 @@ def _join_lists(value):
     return "\n".join(map(str, value)) if isinstance(value, list) else value
 
 
-def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict]]:
-    """(where it stands, row) of every line that is not empty."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"no problems at {path}: the file does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as UTF-8 text: {error}") from None
-    for number, line in enumerate(text.split("\n"), 1):  # splitlines() would also split at U+2028 in a text
-        if not line.strip():
-            continue
-        where = f"{path} line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:  # also a number of thousands of digits
-            raise UserError(f"{where} is not JSON ({error}): {line[:60]!r}") from None
-        if not isinstance(row, dict):
-            example = '{"prompt": "...", "answer": "..."}'
-            raise UserError(f"{where} is a {type(row).__name__}; a line must be an object such as {example}")
-        yield where, row
-
-
 def _hub_rows(source: str) -> Iterator[tuple[str, dict]]:
     """(where it stands, row) of a split of a Hub data set, downloaded or from the cache."""
     path, _, split = source.partition(":")
     parts = path.split("/")
     if not split or len(parts) not in (2, 3) or not all(parts):
-        raise UserError(f"{source!r} is neither an existing JSONL file nor a Hub data set; {HUB_FORM}")
+        raise UserError(f"{source!r} is neither an existing file nor a Hub data set; {HUB_FORM}")
     try:
         from datasets import load_dataset
     except ImportError:

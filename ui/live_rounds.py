@@ -77,6 +77,12 @@ class LiveRounds:
         self._forget_old()
         return [self._slots[adapter_key] for adapter_key in adapters_of(key)]
 
+    def forget(self, folder: Path) -> None:
+        """A run was renamed or deleted: another one may take its name. The caller has a turn on the model."""
+        for key in [key for key in self._rounds if key[0] == folder]:
+            del self._rounds[key]
+        self._forget_old()
+
     def _forget_old(self) -> None:
         kept = {*list(self._rounds)[-KEPT_ROUNDS:], *self.pinned()}
         for key in [key for key in self._rounds if key not in kept]:

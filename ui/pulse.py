@@ -25,6 +25,7 @@ class Shown:
     can_cancel: bool
     choices: list[str]
     runs: list[tuple[str, str]]
+    running: str | None  # the name of the run that is going on
     preset: Preset
 
 
@@ -51,29 +52,45 @@ class Pulse:
             self.tab["Compare"]["chips"],
             *self.rounds,
         ]
-        outputs += [loop_tab["run"], *loop_tab["settings"].values(), shown]
+        outputs += [
+            loop_tab["run"],
+            loop_tab["overlay"],
+            loop_tab["new_run"],
+            *loop_tab["settings"].values(),
+            shown,
+        ]
 
-        def tick(last: Shown | None, *chosen: str) -> dict[Component, Any]:
+        def tick(last: Shown | None, run: str | None, *chosen: str) -> dict[Component, Any]:
             now = self.now()
-            return {shown: now, **self.updates(last, now, chosen)}
+            return {shown: now, **self.updates(last, now, chosen, run)}
 
         # Gradio may close its stream on events that have just been sent; the next event opens one again and
         # brings their answers. So this one must come whatever is pending: see test_stream.py.
-        on(gr.Timer(SECONDS).tick, tick, [shown, *self.rounds], outputs, trigger_mode="multiple")
+        on(
+            gr.Timer(SECONDS).tick,
+            tick,
+            [shown, loop_tab["run"], *self.rounds],
+            outputs,
+            trigger_mode="multiple",
+        )
 
     def now(self) -> Shown:
         choices, listing = self.studio.board()
+        running = self.studio.running()
         return Shown(
             status=models.status_html(self.studio),
             offered=is_offered(self.studio),
             can_cancel=can_cancel(self.studio),
             choices=choices,
             runs=listing,
+            running=running.name if running else None,
             preset=self.studio.preset,
         )
 
-    def updates(self, last: Shown | None, now: Shown, chosen: tuple[str, ...]) -> dict[Component, Any]:
-        """Only what has changed since `last`."""
+    def updates(
+        self, last: Shown | None, now: Shown, chosen: tuple[str, ...], run: str | None = None
+    ) -> dict[Component, Any]:
+        """Only what has changed since `last`. The page has `chosen` these rounds and this run."""
         update: dict[Component, Any] = {}
         if last is None or now.status != last.status:
             update[self.line.status] = now.status
@@ -85,13 +102,29 @@ class Pulse:
             for component, value in zip(self.rounds, chosen, strict=True):
                 kept = value if value in now.choices else PAIR  # else its run was deleted
                 update[component] = gr.update(choices=now.choices, value=kept)
-        run = self.tab["Loop"]["run"]
-        if last is None:
-            update[run] = gr.update(choices=now.runs, value=loop.newest())
-        elif now.runs != last.runs:
-            update[run] = gr.update(choices=now.runs)
+        update |= self.of_runs(last, now, run)
         if now.preset != (last.preset if last else self.studio.first_preset):
             update |= self.of_another_preset()
+        return update
+
+    def of_runs(self, last: Shown | None, now: Shown, chosen: str | None) -> dict[Component, Any]:
+        """The list of runs. Every page goes to a run that somebody starts; it may go back."""
+        parts = self.tab["Loop"]
+        update: dict[Component, Any] = {}
+        if last is None or now.runs != last.runs:
+            update[parts["run"]] = gr.update(choices=now.runs)
+            update[parts["overlay"]] = gr.update(choices=loop.overlay_choices(now.runs))
+        if last is None:
+            update[parts["new_run"]] = gr.update(open=not now.runs)  # a run's curves come first
+        listed = {name for _, name in now.runs}
+        kept = chosen if chosen in listed and (last is not None or chosen != parts["run"].value) else None
+        started = now.running is not None and (last is None or now.running != last.running)
+        if started and (last is not None or kept is None):
+            update[parts["run"]] = gr.update(choices=now.runs, value=now.running)
+        elif kept is None and parts["run"] in update:
+            update[parts["run"]] = gr.update(choices=now.runs, value=loop.newest())
+        elif last is None:
+            update[parts["run"]] = gr.update(choices=now.runs, value=kept)
         return update
 
     def of_another_preset(self) -> dict[Component, Any]:

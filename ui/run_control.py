@@ -72,6 +72,24 @@ class RunControl:
     def stop(self, folder: Path) -> None:
         runs.request_stop(folder)
 
+    def rename(self, folder: Path, name: str) -> Path:
+        with self._starting:
+            renamed = runs.rename(folder, name)
+            self._forget(folder)
+        return renamed
+
+    def delete(self, folder: Path) -> None:
+        with self._starting:
+            runs.delete(folder)
+            self._forget(folder)
+
+    def _forget(self, folder: Path) -> None:
+        self._running = None
+        with self._listing_lock:
+            self._listing = None
+        with self._followers_lock:
+            self._followers.pop(folder, None)
+
     def _refuse_a_second(self) -> None:
         self._running = None
         running = self.running()
@@ -87,7 +105,7 @@ class RunControl:
             wanted = (pair, folders)
             stale = self._listing is None or now - self._listing[0] > LISTING_SECONDS
             if self._listing is None or stale or self._listing[1] != wanted:
-                labels = [(f"{folder.name} – {state_of(folder)}", folder.name) for folder in folders]
+                labels = [(label_of(folder), folder.name) for folder in folders]
                 self._listing = (now, wanted, Listing(self.choices(pair), labels))
             return self._listing[2]
 
@@ -95,8 +113,8 @@ class RunControl:
         """`PAIR`, then every finished round of every run of this pair, newest run first."""
         found = [PAIR]
         for folder in runs.runs_in(runs.ROOT):
-            preset_file = folder / "preset.yaml"
-            if preset_file.is_file() and pair_of(folder, preset_file.stat().st_mtime_ns) == pair:
+            stamp = stamp_of(folder / "preset.yaml")
+            if stamp and pair_of(folder, stamp) == pair:
                 found += [f"{folder.name} · round {n}" for n in range(runs.rounds_done(folder), 0, -1)]
         return found
 
@@ -122,8 +140,20 @@ class RunControl:
         return follower.read()
 
 
+Stamp = tuple[int, int]  # of a file: when it was last written, and its size
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """None where there is no such file; another visitor may have deleted it just now."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
 @lru_cache(maxsize=1024)
-def pair_of(folder: Path, modified: int) -> tuple[str, str] | None:
+def pair_of(folder: Path, stamp: Stamp) -> tuple[str, str] | None:
     """The checkpoints of a run; None where its preset is damaged: then only Loop shows it."""
     try:
         preset = runs.open_run(folder)
@@ -137,3 +167,45 @@ def state_of(folder: Path) -> str:
         return runs.state(folder)
     except UserError:
         return "damaged"
+
+
+def label_of(folder: Path) -> str:
+    """A run in the listing: its name, state, last result and date."""
+    state = state_of(folder)
+    parts = [f"{folder.name} – {state}"]
+    events = stamp_of(folder / "events.jsonl")
+    if events and state not in ("running", "damaged"):  # a running one would be read anew every second
+        parts += result_of(folder, events)
+    preset = stamp_of(folder / "preset.yaml")
+    if preset:
+        parts.append(time.strftime("%Y-%m-%d", time.localtime(preset[0] / 1e9)))
+    return " · ".join(parts)
+
+
+@lru_cache(maxsize=1024)
+def result_of(folder: Path, stamp: Stamp) -> list[str]:
+    """What the instruct checkpoint could before the first round and after the last one."""
+    try:
+        measured = runs.measured(runs.read_lines(folder / "events.jsonl"))
+    except UserError:
+        return []
+    scores = [100 * event["accuracy"] for event in measured if event["checkpoint"] == "instruct"]
+    if len(scores) < 2:
+        return []
+    return [f"instruct {scores[0]:.1f} → {scores[-1]:.1f} %"]
+
+
+def newest() -> str | None:
+    """The name of the newest run."""
+    found = runs.runs_in(runs.ROOT)
+    return found[0].name if found else None
+
+
+def folder_of(name: str | None) -> Path:
+    """The folder of a listed run. The name comes from outside: it must not reach other folders."""
+    found = next((folder for folder in runs.runs_in(runs.ROOT) if folder.name == name), None)
+    if found is None:
+        raise UserError(
+            f"there is no run {name!r}; choose another one" if name else "start or choose a run first"
+        )
+    return found

@@ -99,11 +99,26 @@ def matches(name: str, pattern: str) -> bool:
     return name == pattern or (pattern.startswith("*.") and name.endswith(pattern[1:]))
 
 
+class NoUploads:
+    """Refuses files in a demo: there they would stay on a machine that is not the visitor's."""
+
+    def __init__(self, app: ASGIApp, demo: bool) -> None:
+        self.app = app
+        self.demo = demo
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.demo and scope["type"] == "http" and scope["path"].rstrip("/").endswith("/upload"):
+            await PlainTextResponse("A demo takes no files.\n", status_code=403)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+
 def middleware(args: argparse.Namespace) -> list[Middleware]:
     return [
         Middleware(SecurityHeaders),  # outermost: refusals carry them, too
         Middleware(TrustedHostMiddleware, allowed_hosts=host_names(args), www_redirect=False),
         Middleware(SameOrigin, proxy_names=proxy_names(args)),
+        Middleware(NoUploads, demo=args.demo),
     ]
 
 

@@ -193,6 +193,11 @@ class Owners:
         if self._demo and thing not in self._owner and thing not in self._left:
             raise UserError(f"{thing} was not started from this page; a demo shows it, and does not end it")
 
+    def check_own(self, thing: str, session_hash: str | None) -> None:
+        """Refuse a page that has not started `thing` itself. What nobody owns, a demo keeps."""
+        if self._demo and (session_hash is None or self._owner.get(thing) != session_hash):
+            raise UserError(f"in a demo only the visitor who started {thing} may do that")
+
     def others(self, session_hash: str | None) -> set[str]:
         """The things that belong to other pages."""
         return {thing for thing, owner in list(self._owner.items()) if owner != session_hash}

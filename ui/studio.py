@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from thinkswitch import runs
 from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset
 from thinkswitch.recipe import Recipe, Schedule
@@ -231,7 +232,7 @@ class Studio:
         if self.demo:
             self._refuse_long_answers(preset)
         folder, command = self.runs.start(preset, self.source)
-        self.owners.take(f"run {folder.name}", session_hash)
+        self.owners.take(run_thing(folder), session_hash)
         return folder, command
 
     def _refuse_long_answers(self, preset: Preset) -> None:
@@ -242,13 +243,47 @@ class Studio:
             )
 
     def resume(self, folder: Path, session_hash: str | None = None) -> None:
-        self.owners.check_run(f"run {folder.name}", session_hash)
+        self.owners.check_run(run_thing(folder), session_hash)
         self.runs.resume(folder)
-        self.owners.take(f"run {folder.name}", session_hash)
+        self.owners.take(run_thing(folder), session_hash)
 
     def stop_run(self, folder: Path, session_hash: str | None = None) -> None:
-        self.owners.check_run(f"run {folder.name}", session_hash)
+        self.owners.check_run(run_thing(folder), session_hash)
         self.runs.stop(folder)
+
+    def rename_run(self, folder: Path, name: str, session_hash: str | None = None) -> Path:
+        thing = run_thing(folder)
+        self.owners.check_own(thing, session_hash)
+        self._refuse_used(folder)
+        renamed = self.runs.rename(folder, name)
+        self._forget_rounds(folder)
+        self.owners.take(run_thing(renamed), session_hash)
+        return renamed
+
+    def may_delete(self, folder: Path, session_hash: str | None = None) -> None:
+        """Refuse what `delete_run` would refuse."""
+        self.owners.check_own(run_thing(folder), session_hash)
+        self._refuse_used(folder)
+        runs.refuse_running(folder, "deleted")
+
+    def delete_run(self, folder: Path, session_hash: str | None = None) -> None:
+        self.may_delete(folder, session_hash)
+        self.runs.delete(folder)
+        self._forget_rounds(folder)
+
+    def _refuse_used(self, folder: Path) -> None:
+        loaded = self.loaded
+        used = loaded.rounds.pinned() if loaded is not None else set()
+        if any(key is not None and key[0] == folder for key in used):
+            raise UserError(
+                f"{folder.name} is in use by Compare, a sweep or an export; wait until it is done"
+            )
+
+    def _forget_rounds(self, folder: Path) -> None:
+        loaded = self.loaded
+        if loaded is not None:
+            with self.model_lock.turn():
+                loaded.rounds.forget(folder)
 
     def choices(self) -> list[str]:
         return self.runs.choices((self.preset.instruct, self.preset.thinking))
@@ -272,6 +307,10 @@ class Studio:
 def redact_paths(text: str) -> str:
     """Replace every file path by its last part."""
     return FILE_PATH.sub(lambda found: re.split(r"[/\\]", found[0])[-1], text)
+
+
+def run_thing(folder: Path) -> str:
+    return f"run {folder.name}"
 
 
 def task_thing(name: str) -> str:

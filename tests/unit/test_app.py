@@ -81,9 +81,32 @@ def test_no_other_site_may_frame_the_page():
     assert sent[1]["body"] == b"hello"
 
 
-def test_uploads_are_refused():
-    """The page needs none, and any site could have filled the disk through them."""
-    assert app.launch_options(arguments())["max_file_size"] == "1kb"
+def test_uploads_are_small_and_none_in_a_demo():
+    """Any site could have filled the disk through them: 30 MB were accepted, from foreign origins, too."""
+    assert app.launch_options(arguments())["max_file_size"] == "32mb"
+    assert app.launch_options(arguments("--demo"))["max_file_size"] == "1kb"
+
+
+@pytest.mark.parametrize("path", ["/gradio_api/upload", "/gradio_api/upload/", "/studio/gradio_api/upload"])
+def test_a_demo_takes_no_files(path):
+    passed, sent = [], []
+
+    async def page(scope, receive, send):
+        passed.append(scope["path"])
+
+    async def send(message):
+        sent.append(message)
+
+    def ask(demo: bool, path: str) -> None:
+        guard = security.NoUploads(page, demo=demo)
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(asyncio.run, guard({"type": "http", "path": path}, None, send)).result()
+
+    ask(True, path)
+    assert passed == [] and sent[0]["status"] == 403
+    ask(True, "/gradio_api/queue/join")
+    ask(False, path)
+    assert passed == ["/gradio_api/queue/join", path]
 
 
 # ---- what every page hears
@@ -94,8 +117,14 @@ def pulse(root):
     studio = Studio(load_preset("tiny"), "tiny")
     with gr.Blocks():
         rounds = {name: {"round": gr.Dropdown()} for name in ("Compare", "Explore", "Export")}
+        rounds["Compare"]["stage_rounds"] = []
         rounds["Compare"]["chips"] = gr.Dataset(components=["text"], samples=[])
-        loop_tab = {"run": gr.Dropdown(), "settings": {"rounds": gr.Number(), "epochs": gr.Number()}}
+        loop_tab = {
+            "run": gr.Dropdown(),
+            "overlay": gr.Dropdown(),
+            "new_run": gr.Accordion(),
+            "settings": {"rounds": gr.Number(), "epochs": gr.Number()},
+        }
         return Pulse(studio, status_line.build(studio), {**rounds, "Loop": loop_tab})
 
 
@@ -106,7 +135,8 @@ def test_a_new_page_hears_everything_but_its_preset(pulse):
     now = pulse.now()
     update = pulse.updates(None, now, CHOSEN)
     line = pulse.line
-    assert set(update) == {line.status, line.offer, line.cancel, *pulse.rounds, pulse.tab["Loop"]["run"]}
+    lists = {pulse.tab["Loop"][name] for name in ("run", "overlay", "new_run")}
+    assert set(update) == {line.status, line.offer, line.cancel, *pulse.rounds, *lists}
     assert [update[component]["value"] for component in pulse.rounds] == [PAIR, PAIR, PAIR]  # one was deleted
 
 
@@ -123,9 +153,34 @@ def test_a_page_hears_what_has_changed(pulse):
     update = pulse.updates(now, more, CHOSEN)
     assert [update[component]["value"] for component in pulse.rounds] == list(CHOSEN)
     run = dataclasses.replace(now, runs=[("new – running", "new")])
-    assert pulse.updates(now, run, CHOSEN) == {
-        pulse.tab["Loop"]["run"]: gr.update(choices=[("new – running", "new")])
+    listed = {
+        pulse.tab["Loop"]["run"]: gr.update(choices=[("new – running", "new")]),
+        pulse.tab["Loop"]["overlay"]: gr.update(choices=[("none", ""), ("new", "new")]),
     }
+    assert pulse.updates(now, run, CHOSEN, "new") == listed
+
+
+def test_every_page_goes_to_a_run_that_somebody_starts(pulse):
+    """A second tab stayed with the run that it showed."""
+    now = pulse.now()
+    box = pulse.tab["Loop"]["run"]
+    begun = dataclasses.replace(now, runs=[("new – running", "new")], running="new")
+    assert pulse.updates(now, begun, CHOSEN)[box]["value"] == "new"
+    assert pulse.updates(begun, begun, CHOSEN) == {}  # it may go back to another one
+    done = dataclasses.replace(begun, runs=[("new – done", "new")], running=None)
+    assert "value" not in pulse.updates(begun, done, CHOSEN, "new")[box]
+    assert pulse.updates(None, begun, CHOSEN)[box]["value"] == "new"
+
+
+def test_a_choice_made_in_a_page_s_first_second_stays(pulse):
+    """The first pulse put the newest run in its place."""
+    box = pulse.tab["Loop"]["run"]
+    two = dataclasses.replace(pulse.now(), runs=[("new – done", "new"), ("old – done", "old")])
+    assert pulse.updates(None, two, CHOSEN, "old")[box]["value"] == "old"
+    assert pulse.updates(None, two, CHOSEN, "gone")[box]["value"] is None
+    less = dataclasses.replace(two, runs=two.runs[:1])
+    assert pulse.updates(two, less, CHOSEN, "old")[box]["value"] is None  # somebody deleted it
+    assert "value" not in pulse.updates(two, less, CHOSEN, "new")[box]
 
 
 def test_another_preset_fills_the_form(pulse):

@@ -117,11 +117,37 @@ def test_tokens_and_think_rate_have_a_scale_each():
     assert len(traces) == 4
     scales = {trace["name"]: trace.get("yaxis", "y") for trace in traces}
     assert scales == {
-        "instruct tokens": "y",
-        "instruct rate": "y2",
-        "thinking tokens": "y",
-        "thinking rate": "y2",
+        "instruct": "y",
+        "instruct, think rate": "y2",
+        "thinking": "y",
+        "thinking, think rate": "y2",
     }
+    assert [t["name"] for t in traces if t.get("showlegend", True)] == ["instruct", "thinking"]
+
+
+def test_another_run_is_laid_over_dashed_with_its_name():
+    hostile = "<b>a control that has a very long name"
+    events = [*distil(1, range(1, 4), 3), measure(0, "instruct", 3), measure(0, "thinking", 9)]
+    other = run_charts.Overlay(hostile, events)
+    measured = events[-2:]
+    for chart, alone in (
+        (run_charts.loss(events, other), run_charts.loss(events)),
+        (run_charts.accuracy(measured, other), run_charts.accuracy(measured)),
+        (run_charts.tokens(measured, other), run_charts.tokens(measured)),
+    ):
+        lines, before = drawn(chart)["data"], drawn(alone)["data"]
+        added = lines[len(before) :]
+        assert lines[: len(before)] == before
+        assert all(line["line"]["dash"] == "dash" for line in added)
+        [entry] = [line for line in added if line.get("showlegend", True)]
+        assert entry["name"].startswith("&lt;b&gt;a control") and entry["name"].endswith("…")
+    assert run_charts.accuracy([], other) == run_charts.tokens([], other) == run_charts.loss([], other) == ""
+
+
+def test_a_round_tells_what_has_changed_since_round_0():
+    row = {**measure(3, "instruct", 43), "since_start": {"gained": 112, "lost": 20, "p": 1e-16}}
+    line = drawn(run_charts.accuracy([row]))["data"][1]
+    assert line["text"][0].endswith("<br>+112 −20 against round 0, p = 1e-16")
 
 
 def sweep_of(*rights: int) -> list[dict]:

@@ -128,3 +128,19 @@ def test_a_schedule_that_looks_like_a_date_is_refused_in_words():
     """yaml raises a bare ValueError for it."""
     with pytest.raises(UserError, match="schedule"):
         form.read(Preset(), {"schedule": "{depth: 2024-13-45}"})
+
+
+def test_an_error_calls_settings_as_the_form_does():
+    """The label said "held out", the error held_out."""
+    said = form.with_labels("held_out asks for 9 problems, a/held_out.jsonl has 4; lower held_out")
+    assert said == (
+        "“Held out” (held_out) asks for 9 problems, a/held_out.jsonl has 4; lower “Held out” (held_out)"
+    )
+    assert form.with_labels("no_such_setting and 'lora_rank'") == "no_such_setting and 'lora_rank'"
+
+
+def test_a_switch_of_three_is_shown_as_one_of_its_choices():
+    """A preset with four_bit: false put False into a list of texts, and Gradio complained."""
+    shown = [form.shown("four_bit", value) for value in (None, True, False)]
+    assert shown == ["auto", "true", "false"]
+    assert form.shown("greedy", False) is False

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 
 import gradio as gr
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from thinkswitch import runs
 from thinkswitch.errors import UserError
 from thinkswitch.preset import load_preset
+from ui import run_menu, run_view
 from ui.studio import Studio
 from ui.tabs import loop
 from ui.widgets import run_progress, samples
@@ -74,7 +76,7 @@ def test_a_run_that_is_resumed_says_so_until_its_first_event(root):
     old = [event(100, "distil", step=5), event(101, "stopped", step=0, total=0)]
     folder = run_of(root, old, started=200.0, seconds=30.0)
     said = told(folder, "running")
-    assert "resuming; torch is being imported" in said
+    assert "resuming in round 1; torch is being imported" in said
     assert "0/0" not in said
     assert "left" not in said
     runs.append(folder / "events.jsonl", event(210, "distil", step=6))
@@ -85,12 +87,44 @@ def test_a_killed_run_that_is_resumed_says_so_too(root):
     """Its last event is an ordinary one: only its time says whose it is."""
     folder = run_of(root, [event(100, "distil", step=5)], started=200.0, seconds=30.0)
     assert "resuming" in told(folder, "running")
-    assert "interrupted in round 1 (distil)" in told(folder, "interrupted")
+    assert "interrupted in round 1 (distil 5/10)" in told(folder, "interrupted")
 
 
 def test_a_process_that_is_about_to_end_is_not_resuming(root):
     folder = run_of(root, [event(100, "stopped", step=0, total=0)], started=50.0)
     assert "stopped in round 1; press Resume" in told(folder, "running")
+
+
+def test_a_run_that_was_stopped_says_what_it_was_doing(root):
+    """It said "stopped in round 0" of one that was measuring the pair before round 1."""
+    measuring = event(90, "measure", number=0, step=7, total=30, checkpoint="instruct", accuracy=0.5)
+    folder = run_of(root, [measuring, event(100, "stopped", number=0, step=0, total=0)], started=50.0)
+    said = told(folder, "stopped")
+    assert "stopped before round 1 (measure instruct 7/30); press Resume to continue" in said
+    assert "round 0" not in said and "0/0" not in said
+
+
+def test_the_bar_stays_where_it_was_when_a_run_is_stopped_or_resumed(root):
+    """It fell back to the beginning of the round: the event "stopped" has no steps."""
+    steps = [event(90, "distil", step=10, total=10)]
+    bar = told(run_of(root, steps, name="a"), "interrupted").partition("width:")[2][:5]
+    folder = run_of(root, [*steps, event(100, "stopped", step=0, total=0)], name="b", started=200.0)
+    for state in ("stopped", "running"):
+        assert told(folder, state).partition("width:")[2].startswith(bar)
+    assert "resuming in round 1" in told(folder, "running")
+
+
+def test_a_stop_that_was_asked_for_is_told_until_it_happens(root):
+    folder = run_of(root, [event(100, "distil", step=5)], started=50.0)
+    assert "stopping" not in told(folder, "running")
+    (folder / "stop").touch()
+    assert told(folder, "running").count("stopping at the next step") == 1
+
+
+def test_a_run_that_never_began_does_not_import_torch_for_ever(root):
+    folder = run_of(root, [])
+    assert "did not begin; press Resume" in told(folder, "new")
+    assert "starting; torch is being imported" in told(folder, "running")
 
 
 def test_the_clock_of_a_run_never_goes_back(root, monkeypatch):
@@ -172,7 +206,7 @@ def test_before_anything_is_known_nothing_is_promised():
     ],
 )
 def test_the_bar_moves_through_rounds_and_phases(last, share):
-    assert run_progress.done_share(2, [last]) == pytest.approx(share)
+    assert run_progress.done_share(2, last) == pytest.approx(share)
 
 
 # ---- costs
@@ -181,8 +215,7 @@ def test_the_bar_moves_through_rounds_and_phases(last, share):
 @pytest.mark.parametrize(
     "changes, joules, says",
     [
-        ({}, 0.0, "cost unknown"),
-        ({"price_per_hour": 2.0}, 0.0, "1 h"),
+        ({}, 0.0, "of work"),
         ({"price_per_hour": 2.0}, 0.0, "cost 4.000"),
         ({"watts": 500.0, "price_per_kwh": 0.3}, 0.0, "1 kWh, cost 0.3000"),
         ({"watts": 500.0, "price_per_kwh": 0.3}, 7.2e6, "2 kWh (read from the GPU), cost 0.6000"),
@@ -191,41 +224,104 @@ def test_the_bar_moves_through_rounds_and_phases(last, share):
 def test_a_bill_counts_hours_or_energy(changes, joules, says):
     preset = dataclasses.replace(load_preset("tiny"), **changes)
     said = run_progress.bill(preset, {"joules": joules}, 7200.0)
-    assert says.replace("1 h", "2 h 00 min") in said
+    assert said.startswith(("2 h 00 min of work", "120 min 00 s of work"))
+    assert says in said
+
+
+def test_nothing_is_said_of_money_where_nothing_is_known():
+    """ "cost: set watts or price per hour" read like an order in every run."""
+    assert "cost" not in run_progress.bill(load_preset("tiny"), {}, 7200.0)
+
+
+# ---- scores
+
+
+def since(gained: int, lost: int, p: float) -> dict:
+    return {"since_start": {"gained": gained, "lost": lost, "p": p}}
+
+
+def test_the_test_against_round_0_is_told_in_words():
+    events = [
+        measure(0, "instruct", 13),
+        measure(0, "thinking", 65),
+        {**measure(3, "instruct", 43), **since(112, 20, 1.2e-16)},
+        {**measure(3, "thinking", 64), **since(6, 9, 0.607)},
+    ]
+    instruct, thinking = run_progress.scores_html(events).split("<br>")
+    assert re.search(r"instruct</b> round 3: 43\.0 % \[[\d., ]+\], \+112 −20 against round 0", instruct)
+    assert instruct.endswith("p = 1e-16: better")
+    assert thinking.endswith("+6 −9 against round 0, p = 0.6: no clear change")
+    assert "worse" in run_progress.scores_html([{**events[2], **since(2, 30, 1e-6)}])
+    assert "against" not in run_progress.scores_html(events[:2])
+    assert run_progress.scores_html([]) == ""
 
 
 # ---- the tab
 
 
-def view_of() -> loop.View:
+def view_of() -> run_view.View:
     with gr.Blocks():
-        names = [field.name for field in dataclasses.fields(loop.View)]
-        return loop.View(**{name: gr.State(None) for name in names})
+        names = [field.name for field in dataclasses.fields(run_view.View)]
+        parts = {name: gr.State(None) for name in names} | {"menu": run_menu.build(demo=False)}
+        return run_view.View(**parts)
 
 
 def test_an_idle_page_is_sent_nothing(root):
     run_of(root, [event(1, "done")])
     studio, view = Studio(load_preset("tiny"), "tiny"), view_of()
-    first = loop.refresh(studio, view, "run", None)
+    first = run_view.refresh(studio, view, "run", None)
     assert {view.progress, view.loss, view.accuracy, view.tokens, view.log, view.command} <= set(first)
-    assert loop.refresh(studio, view, "run", first[view.seen]) == {}
-    assert loop.refresh(studio, view, None, None) == {}
-    other = loop.refresh(studio, view, "run", dataclasses.replace(first[view.seen], name="another"))
+    assert run_view.refresh(studio, view, "run", first[view.seen]) == {}
+    nothing = run_view.refresh(studio, view, None, first[view.seen])
+    assert nothing[view.loss] == "" and "Start runs the loop" in nothing[view.progress]
+    assert run_view.refresh(studio, view, None, nothing[view.seen]) == {}
+    other = run_view.refresh(studio, view, "run", dataclasses.replace(first[view.seen], name="another"))
     assert set(other) == set(first)
+
+
+def test_start_is_off_while_a_loop_runs_and_the_refusal_ends_with_it(root, monkeypatch):
+    """Start stayed bright, and "X is running; stop it first" stayed on after X was done."""
+    folder = run_of(root, [event(1, "stopped")])
+    studio, view = Studio(load_preset("tiny"), "tiny"), view_of()
+    monkeypatch.setattr(studio.runs, "running", lambda: root / "another")
+    first = run_view.refresh(studio, view, "run", None)
+    assert first[view.start]["interactive"] is False and first[view.resume]["interactive"] is False
+    monkeypatch.setattr(studio.runs, "running", lambda: None)
+    then = run_view.refresh(studio, view, "run", first[view.seen])
+    assert then[view.start]["interactive"] is True and then[view.resume]["interactive"] is True
+    assert then[view.refusal] == ""
+    assert folder.is_dir()
+
+
+def test_another_run_is_laid_over_and_followed(root):
+    run_of(root, [event(1, loss=1.0), measured(2, 0)])
+    control = run_of(root, [event(1, loss=3.0), measured(2, 0)], name="control")
+    studio, view = Studio(load_preset("tiny"), "tiny"), view_of()
+    alone = run_view.refresh(studio, view, "run", None)
+    both = run_view.refresh(studio, view, "run", alone[view.seen], "control")
+    assert {view.loss, view.accuracy, view.tokens} < set(both) and view.log not in both
+    assert "control" in both[view.loss] and "control" not in alone[view.loss]
+    assert run_view.refresh(studio, view, "run", both[view.seen], "control") == {}
+    runs.append(control / "events.jsonl", event(3, step=2, loss=2.0))
+    assert view.loss in run_view.refresh(studio, view, "run", both[view.seen], "control")
+    for nothing in ("run", "../control", HOSTILE, None):
+        assert run_view.overlay_of(studio, nothing, "run").events == []
 
 
 def test_only_what_has_changed_is_sent(root):
     folder = run_of(root, [event(1, "distil", step=1, loss=2.0)])
     studio, view = Studio(load_preset("tiny"), "tiny"), view_of()
-    seen = loop.refresh(studio, view, "run", None)[view.seen]
+    seen = run_view.refresh(studio, view, "run", None)[view.seen]
     runs.append(folder / "events.jsonl", event(2, "distil", step=2, loss=1.0))
-    assert set(loop.refresh(studio, view, "run", seen)) == {view.progress, view.seen, view.loss, view.log}
+    assert set(run_view.refresh(studio, view, "run", seen)) == {view.progress, view.seen, view.loss, view.log}
 
 
 def test_a_run_that_is_gone_says_so_and_is_not_drawn(root):
     view = view_of()
-    updates = loop.refresh(Studio(load_preset("tiny"), "tiny"), view, HOSTILE, None)
+    updates = run_view.refresh(Studio(load_preset("tiny"), "tiny"), view, HOSTILE, None)
     assert "there is no run" in updates[view.progress]
+    studio = Studio(load_preset("tiny"), "tiny")
+    assert run_view.refresh(studio, view, HOSTILE, updates[view.seen]) == {}  # told once
     assert "<img" not in updates[view.progress]
     assert updates[view.loss] == updates[view.accuracy] == updates[view.tokens] == ""
 
@@ -235,16 +331,16 @@ def test_a_damaged_run_says_what_is_damaged(root, name):
     folder = run_of(root, [event(1)])
     (folder / name).write_text("zebra: 1\n", encoding="utf-8")
     view = view_of()
-    updates = loop.refresh(Studio(load_preset("tiny"), "tiny"), view, "run", None)
+    updates = run_view.refresh(Studio(load_preset("tiny"), "tiny"), view, "run", None)
     assert name in updates[view.progress]
     assert updates[view.loss] == ""
 
 
 def test_a_runs_command_can_be_repeated(root):
     folder = run_of(root, [event(1)], command=["python", "-m", "thinkswitch", "run", "a b"])
-    assert loop.command_of(folder) == "python -m thinkswitch run 'a b'"
+    assert run_view.command_of(folder) == "python -m thinkswitch run 'a b'"
     other = run_of(root, [event(1)], name="of a terminal")
-    assert loop.command_of(other).startswith("./start.sh run '")
+    assert run_view.command_of(other).startswith("./start.sh run '")
 
 
 @pytest.mark.parametrize(
@@ -284,23 +380,28 @@ def sampled(root):
 
 def test_the_table_of_samples_shows_dropped_ones_first(sampled):
     rows = samples.table(sampled, "1", "all")
-    assert [row[1] for row in rows] == ["1.0", "2.0", "3.0", "0.0"]
+    assert [row[1] for row in rows] == [2, 3, 4, 1]  # it said 1.0, 2.0, 3.0, 0.0
     assert [row[4] for row in rows] == [HOSTILE, "no answer", samples.UNDECIDED, samples.KEPT]
     assert rows[2][3] == "6"  # read from the text, since it has not been stripped yet
-    assert [row[1] for row in samples.table(sampled, "1", "kept")] == ["0.0"]
+    assert [row[1] for row in samples.table(sampled, "1", "kept")] == [1]
     assert len(samples.table(sampled, "1", "dropped")) == 3
     assert len(samples.COLUMNS) == len(rows[0])
+
+
+def test_samples_are_numbered_prompt_by_prompt():
+    assert samples.number_of({"prompt_index": 0, "sample": 0}, 3) == 1
+    assert samples.number_of({"prompt_index": 2, "sample": 1}, 3) == 8
 
 
 @pytest.mark.parametrize("number", [None, "", "bogus", "²", "-1", "1.5", "9" * 5000])
 def test_an_odd_round_has_no_samples(sampled, number):
     assert samples.table(sampled, number, "all") == []
     with pytest.raises(UserError, match="no longer exists"):
-        samples.details(sampled, number, "0.0")
+        samples.details(sampled, number, 1)
 
 
 def test_a_samples_details_show_what_the_loss_sees(sampled):
-    said = samples.details(sampled, 1, "0.0")
+    said = samples.details(sampled, 1, 1)
     assert "&lt;think&gt;so 2" in said  # the raw response, with the tag that the template wrote
     assert "grey is masked" in said
     masked, trained = said.count('"token masked"'), said.count('"token trained"')
@@ -308,11 +409,11 @@ def test_a_samples_details_show_what_the_loss_sees(sampled):
 
 
 def test_hostile_samples_stay_text(sampled):
-    said = samples.details(sampled, 1, "1.0")
+    said = samples.details(sampled, 1, 2)
     assert "<img" not in said
     assert said.count("&lt;img") >= 4  # prompt, response, reason, answer
     with pytest.raises(UserError, match="no longer exists"):
-        samples.details(sampled, 1, "7.0")
+        samples.details(sampled, 1, 8)
 
 
 def test_the_log_is_read_from_its_end(root):

@@ -150,7 +150,7 @@ def test_without_a_connection_the_cause_is_named(monkeypatch):
 @pytest.mark.parametrize("source", ["a/b", "a:train", "a/b/c/d:train", "a//b:train", ":train", "a/b:"])
 def test_what_is_neither_a_file_nor_a_hub_set_is_refused(source):
     with pytest.raises(
-        UserError, match="neither an existing JSONL file nor a Hub data set; write owner/name:split"
+        UserError, match="neither an existing file nor a Hub data set; write owner/name:split"
     ):
         problems.load(source)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 
 import pytest
 
@@ -11,7 +12,6 @@ from thinkswitch.preset import apply_settings, load_preset
 from ui import run_control
 from ui.run_control import PAIR, RunControl
 from ui.studio import Studio
-from ui.tabs import loop
 from ui.widgets import form
 
 TINY_PAIR = (load_preset("tiny").instruct, load_preset("tiny").thinking)
@@ -45,8 +45,8 @@ def test_only_listed_runs_can_be_chosen(root):
             control.run_of(choice)
     for name in ("../beside", "beside", str(root / "mine"), "", None):
         with pytest.raises(UserError):
-            loop.folder_of(name)
-    assert loop.folder_of("mine") == root / "mine"
+            run_control.folder_of(name)
+    assert run_control.folder_of("mine") == root / "mine"
 
 
 @pytest.mark.parametrize("number", ["²", "9" * 5000], ids=["superscript", "endless"])
@@ -89,7 +89,8 @@ def test_one_damaged_run_does_not_take_the_page_away(root):
         runs.write_atomic(root / "good" / "rounds" / odd / "recipe.json", "{}")
     runs.write_atomic(root / "good" / "run.json", '{"pid": "12", "started": null, "heartbeat": "x"}')
     listing = RunControl().listing(TINY_PAIR).runs
-    assert sorted(listing) == [("bad – damaged", "bad"), ("good – done", "good")]
+    dated = [(label.partition(" · ")[0], name) for label, name in sorted(listing)]
+    assert dated == [("bad – damaged", "bad"), ("good – done", "good")]
 
 
 @pytest.fixture
@@ -167,3 +168,59 @@ def test_looking_changes_nothing(tmp_path, monkeypatch):
     assert control.running() is None and control.listing(TINY_PAIR).choices == [PAIR]
     assert control.events(tmp_path / "runs" / "none") == []
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- the menu of a run
+
+
+def test_the_listing_tells_state_result_and_date(root):
+    runs.create(load_preset("tiny"), root / "mine")
+    os.utime(root / "mine" / "preset.yaml", (1.8e9, 1.8e9))
+    events = [
+        runs.Event(number, "measure", 1, 1, {"checkpoint": "instruct", "accuracy": accuracy})
+        for number, accuracy in enumerate((0.2075, 0.433))
+    ]
+    runs.append(root / "mine" / "events.jsonl", *(event.to_dict() for event in events))
+    runs.append(root / "mine" / "events.jsonl", runs.Event(1, "done").to_dict())
+    [(label, name)] = RunControl().listing(TINY_PAIR).runs
+    assert name == "mine"
+    assert re.fullmatch(r"mine – done · instruct 20\.8 → 43\.3 % · 2027-01-1\d", label)
+
+
+@pytest.mark.parametrize("action", ["rename_run", "delete_run"])
+def test_in_a_demo_only_its_owner_renames_or_deletes_a_run(root, started, action):
+    studio = Studio(load_preset("tiny"), "tiny", demo=True)
+    folder, _ = studio.start(studio.preset, "presenter")
+    runs.create(studio.preset, folder)
+    runs.create(studio.preset, root / "of nobody")
+    arguments = ("new",) if action == "rename_run" else ()
+    act = getattr(studio, action)
+    for thing, session in ((folder, "heckler"), (folder, None), (root / "of nobody", "heckler")):
+        with pytest.raises(UserError, match="only the visitor who started"):
+            act(thing, *arguments, session_hash=session)
+    act(folder, *arguments, session_hash="presenter")
+    assert not folder.exists() and (root / "of nobody").is_dir()
+    if action == "rename_run":
+        studio.delete_run(root / "new", "presenter")  # it still belongs to them
+
+
+def test_a_run_in_use_is_neither_renamed_nor_deleted(root, studio, monkeypatch):
+    runs.create(studio.preset, root / "mine")
+    with (
+        studio.loaded.rounds.pin((root / "mine", 1)),
+        pytest.raises(UserError, match="mine is in use by Compare, a sweep or an export"),
+    ):
+        studio.delete_run(root / "mine")
+    assert studio.rename_run(root / "mine", "yours") == root / "yours"
+    studio.delete_run(root / "yours")
+    assert runs.runs_in(root) == []
+
+
+def test_a_runs_settings_fill_the_form(root):
+    tiny = load_preset("tiny")
+    used = dataclasses.replace(tiny, rounds=7, lora_rank=4, four_bit=False)
+    runs.create(used, root / "mine")
+    names = ["rounds", "lora_rank", "four_bit", "train_set", "schedule"]
+    values = form.values_of(runs.open_run(root / "mine"), names)
+    assert values[:2] == [7, 4]
+    assert form.read(tiny, dict(zip(names, values, strict=True))) == used

@@ -136,3 +136,91 @@ def test_two_runs_that_start_in_the_same_second_have_two_folders(tmp_path, monke
 def test_a_new_folder_lies_in_the_root_whatever_the_preset_is_called(tmp_path, name):
     """A slash in a preset's name made folders; the page looks one level deep and never showed that run."""
     assert runs.new_folder(tmp_path, name).resolve().parent == tmp_path.resolve()
+
+
+# ---- renaming and deleting
+
+
+def made(root, name: str, phase: str = "done"):
+    runs.create(Preset(), root / name)
+    runs.append(root / name / "events.jsonl", runs.Event(1, phase).to_dict())
+    return root / name
+
+
+@pytest.mark.parametrize("name", ["good", "Zweiter Lauf (2)", "run.v2", "9_a-b", "日本"])
+def test_a_run_takes_another_name(tmp_path, name):
+    folder = made(tmp_path / "runs", "old")
+    renamed = runs.rename(folder, f" {name} ")
+    assert renamed == tmp_path / "runs" / name
+    assert runs.runs_in(tmp_path / "runs") == [renamed]
+    assert runs.state(renamed) == "done"
+    assert runs.rename(renamed, name) == renamed
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        " ",
+        ".",
+        "..",
+        "../x",
+        "a/b",
+        "a\\b",
+        "/etc",
+        ".hidden",
+        "a\0b",
+        "a\nb",
+        "x" * 81,
+        "a · round 1",
+        "-rf",
+        "con",
+        "NUL.txt",
+        "dot.",
+        "<b>",
+        "a:b",
+    ],
+)
+def test_a_name_that_is_none_is_refused(tmp_path, name):
+    folder = made(tmp_path / "runs", "old")
+    with pytest.raises(UserError):
+        runs.rename(folder, name)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_dir()] == ["runs", "old"]
+
+
+def test_a_name_is_given_once(tmp_path):
+    folder = made(tmp_path, "old")
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(UserError, match="there is a 'taken' already"):
+        runs.rename(folder, "taken")
+
+
+def test_a_deleted_run_is_gone_and_nothing_else(tmp_path):
+    folder = made(tmp_path, "old")
+    made(tmp_path, "other")
+    runs.delete(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_what_a_link_points_to_stays(tmp_path):
+    elsewhere = made(tmp_path / "elsewhere", "mine")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "link").symlink_to(elsewhere)
+    runs.delete(tmp_path / "runs" / "link")
+    assert runs.runs_in(tmp_path / "runs") == []
+    assert runs.state(elsewhere) == "done"
+
+
+def test_a_running_run_keeps_its_name_and_its_files(tmp_path):
+    folder = made(tmp_path, "old", "think")
+    with runs.claim(folder):
+        with pytest.raises(UserError, match="old is running, so it cannot be renamed; stop it first"):
+            runs.rename(folder, "new")
+        with pytest.raises(UserError, match="cannot be deleted"):
+            runs.delete(folder)
+    assert runs.runs_in(tmp_path) == [folder]
+
+
+def test_what_a_killed_deletion_leaves_is_no_run(tmp_path):
+    made(tmp_path, ".deleted-1-1-old")
+    assert runs.runs_in(tmp_path) == []

@@ -11,7 +11,9 @@ Files that grow are appended by whole lines and flushed; all others are written 
 renamed. So a kill at any moment loses at most the line that is being written.
 """
 
+import os
 import re
+import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -29,6 +31,9 @@ WRITTEN_BEFORE = (
     "log.txt",
     "stop",
 )  # what a new run's folder may hold: its own process was started there
+PLAIN_NAME = re.compile(r"[^\W_][\w .()-]{0,79}")  # no folder, no hidden file, no separator of rounds
+DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
+DELETED = ".deleted-"  # begins the name of a run that is being deleted
 ENDED = ("done", "stopped", "error")  # phases of a run's last event
 
 
@@ -119,6 +124,47 @@ def measured(events: Iterable[dict]) -> list[dict]:
     return [event for event in events if event["phase"] == "measure" and event["step"] == event["total"]]
 
 
+# ---- its name
+
+
+def rename(folder: Path, name: str) -> Path:
+    """Give a run another name within its root; returns the new folder. Refuses a run that is running."""
+    name = name.strip()
+    _refuse_name(name)
+    target = folder.with_name(name)
+    if target == folder:
+        return folder
+    refuse_running(folder, "renamed")
+    if target.exists():
+        raise UserError(f"there is a {name!r} already; choose another name")
+    os.rename(folder, target)
+    return target
+
+
+def delete(folder: Path) -> None:
+    """Remove a run for good. It disappears at once, since it is moved out of the listing first."""
+    refuse_running(folder, "deleted")
+    if folder.is_symlink():
+        folder.unlink()  # what it points to lies elsewhere and stays
+        return
+    hidden = folder.with_name(f"{DELETED}{os.getpid()}-{time.time_ns()}-{folder.name}")
+    os.rename(folder, hidden)
+    shutil.rmtree(hidden)
+
+
+def refuse_running(folder: Path, what: str) -> None:
+    if running_pid(folder):
+        raise UserError(f"{folder.name} is running, so it cannot be {what}; stop it first")
+
+
+def _refuse_name(name: str) -> None:
+    if not PLAIN_NAME.fullmatch(name) or name.endswith("."):
+        wanted = "up to 80 letters, digits, spaces or any of . _ - ( ), beginning with a letter or digit"
+        raise UserError(f"a run cannot be called {name[:80]!r}; a name has {wanted}")
+    if name.partition(".")[0].upper() in DEVICES:
+        raise UserError(f"Windows keeps the name {name!r} for a device; choose another one")
+
+
 # ---- its rounds
 
 
@@ -144,13 +190,18 @@ def runs_in(root: Path) -> list[Path]:
 
 
 def _is_run(folder: Path) -> bool:
+    if folder.name.startswith("."):  # one that is being deleted
+        return False
     return (folder / "preset.yaml").is_file() or (folder / "run.json").is_file()
 
 
 def _age_key(folder: Path) -> tuple[float, str]:
     """By the age of preset.yaml, which is written once; a run that was refused has none."""
     path = folder / "preset.yaml"
-    return (path if path.is_file() else folder).stat().st_mtime, folder.name
+    try:
+        return (path if path.is_file() else folder).stat().st_mtime, folder.name
+    except FileNotFoundError:  # deleted since it was listed
+        return 0.0, folder.name
 
 
 def new_folder(root: Path, name: str) -> Path:

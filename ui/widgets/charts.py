@@ -120,10 +120,14 @@ def banded(x: list, rows: list[dict], name: str, style: dict) -> list[Trace]:
 
 def _counted(row: dict) -> str:
     percent, low, high = (100 * row[key] for key in ("accuracy", "low", "high"))
-    return f"{row['correct']}/{row['n']} = {percent:.1f} % [{low:.1f}, {high:.1f}]"
+    text = f"{row['correct']}/{row['n']} = {percent:.1f} % [{low:.1f}, {high:.1f}]"
+    change = row.get("since_start")
+    if not change:
+        return text
+    return f"{text}<br>+{change['gained']} −{change['lost']} against round 0, p = {change['p']:.1g}"
 
 
-def line(points: list[tuple[int, float]], name: str, colour: str, width: float, hovertemplate: str) -> Trace:
+def line(points: list[tuple[Any, Any]], name: str, colour: str, width: float, hovertemplate: str) -> Trace:
     return {
         "type": "scatter",
         "x": [x for x, _ in points],

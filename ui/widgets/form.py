@@ -1,6 +1,7 @@
 """The settings form, built from the fields of `Preset`. Only MAIN_FIELDS are known by name."""
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Iterable
@@ -12,10 +13,14 @@ import yaml
 from thinkswitch.errors import UserError
 from thinkswitch.paths import full_path, short_path
 from thinkswitch.preset import Preset, is_path, make_preset
+from thinkswitch.values import to_text
 from ui.widgets.events import on
 
 MAIN_FIELDS = ("rounds", "prompts", "held_out", "t", "epochs", "learning_rate", "lora_rank", "labels")
 TYPES = typing.get_type_hints(Preset)
+SETTING_NAME = re.compile(
+    r"(?<![\w./\\'\"])[a-z]+(?:_[a-z]+)+(?![\w/\\'\"]|\.\w)"
+)  # but not files called like one
 SPELLED = {"lora": "LoRA", "kwh": "kWh", "t": "t"}  # words with a case of their own
 
 Component = gr.components.Component
@@ -85,14 +90,26 @@ def label(name: str) -> str:
     return " ".join(words)
 
 
+def with_labels(message: str) -> str:
+    """An error with the settings called as the form calls them: held_out is "Held out" there."""
+
+    def labelled(found: re.Match) -> str:
+        name = found[0]
+        return f"“{label(name)}” ({name})" if name in TYPES else name
+
+    return SETTING_NAME.sub(labelled, message)
+
+
 def shown(name: str, value: Any) -> Any:
     """A setting's value as its component holds it. Paths are short: /config says nothing of this machine."""
     if is_path(name):
         return short_path(value)
+    if isinstance(TYPES[name], types.UnionType):
+        return to_text(value).lower()  # auto, true or false: a drop-down holds text
     if dataclasses.is_dataclass(value):
         plain = {key: list(item) if isinstance(item, tuple) else item for key, item in vars(value).items()}
         return yaml.safe_dump(plain, default_flow_style=True, width=10**9).strip()
-    return "auto" if value is None else value
+    return value
 
 
 def values_of(preset: Preset, names: Iterable[str]) -> list[Any]:

@@ -13,6 +13,11 @@ def quiet(text: str) -> Markup:
     return Markup('<span class="quiet">{}</span>').format(text)
 
 
+def no_run(text: str) -> Markup:
+    """What stands in the place of a run where there is none; loop.css hides the empty charts then."""
+    return Markup('<span class="quiet no-run">{}</span>').format(text)
+
+
 def detail(text: str) -> Markup:
     """What a phone has no room for."""
     return Markup('<span class="detail">{}</span>').format(text) if text else Markup()

@@ -10,13 +10,14 @@ from markupsafe import Markup
 
 from thinkswitch import runs
 from thinkswitch.preset import Preset
-from thinkswitch.text import format_seconds
+from thinkswitch.text import format_accuracy, format_seconds
 from ui.widgets import html
 
 LOG_CHARACTERS = 12_000  # of the end of log.txt
 PAUSE_SECONDS = 2 * runs.HEARTBEAT_SECONDS  # a shorter gap between two events is never taken for a pause
 THIRDS = {"think": 0, "strip": 1, "distil": 1, "rebuild": 2, "measure": 2}  # of a round, by phase
 FINAL = ("done", "stopped", "error")
+CLEAR_P = 0.05  # a smaller p is called a change (exact McNemar test on the same problems)
 IMPORTING = "torch is being imported …"
 
 
@@ -25,6 +26,8 @@ def progress_html(folder: Path, state: str, events: list[dict], public: Callable
     if state == "refused":
         return html.error(public(f"{folder.name} did not start: {last_line(folder)}"))
     preset = preset_of(folder)
+    if state == "new":
+        return titled(folder, "did not begin; press Resume to begin")
     if preset is None or not events:
         return titled(folder, f"starting; {IMPORTING}")
     info = runs.read_info(folder)
@@ -33,17 +36,17 @@ def progress_html(folder: Path, state: str, events: list[dict], public: Callable
         state = events[-1]["phase"]  # its process is about to end
     seconds = worked_seconds(info, counting=state == "running" and not resuming)
     costs = bill(preset, info, seconds)
+    working = last_work(events)
     if state == "error":
         message = public(f"{folder.name}: {events[-1].get('message', 'failed')}")
         advice = html.quiet(f"{costs}. Resume continues from the last completed step.")
         return Markup("{}<br>{}").format(html.error(message), advice)
     if resuming:
-        text = f"resuming; {IMPORTING}"
+        text = f"resuming {where(working)}; {IMPORTING}"
     else:
-        text = " · ".join(
-            [headline(state, preset.rounds, events[-1]), *details(state, preset, events, seconds)]
-        )
-    share = 1.0 if state == "done" else done_share(preset.rounds, events)
+        text = " · ".join([headline(state, preset.rounds, working), *details(state, preset, events, seconds)])
+        text += " · stopping at the next step" if state == "running" and runs.stop_requested(folder) else ""
+    share = 1.0 if state == "done" else done_share(preset.rounds, working)
     footer = html.quiet(" · ".join([costs, *kept(events)]))
     return titled(folder, text) + html.progress_bar(share, 1) + footer
 
@@ -78,16 +81,28 @@ def worked_seconds(info: dict, counting: bool) -> float:
     return seconds + min(max(0.0, since), PAUSE_SECONDS)
 
 
+def last_work(events: list[dict]) -> dict:
+    """The last event of the work itself: "stopped" says nothing of how far that is."""
+    return next((event for event in reversed(events) if event["phase"] not in FINAL), events[-1])
+
+
+def where(event: dict) -> str:
+    return f"in round {event['round']}" if event["round"] else "before round 1"
+
+
 def headline(state: str, rounds: int, event: dict) -> str:
-    number = event["round"]
-    where = f"in round {number}" if number else "before round 1"
     if state == "running":
-        return f"round {number} of {rounds} · {event['phase']} {event['step']:,}/{event['total']:,}"
-    if state == "stopped":
-        return f"stopped {where}; press Resume to continue"
-    if state == "interrupted":
-        return f"interrupted {where} ({event['phase']}); press Resume to continue"
+        return f"round {event['round']} of {rounds} · {doing(event)}"
+    if state in ("stopped", "interrupted"):
+        activity = "" if event["phase"] in FINAL else f" ({doing(event)})"
+        return f"{state} {where(event)}{activity}; press Resume to continue"
     return state
+
+
+def doing(event: dict) -> str:
+    """The phase, of which checkpoint, and how far: `measure instruct 120/400`."""
+    words = [event["phase"], event.get("checkpoint", ""), f"{event['step']:,}/{event['total']:,}"]
+    return " ".join(filter(None, words))
 
 
 def details(state: str, preset: Preset, events: list[dict], seconds: float) -> list[str]:
@@ -107,7 +122,10 @@ def details(state: str, preset: Preset, events: list[dict], seconds: float) -> l
 
 
 def bill(preset: Preset, info: dict, seconds: float) -> str:
-    """Time and money: by the hour where that has a price, else by energy, measured or from `watts`."""
+    """Time and money: by the hour where that has a price, else by energy, measured or from `watts`.
+
+    Where neither is known, nothing is said of money: "set watts or price per hour" read like an order.
+    """
     parts = [f"{format_seconds(seconds)} of work"]
     measured = info.get("joules", 0.0) / 3.6e6
     kwh = measured or preset.watts * seconds / 3.6e6
@@ -117,8 +135,6 @@ def bill(preset: Preset, info: dict, seconds: float) -> str:
         parts.append(f"cost {preset.price_per_hour * seconds / 3600:.3f}")
     elif kwh:
         parts.append(f"cost {kwh * preset.price_per_kwh:.4f}")
-    else:
-        parts.append("cost unknown (no price or power draw is set)")
     return ", ".join(parts)
 
 
@@ -132,9 +148,30 @@ def kept(events: list[dict]) -> list[str]:
     return [f"{text}, dropped {dropped}" if dropped else text]
 
 
-def done_share(rounds: int, events: list[dict]) -> float:
+def scores_html(measured: list[dict]) -> Markup:
+    """The last score of each checkpoint, and in words what has changed on the same problems since round 0."""
+    last = {event["checkpoint"]: event for event in measured}
+    lines = [_score_line(role, last[role]) for role in ("instruct", "thinking") if role in last]
+    return Markup("<br>").join(lines)
+
+
+def _score_line(role: str, event: dict) -> Markup:
+    head = Markup('<b class="{}">{}</b> round {}: {}').format(
+        role, role, event["round"], format_accuracy(event)
+    )
+    change = event.get("since_start")
+    if not change:
+        return head
+    gained, lost, p = change["gained"], change["lost"], change["p"]
+    verdict = "no clear change"
+    if p < CLEAR_P:
+        verdict = "better" if gained > lost else "worse"
+    text = f", +{gained} −{lost} against round 0, p = {p:.1g}: {verdict}"
+    return head + text
+
+
+def done_share(rounds: int, event: dict) -> float:
     """Share of the run that is done: rounds count alike, and so do thinking, distilling and measuring."""
-    event = events[-1]
     if not event["round"]:
         return 0.0
     within = event["step"] / event["total"] if event["total"] else 0.0

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from thinkswitch.weights.checkpoint import Checkpoint
 
 MAX_ROWS = 200  # shown at once
-COLUMNS = ["Round", "Sample", "Prompt", "Answer", "Kept?", "Tokens"]
+COLUMNS = ["Round", "No.", "Prompt", "Answer", "Kept?", "Tokens"]
 KEPT, UNDECIDED = "kept", "not stripped yet"
 
 DETAILS = Markup(
@@ -29,21 +29,26 @@ DETAILS = Markup(
 def table(folder: Path, number: Any, which: str) -> list[list]:
     """Rows of a round's table: `which` is all, kept or dropped. Dropped ones come first."""
     rows = []
+    per_prompt = samples_per_prompt(folder)
     for sample in read(folder, number):
         verdict = verdict_of(sample)
         if which != "all" and (which == "kept") != (verdict == KEPT):
             continue
         prompt, answer = shorten(sample["prompt"], 120), shorten(answer_of(sample), 60)
-        rows.append([round_number(number), key_of(sample), prompt, answer, verdict, sample["tokens"]])
+        rows.append(
+            [round_number(number), number_of(sample, per_prompt), prompt, answer, verdict, sample["tokens"]]
+        )
     rows.sort(key=lambda row: row[4] == KEPT)
     return rows[:MAX_ROWS]
 
 
-def details(folder: Path, number: Any, key: str) -> Markup:
+def details(folder: Path, number: Any, wanted: Any) -> Markup:
     """One sample: the raw text, what is left of it, and the tokens as the loss sees them."""
-    sample = next((sample for sample in read(folder, number) if key_of(sample) == key), None)
+    per_prompt = samples_per_prompt(folder)
+    found = (one for one in read(folder, number) if str(number_of(one, per_prompt)) == str(wanted))
+    sample = next(found, None)
     if sample is None:
-        raise UserError(f"sample {key} of round {number} no longer exists; choose another one")
+        raise UserError(f"sample {wanted} of round {number} no longer exists; choose another one")
     parsed = parse_sample(sample)
     answer = parsed.answer
     preset = runs.open_run(folder)
@@ -85,8 +90,13 @@ def round_number(text: Any) -> int:
     return int(text) if re.fullmatch(r"[0-9]{1,4}", str(text)) else 0
 
 
-def key_of(sample: dict) -> str:
-    return f"{sample['prompt_index']}.{sample['sample']}"
+def samples_per_prompt(folder: Path) -> int:
+    return runs.open_run(folder).samples
+
+
+def number_of(sample: dict, per_prompt: int) -> int:
+    """From 1, prompt by prompt: the same however far the round is."""
+    return sample["prompt_index"] * per_prompt + sample["sample"] + 1
 
 
 def verdict_of(sample: dict) -> str:

@@ -1,0 +1,148 @@
+"""Problems that somebody brings: the formats, what is wrong in a file, a preset that fits it."""
+
+import dataclasses
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from thinkswitch import problem_check, problems
+from thinkswitch.errors import UserError
+from thinkswitch.preset import Preset, load_preset
+
+ROWS = [{"prompt": f"What is {n} + 1?", "answer": str(n + 1), "kind": "integer"} for n in range(6)]
+CSV = "prompt,answer,kind\n" + "".join(f"{r['prompt']},{r['answer']},{r['kind']}\n" for r in ROWS)
+TEXTS = {
+    "a.jsonl": "".join(json.dumps(row) + "\n" for row in ROWS),
+    "b.json": json.dumps(ROWS, indent=1),
+    "c.json": "".join(json.dumps(row) + "\n" for row in ROWS),
+    "d.csv": CSV,
+    "e.csv": "\ufeff" + CSV.replace(",", ";").replace("\n", "\r\n"),
+    "f.CSV": CSV.replace(",", "\t"),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_format_holds_the_same_problems(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(TEXTS[name].encode("utf-8"))
+    assert problems.load(str(path)) == [
+        problems.make_problem(row, "", "{prompt}", "answer", "") for row in ROWS
+    ]
+
+
+def test_parquet_is_read_with_its_types(tmp_path):
+    path = tmp_path / "p.parquet"
+    rows = [{**row, "answer": int(row["answer"]), "context": ["One.", "Two."]} for row in ROWS]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    loaded = problems.load(str(path), template="{context}\n{prompt}")
+    assert [problem.answer for problem in loaded] == [row["answer"] for row in ROWS]
+    assert loaded[0].prompt == "One.\nTwo.\nWhat is 0 + 1?"
+
+
+def test_a_cell_of_several_lines_counts_them(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text('prompt,answer,kind\n"two\nlines",1,integer\nb,x,integer\n', "utf-8")
+    with pytest.raises(UserError, match=r"p\.csv line 4: the answer 'x' is not an integer"):
+        problems.load(str(path))
+
+
+BROKEN = {
+    (
+        "p.csv",
+        b"prompt,answer\na,1,2\n",
+    ): "line 2 has 3 cells, the first line has 2; put texts with commas in",
+    ("p.csv", b'prompt\n"' + b"x" * 200_000 + b'"\n'): "is not CSV",
+    ("p.csv", b"\xff\xfe"): "cannot be read as UTF-8",
+    ("p.csv", b"question\na\n"): "asks for 'prompt', the row has question",
+    ("p.json", b"[1]"): "row 1 is a int; a row must be an object",
+    ("p.json", b'[{"prompt": '): "is not JSON",
+    ("p.json", b"[" * 100_000): "is not JSON",
+    ("p.parquet", b"PAR1 or not"): "cannot be read as Parquet",
+    ("p.parquet", b""): "cannot be read as Parquet",
+    ("p.jsonl", b""): "holds no problems",
+}
+
+
+@pytest.mark.parametrize("name, content", BROKEN, ids=BROKEN.values())
+def test_what_cannot_be_read_is_said_with_its_place(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=BROKEN[name, content]):
+        problems.load(str(tmp_path / name))
+
+
+# ---- checking
+
+
+def written(tmp_path, *rows, name="mine.jsonl"):
+    path = tmp_path / name
+    lines = (row if isinstance(row, str) else json.dumps(row) for row in rows)
+    path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    return path
+
+
+def test_a_check_counts_and_names_the_first_faults(tmp_path):
+    bad = {"prompt": "x", "answer": "y", "kind": "integer"}
+    path = written(tmp_path, ROWS[0], "nonsense", *ROWS[1:], bad, ROWS[0], "[1]", {"question": "?"})
+    found = problem_check.check(path, Preset())
+    assert (found.rows, found.wrong, found.answered, found.distinct) == (11, 4, 7, 6)
+    assert found.kinds == {"integer": 7}
+    assert [problem.prompt for problem in found.first] == [row["prompt"] for row in ROWS[:3]]
+    lines = [fault.partition("mine.jsonl ")[2].split(":")[0].split(" is")[0] for fault in found.faults]
+    assert lines == ["line 2", "line 8", "line 10"]
+
+
+def test_a_file_that_unpacks_to_too_many_rows_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(problem_check, "MOST_ROWS", 5)
+    with pytest.raises(UserError, match="more than 5 rows"):
+        problem_check.check(written(tmp_path, *ROWS), Preset())
+
+
+def test_usual_names_of_columns_are_found(tmp_path):
+    path = written(tmp_path, {"question": "a", "solution": "1"})
+    fitting = problem_check.columns_of(path, Preset())
+    assert (fitting.prompt_template, fitting.answer_column) == ("{question}", "solution")
+    for template in ("{prompt}", "{problem}"):  # that of the file before
+        other = problem_check.columns_of(path, Preset(prompt_template=template))
+        assert other.prompt_template == "{question}"
+    own = Preset(prompt_template="Solve: {question}", answer_column="solution")
+    assert problem_check.columns_of(path, own) == own
+    assert problem_check.columns_of(written(tmp_path, *ROWS), Preset()) == Preset()
+    assert problem_check.columns_of(written(tmp_path, "nonsense"), Preset()) == Preset()
+
+
+@pytest.mark.parametrize(
+    "role, numbers", [("both", (5, False, 1)), ("training", (6, False, 400)), ("held-out", (4096, True, 6))]
+)
+def test_a_preset_is_fitted_to_a_file_and_the_loop_takes_it(tmp_path, role, numbers):
+    path = written(tmp_path, *ROWS)
+    tiny = load_preset("tiny")
+    found = problem_check.check(path, tiny)
+    fitted = problem_check.use(tiny, str(path), found, role)
+    assert (fitted.prompts, fitted.fresh, fitted.held_out) == numbers
+    sets = (fitted.train_set == str(path), fitted.held_out_set == str(path))
+    assert sets == (role != "held-out", role != "training")
+    train, held = problems.train_and_held_out(fitted)
+    assert len(held) == numbers[2] and not {p.key for p in train} & {p.key for p in held}
+
+
+def test_numbers_only_get_smaller(tmp_path):
+    small = dataclasses.replace(load_preset("tiny"), prompts=2, rounds=2, held_out=1)
+    found = problem_check.check(written(tmp_path, *ROWS), small)
+    fitted = problem_check.use(small, "mine", found, "both")
+    assert (fitted.prompts, fitted.held_out, fitted.fresh) == (2, 1, True)
+
+
+def test_held_out_problems_need_answers(tmp_path):
+    path = written(tmp_path, *ROWS, {"prompt": "no answer"})
+    found = problem_check.check(path, Preset())
+    for role in ("both", "held-out"):
+        with pytest.raises(UserError, match="1 of 7 problems have no 'answer'"):
+            problem_check.use(Preset(), "mine", found, role)
+    assert problem_check.use(Preset(), "mine", found, "training").train_set == "mine"
+    with pytest.raises(UserError, match="not as 'other'"):
+        problem_check.use(Preset(), "mine", found, "other")
+    one = problem_check.check(written(tmp_path, ROWS[0]), Preset())
+    with pytest.raises(UserError, match="bring two or more"):
+        problem_check.use(Preset(), "mine", one, "both")
