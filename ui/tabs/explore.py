@@ -13,7 +13,6 @@ from ui.run_control import PAIR
 from ui.studio import Studio
 from ui.sweeps import Sweep
 from ui.widgets import (
-    charts,
     html,
     layer_charts,
     schedule_editor,
@@ -69,7 +68,7 @@ def build(studio: Studio, schedule: gr.State) -> dict:
         button: dict[str, Any] = {"size": "md", "scale": 1, "min_width": 88}
         start = gr.Button("Sweep", variant="primary", elem_id="explore-sweep-start", **button)
         stop = gr.Button("Stop", elem_id="explore-sweep-stop", interactive=False, **button)
-        clear = gr.Button("Clear", elem_id="explore-sweep-clear", interactive=False, **button)
+        clear = gr.Button("Clear", elem_id="explore-sweep-clear", visible=False, **button)
     status = MessageBox(html.quiet(sweep_report.HINT), elem_id="explore-status")
     swept = sweep_charts_row()
     findings = MessageBox(elem_id="explore-findings")
@@ -79,7 +78,7 @@ def build(studio: Studio, schedule: gr.State) -> dict:
     angles = Chart(
         elem_id="explore-angles",
         description="Angle between instruct and thinking, by layer and module",
-        height=charts.HEATMAP_HEIGHT,
+        height=layer_charts.HEIGHT,
     )
     gr.Markdown("### A schedule for t, used by Compare, Sweep and Export")
     editor = schedule_editor.lay_out()
@@ -150,7 +149,7 @@ def point_row() -> tuple[gr.Dropdown, gr.Button, gr.Button]:
             scale=6,
             min_width=300,
         )
-        button: dict[str, Any] = {"size": "md", "scale": 1, "min_width": 150, "visible": False}
+        button: dict[str, Any] = {"size": "md", "scale": 1, "min_width": 170, "visible": False}
         to_compare = gr.Button("Open in Compare", elem_id="explore-to-compare", **button)
         to_export = gr.Button("Open in Export", elem_id="explore-to-export", **button)
     return point, to_compare, to_export
@@ -282,7 +281,7 @@ def found(view: View, sweeps: dict[str, Sweep]) -> Updates:
         view.point: gr.update(choices=points, value=points[0][1] if points else None, visible=any_),
         view.to_compare: gr.update(visible=any_),
         view.to_export: gr.update(visible=any_),
-        view.clear: gr.update(interactive=any_),
+        view.clear: gr.update(visible=any_),
     }
 
 
