@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-from markupsafe import escape
 
 from thinkswitch.errors import UserError
 from thinkswitch.recipe import Schedule
@@ -20,9 +19,9 @@ from ui.widgets import (
     sweep_points,
     sweep_report,
 )
-from ui.widgets.assets import asset
 from ui.widgets.components import Chart, MessageBox
 from ui.widgets.events import on
+from ui.widgets.point_taker import Point, PointTaker
 
 DEFAULT_PROBLEMS = 100
 Updates = dict[gr.blocks.Block, Any]
@@ -104,8 +103,15 @@ def build(studio: Studio, schedule: gr.State) -> dict:
     def connect_chips(chips: list[gr.Button]) -> None:
         editor.connect_chips(chips, schedule, studio.tensor_names)
 
-    def connect_points(compare: dict) -> None:
-        take_points(studio, view, editor, schedule, compare)
+    def find_point(value: str | None) -> Point:
+        sweep, t = sweep_points.find(studio.sweeps, value)
+        return sweep.choice, t, sweep.schedule
+
+    def connect_points(compare: dict) -> PointTaker:
+        taker = PointTaker(editor, schedule, studio.tensor_names, compare)
+        taker.open(to_compare.click, find_point, [point], "Compare")
+        taker.open(to_export.click, find_point, [point], "Export")
+        return taker
 
     restore = editor.connect(schedule, studio.tensor_names)
     return {
@@ -283,30 +289,6 @@ def found(view: View, sweeps: dict[str, Sweep]) -> Updates:
         view.to_export: gr.update(visible=any_),
         view.clear: gr.update(visible=any_),
     }
-
-
-# ---- a point for other tabs
-
-
-def take_points(
-    studio: Studio, view: View, editor: schedule_editor.Editor, schedule: gr.State, compare: dict
-) -> None:
-    """Set round, t and schedule of Compare, which Export takes over when it is opened."""
-
-    def take(value: str | None, preview_t: float):
-        try:
-            sweep, t = sweep_points.find(studio.sweeps, value)
-        except UserError as error:  # and leave the tab as it is
-            raise gr.Error(str(escape(str(error))), print_exception=False) from error
-        updates = {compare["round"]: sweep.choice, compare["t"]: t, schedule: sweep.schedule}
-        told = editor.shown(sweep.schedule, preview_t, studio.tensor_names())
-        return {**updates, **editor.filled(sweep.schedule), **told}
-
-    outputs = [compare["round"], compare["t"], schedule, *editor.values, *editor.told]
-    for button, tab in ((view.to_compare, "Compare"), (view.to_export, "Export")):
-        taken = on(button.click, take, [view.point, editor.preview_t], outputs)
-        opened = on(taken.success, None, None, None, js=asset("open_tab.js").replace("NAME", tab))
-        compare["changed"](opened.then)
 
 
 def problem_bounds(count: int) -> dict[str, int]:
