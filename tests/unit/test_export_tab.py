@@ -188,6 +188,16 @@ def test_the_tab_follows_an_export_to_its_end():
     assert not updates[view.stop]["interactive"]
 
 
+def test_an_export_that_is_over_before_its_click_is_answered_is_shown():
+    """The answer "Exporting …" came last, over the result, and nothing was drawn again."""
+    studio, view = Studio(TINY, "tiny"), view_of()
+    studio.tasks["export"] = finished(Path("exports/mine"))
+    seen = export.refresh(studio, view, None, wanted())[view.seen]
+    assert export.refresh(studio, view, seen, wanted()) == {}
+    of_the_click = dataclasses.replace(seen, task=None)
+    assert "<b>Exported</b>" in export.refresh(studio, view, of_the_click, wanted())[view.status]
+
+
 def test_m11_after_an_export_the_plan_does_not_promise_another_one_there(studio, tmp_path, monkeypatch):
     """It went on saying that it fits, and the next click was refused: it already exists."""
     (tmp_path / "out").mkdir()

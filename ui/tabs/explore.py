@@ -1,6 +1,6 @@
 """Explore: scores over the whole spectrum, angles between the two checkpoints, and a schedule for t."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -192,12 +192,13 @@ def sweep_settings(studio: Studio) -> tuple[gr.Dropdown, gr.Slider, gr.Slider]:
 def control_sweeps(
     studio: Studio, view: View, choice: gr.Dropdown, points: gr.Slider, schedule: gr.State
 ) -> None:
-    def do_sweep(request: gr.Request, chosen: str, n: float, count: float, used: Schedule):
+    def do_sweep(request: gr.Request, seen: Seen | None, chosen: str, n: float, count: float, used: Schedule):
         try:
             sweeping.begin(studio, chosen, int(n), int(count), used, request.session_hash)
         except UserError as error:
-            return html.toast(UserError(studio.public(str(error))))
-        return html.quiet("Sweeping …")
+            return {view.status: html.error(studio.public(str(error)))}
+        # a quick sweep may be over and shown before this is: then it is drawn again
+        return {view.status: html.quiet("Sweeping …"), view.seen: seen and replace(seen, task=None)}
 
     def do_stop(request: gr.Request):
         try:
@@ -208,7 +209,8 @@ def control_sweeps(
     def do_clear(request: gr.Request):
         studio.clear_sweeps(request.session_hash)
 
-    on(view.start.click, do_sweep, [choice, points, view.problems, schedule], view.status)
+    inputs = [view.seen, choice, points, view.problems, schedule]
+    on(view.start.click, do_sweep, inputs, [view.status, view.seen])
     on(view.stop.click, do_stop)
     on(view.clear.click, do_clear)
 

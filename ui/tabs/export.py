@@ -1,7 +1,7 @@
 """Export: any point of any round as a folder of ordinary weights, or as an adapter; verified."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -74,6 +74,7 @@ def build(studio: Studio, schedule: gr.State) -> dict:
         "", language="python", label="How to load it", elem_id="export-code", visible=False, interactive=False
     )
     with gr.Row(elem_classes="controls"):
+        button["min_width"] = 170
         open_ = gr.Button("Open in Compare", elem_id="export-to-compare", visible=False, **button)
     view = View(cards, plan, start, stop, status, code, open_, gr.State(None))
     timer = gr.Timer(1.0, active=False)
@@ -135,8 +136,8 @@ def lay_out_form(studio: Studio, schedule: gr.State) -> tuple[Form, gr.Button, F
         [FOLDER, ADAPTER], value=FOLDER, label="Format", elem_id="export-format", visible="hidden"
     )
     cards = FormatCards(elem_id="export-cards")
-    folder, replace = lay_out_destination(studio)
-    return Form(choice, t, with_schedule, format_, folder, replace, schedule), chip, cards
+    folder, replaces = lay_out_destination(studio)
+    return Form(choice, t, with_schedule, format_, folder, replaces, schedule), chip, cards
 
 
 def lay_out_destination(studio: Studio) -> tuple[gr.Textbox, gr.Checkbox]:
@@ -151,7 +152,7 @@ def lay_out_destination(studio: Studio) -> tuple[gr.Textbox, gr.Checkbox]:
             max_lines=1,
             placeholder="my-blend" if studio.demo else anywhere,
         )
-        replace = gr.Checkbox(
+        replaces = gr.Checkbox(
             False,
             label="Replace an earlier export",
             elem_id="export-replace",
@@ -160,7 +161,7 @@ def lay_out_destination(studio: Studio) -> tuple[gr.Textbox, gr.Checkbox]:
             scale=1,
             min_width=220,
         )
-    return folder, replace
+    return folder, replaces
 
 
 # ---- events
@@ -194,7 +195,7 @@ def outlook(studio: Studio, view: View, wanted: Wanted) -> Updates:
 
 
 def control_exports(studio: Studio, form: Form, view: View) -> None:
-    def do_export(request: gr.Request, *values):
+    def do_export(request: gr.Request, seen: Seen | None, *values):
         try:
             exporting.begin(studio, Wanted(*values), request.session_hash)
         except UserError as error:
@@ -202,7 +203,9 @@ def control_exports(studio: Studio, form: Form, view: View) -> None:
         off = gr.update(interactive=False)
         hidden = gr.update(visible=False)
         started = {view.status: html.quiet("Exporting …"), view.plan: "", view.start: off}
-        return {**started, view.code: hidden, view.open: hidden}
+        # a quick export may be over and shown before this is: then it is drawn again
+        drawn = seen and replace(seen, task=None)
+        return {**started, view.code: hidden, view.open: hidden, view.seen: drawn}
 
     def do_stop(request: gr.Request):
         try:
@@ -210,9 +213,9 @@ def control_exports(studio: Studio, form: Form, view: View) -> None:
         except UserError as error:
             html.toast(error)
 
-    outputs = [view.status, view.plan, view.start, view.code, view.open]
+    outputs = [view.status, view.plan, view.start, view.code, view.open, view.seen]
     for event in (view.start.click, form.folder.submit):
-        on(event, do_export, form.inputs, outputs)
+        on(event, do_export, [view.seen, *form.inputs], outputs)
     on(view.stop.click, do_stop)
 
 
