@@ -59,7 +59,8 @@ def build(studio: Studio) -> gr.Blocks:
         tab["Compare"]["selected"](compare_tab.select)
         tab["Export"]["take"](export_tab.select, tab["Compare"])
         tab["Explore"]["connect_chips"]([tab[name]["schedule_chip"] for name in ("Compare", "Export")])
-        tab["Explore"]["connect_points"](tab["Compare"])
+        taker = tab["Explore"]["connect_points"](tab["Compare"])
+        taker.open(tab["Export"]["open"].click, tab["Export"]["exported_point"], [], "Compare")
         timers = {name: parts["timer"] for name, parts in tab.items() if "timer" in parts}
         run_timers_of_the_open_tab(tabs, timers)
         status_line.connect(studio, line, tab["Models"]["boxes"])

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from thinkswitch.statistics import wilson
-from ui.widgets import charts, run_charts, sweep_charts
+from ui.widgets import charts, layer_charts, run_charts, sweep_charts
 
 
 def drawn(text: str) -> dict:
@@ -155,30 +155,11 @@ def sweep_of(*rights: int) -> list[dict]:
     return [{**measure(0, "instruct", right), "t": t} for t, right in zip(ts, rights, strict=True)]
 
 
-def test_a_spectrum_marks_the_flip_and_the_broken_zone():
-    rows = sweep_of(30, 5, 90)
-    accuracy, think = map(drawn, sweep_charts.spectrum({"Round 0": rows}, [0.5], 0.75))
-    box, line = accuracy["layout"]["shapes"]
-    assert (box["type"], line["type"]) == ("rect", "line")
-    assert box["x0"] < 0.5 < box["x1"]
-    assert line["x0"] == line["x1"] == 0.75
-    assert [note["text"] for note in accuracy["layout"]["annotations"]] == ["broken zone", "flip 0.75"]
-    assert len(accuracy["data"]) == len(think["data"]) == 2
-    assert sweep_charts.spectrum({}, [], None) == ("", "")
-
-
-def test_of_several_sweeps_the_marks_say_whose_they_are():
-    rows = sweep_of(30, 5, 90)
-    accuracy, think = map(
-        drawn, sweep_charts.spectrum({"Round 0": rows, "a run · round 1": rows}, [0.5], 0.75)
-    )
-    assert len(accuracy["data"]) == len(think["data"]) == 4
-    assert all("latest sweep" in note["text"] for note in accuracy["layout"]["annotations"])
-
-
 def test_what_is_not_a_number_leaves_a_gap():
     rows = [[1.0, None], [math.nan, 2.0]]
-    heat = drawn(charts.heatmap("x", ["q", "k"], rows, "°", [[0, "#fff"], [1, "#000"]], zmin=0))["data"][0]
+    heat = drawn(layer_charts.heatmap("x", ["q", "k"], rows, "°", [[0, "#fff"], [1, "#000"]], zmin=0))[
+        "data"
+    ][0]
     assert heat["z"] == [[1.0, None], [None, 2.0]]
 
 
@@ -199,8 +180,8 @@ def test_names_in_a_chart_are_text():
     """Plotly reads tags in a label, and the name of a run or tensor comes from outside."""
     hostile = '<a href="javascript:x()">x</a>'
     charts_of_it = [
-        *sweep_charts.spectrum({hostile: sweep_of(1, 2)}, [], None),
-        charts.heatmap("x", [hostile], [[1.0]], "°", [[0, "#fff"], [1, "#000"]]),
+        *sweep_charts.figures([sweep_charts.Curve(hostile, sweep_of(1, 2), 0.5, [0.5], sweep_of(1, 2)[0])]),
+        layer_charts.heatmap("x", [hostile], [[1.0]], "°", [[0, "#fff"], [1, "#000"]]),
     ]
     for chart in charts_of_it:
         assert "<a" not in chart

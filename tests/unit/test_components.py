@@ -14,12 +14,12 @@ from conftest import ROOT
 from thinkswitch.errors import UserError
 from ui.widgets import components, html, theme
 from ui.widgets.assets import ASSETS, asset
-from ui.widgets.components import AnswerCard, Chart, LogBox, MessageBox
+from ui.widgets.components import AnswerCard, Chart, FormatCards, LogBox, MessageBox
 
 NODE = shutil.which("node")
 FILES = sorted(ASSETS.iterdir())
 TEMPLATES = [path for path in FILES if path.name in ("message.html", "log.html", "chart.html")] + sorted(
-    ASSETS.glob("answer_card.[hc]*")
+    [*ASSETS.glob("answer_card.[hc]*"), *ASSETS.glob("format_cards.[hc]*")]
 )
 HOSTILE = '<img src=x onerror="x()"> & co'
 
@@ -30,6 +30,7 @@ def made() -> list[gr.HTML]:
         LogBox(elem_id="log"),
         Chart(elem_id="chart", description="x", height=100),
         AnswerCard({"title": "x"}, elem_id="answer"),
+        FormatCards(elem_id="formats"),
     ]
 
 
@@ -47,7 +48,7 @@ def test_assets_are_packaged():
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
 def test_gradio_finds_nothing_to_evaluate_in_a_template(path):
     """It reads `{{...}}` as Handlebars and `${...}` as JavaScript, in templates of HTML and of CSS."""
-    assert len(TEMPLATES) == 5
+    assert len(TEMPLATES) == 7
     assert not re.search(r"\{\{|\$\{|`|\\", path.read_text("utf-8"))
 
 

@@ -13,6 +13,7 @@ from thinkswitch.errors import UserError
 from thinkswitch.evaluate import (
     Score,
     broken_zone,
+    cheapest_near_best,
     compare_scores,
     flip,
     probability_of_think,
@@ -20,6 +21,7 @@ from thinkswitch.evaluate import (
     sampling,
     score,
     seed_of,
+    so_far,
     summarise,
     sweep,
     with_token_limit,
@@ -235,6 +237,22 @@ def test_a_noisy_dip_is_not_called_broken(right, zone):
     assert broken_zone(spectrum((0, 0, 36), (0.3, 0, right), (1, 1, 99))) == zone
 
 
+def cost(t: float, right: int, tokens: float) -> dict:
+    return dict(t=t, accuracy=right / 100, mean_tokens=tokens)
+
+
+def test_the_cheapest_point_within_one_point_of_the_best():
+    points = [cost(0, 30, 5), cost(0.4, 95, 30), cost(0.6, 96, 34), cost(0.8, 97, 50), cost(1, 97, 60)]
+    assert cheapest_near_best(points) == cost(0.6, 96, 34)  # 97 - 96 is one point, rounding or not
+    assert cheapest_near_best(points, within=0.02) == cost(0.4, 95, 30)
+    assert cheapest_near_best(points, within=0) == cost(0.8, 97, 50)
+    assert cheapest_near_best([cost(0, 0, 5), cost(1, 0, 4)]) == cost(1, 0, 4)
+
+
+def test_of_equally_cheap_points_the_better_and_then_the_lower_t_is_taken():
+    assert cheapest_near_best([cost(0.1, 96, 9), cost(0.2, 97, 9), cost(0.3, 97, 9)]) == cost(0.2, 97, 9)
+
+
 # ---- sweeps
 
 
@@ -270,6 +288,28 @@ def test_a_sweep_counts_up_and_returns_its_points_in_order(swept):
     assert table[0]["think_rate"] == 0
     assert table[2]["think_rate"] == 1
     assert 0 < flip(table) < 1
+
+
+def test_a_sweep_so_far_compares_its_points_on_the_same_problems(arguments, swept):
+    scores = {}
+    steps = sweep(*arguments, scores=scores)
+    for _ in range(29):
+        next(steps)
+    partial = so_far(scores)
+    behind = min(len(of_point) for of_point in scores.values())
+    assert behind == 9
+    assert [point["n"] for point in partial] == [9, 9, 9]
+    with pytest.raises(StopIteration):
+        next(steps), next(steps)
+    assert so_far(scores) == swept[0]
+
+
+def test_a_sweep_with_a_point_that_has_no_answer_yet_has_no_table():
+    one = Score(question=0, correct=True, thought=False, tokens=4, said="7", finish="stop")
+    assert so_far({}) == so_far({0.0: [one], 1.0: []}) == []
+    other = dataclasses.replace(one, question=1, correct=False)
+    [first, second] = so_far({0.0: [one, other], 1.0: [other]})
+    assert (first["n"], first["correct"], second["n"]) == (1, 0, 1)
 
 
 @pytest.mark.parametrize("after", [0, 5])

@@ -16,6 +16,7 @@ from ui import decoding, scheduling
 from ui.decoding import Waiting
 from ui.run_control import PAIR
 from ui.studio import Studio
+from ui.sweeps import Sweep
 
 QUESTION = "What is 4 + 5 - 2?"
 
@@ -220,13 +221,17 @@ def test_a_task_of_another_visitor_cannot_be_cancelled_in_a_demo(endless):
     studio.cancel("export", "s2")  # it has ended
 
 
+def sweep_named(name: str) -> Sweep:
+    return Sweep(name, "the pair", Schedule(), ("a", "b"), 1, [])
+
+
 def test_sweeps_of_other_visitors_are_not_cleared_in_a_demo():
     demo, alone = (Studio(load_preset("tiny"), "tiny", demo) for demo in (True, False))
     for studio in (demo, alone):
         for page in ("s1", "s2"):
             studio.sessions.get(page)
-        studio.keep_sweep("mine", [], "s1")
-        studio.keep_sweep("theirs", [], "s2")
+        studio.keep_sweep(sweep_named("mine"), "s1")
+        studio.keep_sweep(sweep_named("theirs"), "s2")
         studio.clear_sweeps("s1")
     assert list(demo.sweeps) == ["theirs"] and list(alone.sweeps) == []
 
@@ -265,7 +270,7 @@ def test_a_table_of_a_closed_page_belongs_to_nobody():
     studio = Studio(load_preset("tiny"), "tiny", demo=True)
     studio.sessions.get("s1")
     studio.page_closed("s1")
-    studio.keep_sweep("theirs", [], "s1")
+    studio.keep_sweep(sweep_named("theirs"), "s1")
     studio.clear_sweeps("s2")
     assert studio.sweeps == {}
 

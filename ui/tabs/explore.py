@@ -1,10 +1,9 @@
 """Explore: scores over the whole spectrum, angles between the two checkpoints, and a schedule for t."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
-from markupsafe import escape
 
 from thinkswitch.errors import UserError
 from thinkswitch.recipe import Schedule
@@ -13,7 +12,6 @@ from ui.run_control import PAIR
 from ui.studio import Studio
 from ui.sweeps import Sweep
 from ui.widgets import (
-    charts,
     html,
     layer_charts,
     schedule_editor,
@@ -21,9 +19,9 @@ from ui.widgets import (
     sweep_points,
     sweep_report,
 )
-from ui.widgets.assets import asset
 from ui.widgets.components import Chart, MessageBox
 from ui.widgets.events import on
+from ui.widgets.point_taker import Point, PointTaker
 
 DEFAULT_PROBLEMS = 100
 Updates = dict[gr.blocks.Block, Any]
@@ -69,7 +67,7 @@ def build(studio: Studio, schedule: gr.State) -> dict:
         button: dict[str, Any] = {"size": "md", "scale": 1, "min_width": 88}
         start = gr.Button("Sweep", variant="primary", elem_id="explore-sweep-start", **button)
         stop = gr.Button("Stop", elem_id="explore-sweep-stop", interactive=False, **button)
-        clear = gr.Button("Clear", elem_id="explore-sweep-clear", interactive=False, **button)
+        clear = gr.Button("Clear", elem_id="explore-sweep-clear", visible=False, **button)
     status = MessageBox(html.quiet(sweep_report.HINT), elem_id="explore-status")
     swept = sweep_charts_row()
     findings = MessageBox(elem_id="explore-findings")
@@ -79,7 +77,7 @@ def build(studio: Studio, schedule: gr.State) -> dict:
     angles = Chart(
         elem_id="explore-angles",
         description="Angle between instruct and thinking, by layer and module",
-        height=charts.HEATMAP_HEIGHT,
+        height=layer_charts.HEIGHT,
     )
     gr.Markdown("### A schedule for t, used by Compare, Sweep and Export")
     editor = schedule_editor.lay_out()
@@ -105,8 +103,15 @@ def build(studio: Studio, schedule: gr.State) -> dict:
     def connect_chips(chips: list[gr.Button]) -> None:
         editor.connect_chips(chips, schedule, studio.tensor_names)
 
-    def connect_points(compare: dict) -> None:
-        take_points(studio, view, editor, schedule, compare)
+    def find_point(value: str | None) -> Point:
+        sweep, t = sweep_points.find(studio.sweeps, value)
+        return sweep.choice, t, sweep.schedule
+
+    def connect_points(compare: dict) -> PointTaker:
+        taker = PointTaker(editor, schedule, studio.tensor_names, compare)
+        taker.open(to_compare.click, find_point, [point], "Compare")
+        taker.open(to_export.click, find_point, [point], "Export")
+        return taker
 
     restore = editor.connect(schedule, studio.tensor_names)
     return {
@@ -150,7 +155,7 @@ def point_row() -> tuple[gr.Dropdown, gr.Button, gr.Button]:
             scale=6,
             min_width=300,
         )
-        button: dict[str, Any] = {"size": "md", "scale": 1, "min_width": 150, "visible": False}
+        button: dict[str, Any] = {"size": "md", "scale": 1, "min_width": 170, "visible": False}
         to_compare = gr.Button("Open in Compare", elem_id="explore-to-compare", **button)
         to_export = gr.Button("Open in Export", elem_id="explore-to-export", **button)
     return point, to_compare, to_export
@@ -187,12 +192,13 @@ def sweep_settings(studio: Studio) -> tuple[gr.Dropdown, gr.Slider, gr.Slider]:
 def control_sweeps(
     studio: Studio, view: View, choice: gr.Dropdown, points: gr.Slider, schedule: gr.State
 ) -> None:
-    def do_sweep(request: gr.Request, chosen: str, n: float, count: float, used: Schedule):
+    def do_sweep(request: gr.Request, seen: Seen | None, chosen: str, n: float, count: float, used: Schedule):
         try:
             sweeping.begin(studio, chosen, int(n), int(count), used, request.session_hash)
         except UserError as error:
-            return html.toast(UserError(studio.public(str(error))))
-        return html.quiet("Sweeping …")
+            return {view.status: html.error(studio.public(str(error)))}
+        # a quick sweep may be over and shown before this is: then it is drawn again
+        return {view.status: html.quiet("Sweeping …"), view.seen: seen and replace(seen, task=None)}
 
     def do_stop(request: gr.Request):
         try:
@@ -203,7 +209,8 @@ def control_sweeps(
     def do_clear(request: gr.Request):
         studio.clear_sweeps(request.session_hash)
 
-    on(view.start.click, do_sweep, [choice, points, view.problems, schedule], view.status)
+    inputs = [view.seen, choice, points, view.problems, schedule]
+    on(view.start.click, do_sweep, inputs, [view.status, view.seen])
     on(view.stop.click, do_stop)
     on(view.clear.click, do_clear)
 
@@ -282,32 +289,8 @@ def found(view: View, sweeps: dict[str, Sweep]) -> Updates:
         view.point: gr.update(choices=points, value=points[0][1] if points else None, visible=any_),
         view.to_compare: gr.update(visible=any_),
         view.to_export: gr.update(visible=any_),
-        view.clear: gr.update(interactive=any_),
+        view.clear: gr.update(visible=any_),
     }
-
-
-# ---- a point for other tabs
-
-
-def take_points(
-    studio: Studio, view: View, editor: schedule_editor.Editor, schedule: gr.State, compare: dict
-) -> None:
-    """Set round, t and schedule of Compare, which Export takes over when it is opened."""
-
-    def take(value: str | None, preview_t: float):
-        try:
-            sweep, t = sweep_points.find(studio.sweeps, value)
-        except UserError as error:  # and leave the tab as it is
-            raise gr.Error(str(escape(str(error))), print_exception=False) from error
-        updates = {compare["round"]: sweep.choice, compare["t"]: t, schedule: sweep.schedule}
-        told = editor.shown(sweep.schedule, preview_t, studio.tensor_names())
-        return {**updates, **editor.filled(sweep.schedule), **told}
-
-    outputs = [compare["round"], compare["t"], schedule, *editor.values, *editor.told]
-    for button, tab in ((view.to_compare, "Compare"), (view.to_export, "Export")):
-        taken = on(button.click, take, [view.point, editor.preview_t], outputs)
-        opened = on(taken.success, None, None, None, js=asset("open_tab.js").replace("NAME", tab))
-        compare["changed"](opened.then)
 
 
 def problem_bounds(count: int) -> dict[str, int]:

@@ -1,37 +1,24 @@
 """Export: any point of any round as a folder of ordinary weights, or as an adapter; verified."""
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import gradio as gr
 from gradio.events import Dependency
-from markupsafe import Markup
 
 from thinkswitch.errors import UserError
 from thinkswitch.recipe import Schedule
-from thinkswitch.text import format_bytes
+from ui import exporting
+from ui.exporting import ADAPTER, FOLDER, Done, Wanted
 from ui.run_control import PAIR
 from ui.scheduling import BackgroundTask
 from ui.studio import EXPORTS, Studio
-from ui.widgets import html, schedule_editor
+from ui.widgets import export_report, html, schedule_editor
 from ui.widgets.assets import asset
-from ui.widgets.components import MessageBox
+from ui.widgets.components import FormatCards, MessageBox
 from ui.widgets.events import on, on_choice
 
-if TYPE_CHECKING:
-    from thinkswitch.export.export import Exported
-    from thinkswitch.export.point import ExportRequest
-
-FOLDER, ADAPTER = "Hugging Face folder", "PEFT adapter"
-INTRODUCTION = (
-    "An export is written to a temporary folder, loaded again with Transformers and compared with "
-    "the live model. Then it is moved into place."
-)
-STAGES = {"write": "Writing", "verify": "Loading it again and comparing"}
-OUR_NAMES = re.compile(rf"({EXPORTS}/)?[\w.-]+-(round-\d+|pair)-t[\d.]+")
 Updates = dict[gr.blocks.Block, Any]
 
 
@@ -42,76 +29,84 @@ class Form:
     round: gr.Dropdown
     t: gr.Slider
     with_schedule: gr.Checkbox
-    layout: gr.Radio
+    format: gr.Radio
     folder: gr.Textbox
     replace: gr.Checkbox
     schedule: gr.State
 
-
-@dataclass(frozen=True)
-class Wanted:
-    """The values of the form."""
-
-    round: str
-    t: float
-    with_schedule: bool
-    layout: str  # FOLDER | ADAPTER
-    folder: str
-    replace: bool
-    schedule: Schedule
+    @property
+    def inputs(self) -> list[Any]:
+        return list(vars(self).values())
 
 
 @dataclass(frozen=True)
 class View:
-    """The components that follow an export."""
+    """The components that follow the form and an export."""
 
+    cards: FormatCards
     plan: MessageBox
+    start: gr.Button
+    stop: gr.Button
     status: MessageBox
     code: gr.Code
-    stop: gr.Button
+    open: gr.Button
     seen: gr.State  # a Seen, or None: draw everything
 
 
 @dataclass(frozen=True)
 class Seen:
-    task: int
-    stage: str
-    done: int
-    ended: bool
+    """What a page has drawn. Tasks and pairs are told apart by their identity."""
+
+    pair: int | None
+    task: tuple[int, str, int, bool] | None
 
 
 def build(studio: Studio, schedule: gr.State) -> dict:
     """Lay out the tab; returns what a reload brings back, and what the rest of the page updates."""
-    form, chip = lay_out_form(studio, schedule)
-    plan = MessageBox(elem_id="export-plan")
-    with gr.Row():
-        start = gr.Button("Export", variant="primary", elem_id="export-start")
-        stop = gr.Button("Stop", elem_id="export-stop", interactive=False)
-    status = MessageBox(html.quiet(INTRODUCTION), elem_id="export-status")
+    form, chip, cards = lay_out_form(studio, schedule)
+    with gr.Row(elem_classes="controls"):
+        button: dict[str, Any] = {"size": "md", "scale": 0, "min_width": 120}
+        start = gr.Button("Export", variant="primary", elem_id="export-start", interactive=False, **button)
+        stop = gr.Button("Stop", elem_id="export-stop", interactive=False, **button)
+        plan = MessageBox(elem_id="export-plan")
+    status = MessageBox(html.quiet(export_report.INTRODUCTION), elem_id="export-status")
     code = gr.Code(
         "", language="python", label="How to load it", elem_id="export-code", visible=False, interactive=False
     )
-    view = View(plan, status, code, stop, gr.State(None))
+    with gr.Row(elem_classes="controls"):
+        button["min_width"] = 170
+        open_ = gr.Button("Open in Compare", elem_id="export-to-compare", visible=False, **button)
+    view = View(cards, plan, start, stop, status, code, open_, gr.State(None))
     timer = gr.Timer(1.0, active=False)
-    look = show_plan(studio, form, plan)
-    control_exports(studio, form, view, start)
-    follow(studio, view, timer)
-    take = fill_from_compare(studio, form, plan, look, chip)
+    look_ahead(studio, form, view)
+    control_exports(studio, form, view)
+    follow(studio, form, view, timer)
+
+    def exported_point() -> tuple[str, float, Schedule]:
+        wanted = done_of(studio.tasks.get("export")).wanted
+        return wanted.round, wanted.t, wanted.schedule
+
     return {
-        "kept": [form.folder, form.layout],
+        "kept": [form.folder, form.format],
         "round": form.round,
         "timer": timer,
-        "take": take,
+        "take": fill_from_compare(studio, form, view, chip),
         "schedule_chip": chip,
+        "open": open_,
+        "exported_point": exported_point,
     }
 
 
-def lay_out_form(studio: Studio, schedule: gr.State) -> tuple[Form, gr.Button]:
-    with gr.Row(equal_height=True):
+# ---- layout
+
+
+def lay_out_form(studio: Studio, schedule: gr.State) -> tuple[Form, gr.Button, FormatCards]:
+    gr.Markdown("### What")
+    with gr.Row(elem_classes="controls"):
         choice = gr.Dropdown(
             studio.choices(),
             value=PAIR,
-            label="Round (the pair = round 0)",
+            label="Round",
             elem_id="export-round",
             allow_custom_value=True,
             scale=2,
@@ -121,65 +116,96 @@ def lay_out_form(studio: Studio, schedule: gr.State) -> tuple[Form, gr.Button]:
             1,
             0.5,
             step=0.01,
-            label="t (0 instruct, 1 thinking)",
+            label="t: 0 = instruct, 1 = thinking",
             elem_id="export-t",
-            scale=2,
+            scale=3,
             min_width=260,
         )
-        with gr.Column(scale=1, min_width=230):
-            with_schedule = gr.Checkbox(False, label="With Explore's schedule", elem_id="export-schedule")
-            chip = schedule_editor.chip("export-reset-schedule")
-        layout = gr.Radio(
-            [FOLDER, ADAPTER], value=FOLDER, label="Format", elem_id="export-format", scale=2, min_width=240
+        with_schedule = gr.Checkbox(
+            False,
+            label="With the schedule",
+            elem_id="export-schedule",
+            visible=False,
+            container=False,
+            scale=0,
+            min_width=160,
         )
-    in_exports = f"A new name inside {EXPORTS}/."
-    anywhere = "A new folder. A relative path starts where the app was started."
-    with gr.Row(equal_height=True):
+        chip = schedule_editor.chip("export-reset-schedule")
+    gr.Markdown("### Format")
+    format_ = gr.Radio(
+        [FOLDER, ADAPTER], value=FOLDER, label="Format", elem_id="export-format", visible="hidden"
+    )
+    cards = FormatCards(elem_id="export-cards")
+    folder, replaces = lay_out_destination(studio)
+    return Form(choice, t, with_schedule, format_, folder, replaces, schedule), chip, cards
+
+
+def lay_out_destination(studio: Studio) -> tuple[gr.Textbox, gr.Checkbox]:
+    gr.Markdown("### Where")
+    anywhere = f"{EXPORTS}/my-blend, or any other new folder; a relative one starts where the app was started"
+    with gr.Row(elem_classes="controls"):
         folder = gr.Textbox(
-            label="Name" if studio.demo else "Folder",
+            label=f"Name, new inside {EXPORTS}/" if studio.demo else "Folder",
             elem_id="export-folder",
             scale=4,
             min_width=300,
             max_lines=1,
-            info=in_exports if studio.demo else anywhere,
-            placeholder="my-blend" if studio.demo else f"{EXPORTS}/my-blend",
+            placeholder="my-blend" if studio.demo else anywhere,
         )
-        with gr.Column(scale=1, min_width=230):
-            replace = gr.Checkbox(
-                False,
-                label="Replace an earlier export",
-                elem_id="export-replace",
-                interactive=not studio.demo,
-            )
-    return Form(choice, t, with_schedule, layout, folder, replace, schedule), chip
+        replaces = gr.Checkbox(
+            False,
+            label="Replace an earlier export",
+            elem_id="export-replace",
+            visible=not studio.demo,
+            container=False,
+            scale=1,
+            min_width=220,
+        )
+    return folder, replaces
 
 
 # ---- events
 
 
-def show_plan(studio: Studio, form: Form, plan: MessageBox) -> Callable[..., Markup]:
-    """Keep the plan line up to date; returns what computes it."""
+def look_ahead(studio: Studio, form: Form, view: View) -> None:
+    """Keep cards, plan and the button up to date with the form."""
 
-    def look(*values) -> Markup:
+    def look(*values) -> Updates:
+        return outlook(studio, view, Wanted(*values))
+
+    for part in form.inputs:
+        on_choice(part.change, look, form.inputs, [view.cards, view.plan, view.start])
+
+
+def outlook(studio: Studio, view: View, wanted: Wanted) -> Updates:
+    """What can be exported with the form as it stands."""
+    offers = exporting.offers(studio, wanted)
+    ahead = exporting.look_ahead(studio, wanted)
+    off = [offer for offer in offers if offer.format.name == wanted.format and offer.reason]
+    if off:  # its card says why
+        ahead = exporting.Outlook(f"There is no {wanted.format} of this point; choose another format.")
+    task = studio.tasks.get("export")
+    at_work = task is not None and not task.ended
+    cards = export_report.cards(offers, wanted.format)
+    return {
+        view.cards: cards if offers else gr.skip(),
+        view.plan: "" if at_work else export_report.outlook_html(ahead),
+        view.start: gr.update(interactive=ahead.possible and not at_work),
+    }
+
+
+def control_exports(studio: Studio, form: Form, view: View) -> None:
+    def do_export(request: gr.Request, seen: Seen | None, *values):
         try:
-            return plan_html(studio, Wanted(*values))
+            exporting.begin(studio, Wanted(*values), request.session_hash)
         except UserError as error:
-            return html.error(sentence(studio, error))
-
-    inputs = list(vars(form).values())
-    for part in (form.round, form.t, form.with_schedule, form.layout, form.folder, form.replace):
-        on_choice(part.change, look, inputs, plan)
-    return look
-
-
-def control_exports(studio: Studio, form: Form, view: View, start: gr.Button) -> None:
-    def do_export(request: gr.Request, *values):
+            return {view.plan: html.error(exporting.sentence(studio, error))}
+        off = gr.update(interactive=False)
         hidden = gr.update(visible=False)
-        try:
-            begin(studio, Wanted(*values), request.session_hash)
-        except UserError as error:
-            return {view.status: html.toast(UserError(sentence(studio, error))), view.code: hidden}
-        return {view.status: html.quiet("Exporting …"), view.code: hidden}
+        started = {view.status: html.quiet("Exporting …"), view.plan: "", view.start: off}
+        # a quick export may be over and shown before this is: then it is drawn again
+        drawn = seen and replace(seen, task=None)
+        return {**started, view.code: hidden, view.open: hidden, view.seen: drawn}
 
     def do_stop(request: gr.Request):
         try:
@@ -187,159 +213,104 @@ def control_exports(studio: Studio, form: Form, view: View, start: gr.Button) ->
         except UserError as error:
             html.toast(error)
 
-    for event in (start.click, form.folder.submit):
-        on(event, do_export, list(vars(form).values()), [view.status, view.code])
+    outputs = [view.status, view.plan, view.start, view.code, view.open, view.seen]
+    for event in (view.start.click, form.folder.submit):
+        on(event, do_export, [view.seen, *form.inputs], outputs)
     on(view.stop.click, do_stop)
 
 
-def follow(studio: Studio, view: View, timer: gr.Timer) -> None:
-    def tick(seen: Seen | None):
-        return refresh(studio, view, seen) or gr.skip()
+def follow(studio: Studio, form: Form, view: View, timer: gr.Timer) -> None:
+    def tick(seen: Seen | None, *values):
+        return refresh(studio, view, seen, Wanted(*values)) or gr.skip()
 
-    on(timer.tick, tick, view.seen, list(vars(view).values()))
+    on(timer.tick, tick, [view.seen, *form.inputs], list(vars(view).values()))
 
 
 def fill_from_compare(
-    studio: Studio, form: Form, plan: MessageBox, look: Callable[..., Markup], chip: gr.Button
+    studio: Studio, form: Form, view: View, chip: gr.Button
 ) -> Callable[[Callable[..., Dependency], dict], Dependency]:
     """Returns `take`, which after an event fills the form with the round, t and schedule of Compare."""
 
     renaming = gr.JSON({}, visible="hidden")
 
+    def in_force(schedule: Schedule) -> Updates:
+        """An update that comes before the tab was first opened is lost, so the chip gets its own here."""
+        is_one = schedule != Schedule()
+        return {
+            form.with_schedule: gr.update(value=is_one, visible=is_one),
+            chip: schedule_editor.chip_update(schedule, studio.tensor_names()),
+        }
+
+    def name(choice: str, t: float, folder: str) -> dict[str, str]:
+        chosen = folder and not exporting.OUR_NAMES.fullmatch(folder)  # by the visitor
+        try:
+            return {"from": folder, "to": folder if chosen else exporting.proposed(studio, choice, t)}
+        except UserError:  # there is no such round, which the plan says
+            return {"from": folder, "to": folder}
+
     def fill(choice: str, t: float, folder: str, schedule: Schedule):
-        updates: Updates = {form.round: choice, form.t: t, form.with_schedule: schedule != Schedule()}
-        chosen = folder and not OUR_NAMES.fullmatch(folder)  # by the visitor
-        # an update that comes before the tab was first opened is lost
-        updates[chip] = schedule_editor.chip_update(schedule, studio.tensor_names())
-        name = folder if chosen else proposed(studio, choice, t)
-        updates[renaming] = {"from": folder, "to": name}
-        return updates
+        updates: Updates = {form.round: choice, form.t: t, renaming: name(choice, t, folder)}
+        return {**updates, **in_force(schedule)}
+
+    def look(*values) -> Updates:
+        return outlook(studio, view, Wanted(*values))
+
+    def rename_after(event: Callable[..., Dependency]) -> Dependency:
+        """In the browser, which knows what has been typed since the server was asked."""
+        named = on(event, None, [form.folder, renaming], form.folder, js=asset("rename.js"))
+        return on(named.then, look, form.inputs, [view.cards, view.plan, view.start])
 
     def take(event: Callable[..., Dependency], compare: dict) -> Dependency:
         inputs = [compare["round"], compare["t"], form.folder, form.schedule]
         filled = on_choice(event, fill, inputs, [form.round, form.t, form.with_schedule, chip, renaming])
-        # in the browser, which knows what has been typed since the server was asked
-        named = on(filled.then, None, [form.folder, renaming], form.folder, js=asset("rename.js"))
-        return on(named.then, look, list(vars(form).values()), plan)
+        return rename_after(filled.then)
 
+    for part in (form.round, form.t):
+        rename_after(on_choice(part.input, name, [form.round, form.t, form.folder], renaming).then)
+    on(form.schedule.change, in_force, form.schedule, [form.with_schedule, chip], trigger_mode="multiple")
     return take
-
-
-# ---- the export
-
-
-def proposed(studio: Studio, choice: str, t: float) -> str:
-    """A name for the folder of a point."""
-    run, number = studio.run_of(choice)
-    name = f"{run.name}-round-{number}" if run else f"{studio.preset.name or 'blend'}-pair"
-    return f"{name}-t{t:g}" if studio.demo else f"{EXPORTS}/{name}-t{t:g}"
-
-
-def target(studio: Studio, folder: str) -> Path:
-    """Where to write. In a demo: one plain name inside one folder."""
-    name = (folder or "").strip()
-    if not name:
-        raise UserError("no folder is named; write where the export should go")
-    if not studio.demo:
-        return Path(name)
-    if not re.fullmatch(r"\w[\w.-]{0,79}", name):
-        raise UserError(
-            f"{name[:80]!r} is not a plain name; use letters, digits, - and _ to name an export in a demo"
-        )
-    return EXPORTS / name
-
-
-def request_of(studio: Studio, wanted: Wanted) -> "ExportRequest":
-    loaded = studio.ready()
-    from thinkswitch.export.point import ExportPoint, ExportRequest
-
-    point = ExportPoint(
-        loaded.pair,
-        studio.find_round(loaded, wanted.round),
-        float(wanted.t),
-        wanted.schedule if wanted.with_schedule else Schedule(),
-        loaded.preset,
-        wanted.layout == ADAPTER,
-    )
-    replace = bool(wanted.replace) and not studio.demo
-    run, _ = studio.run_of(wanted.round)
-    return ExportRequest(point, target(studio, wanted.folder), replace, run)
-
-
-def plan_html(studio: Studio, wanted: Wanted) -> Markup:
-    """What an export would write; empty while there is nothing to plan."""
-    if studio.loaded is None or not wanted.folder:
-        return Markup()
-    from thinkswitch.export import export as exporter
-
-    plan = exporter.plan_export(request_of(studio, wanted))
-    return Markup(
-        "{} in {} tensors ({}), with tokenizer and chat template of the {} checkpoint. {} are free there."
-    ).format(format_bytes(plan.size), plan.tensors, plan.dtype, plan.template, format_bytes(plan.free))
-
-
-def begin(studio: Studio, wanted: Wanted, session_hash: str | None = None) -> None:
-    """Start an export as a task of the page that asks; refuses before work what cannot be written."""
-    loaded = studio.ready()
-    from thinkswitch.export import export as exporter
-
-    request = request_of(studio, wanted)
-    exporter.plan_export(request)
-
-    def work(cancelled: Callable[[], bool]):
-        with studio.using(loaded, wanted.round):
-            [recipe] = studio.points(loaded, wanted.round, [request.point.t], request.point.schedule)
-            return (yield from exporter.export(request, loaded.blend, recipe, studio.turn, cancelled))
-
-    studio.task("export", work, session_hash)
 
 
 # ---- what the tab shows
 
 
-def refresh(studio: Studio, view: View, seen: Seen | None) -> Updates:
+def refresh(studio: Studio, view: View, seen: Seen | None, wanted: Wanted) -> Updates:
     """What has changed since `seen`; empty if nothing has."""
-    task = studio.tasks.get("export")
-    if task is None:
-        return {}
-    now = Seen(id(task), task.stage, task.done, task.ended)
+    task, loaded = studio.tasks.get("export"), studio.loaded
+    now = Seen(
+        id(loaded) if loaded else None, (id(task), task.stage, task.done, task.ended) if task else None
+    )
     if now == seen:
         return {}
-    updates: Updates = {view.seen: now, view.stop: gr.update(interactive=not task.ended)}
-    updates[view.code] = gr.update(visible=False)
-    if not task.ended:
-        updates[view.status] = progress_html(task)
-    elif task.error:
-        updates[view.status] = ended_early_html(studio, task)
-    else:
-        updates[view.status] = result_html(studio, task.result)
-        updates[view.plan] = ""  # it said what would be written
-        updates[view.code] = gr.update(value="" if studio.demo else task.result.code, visible=not studio.demo)
+    updates: Updates = {view.seen: now}
+    if task is not None and (seen is None or seen.task != now.task):
+        updates |= of_task(studio, view, task)
+    if seen is None or seen.pair != now.pair or (task is not None and task.ended):
+        updates |= outlook(studio, view, wanted)
     return updates
 
 
-def progress_html(task: BackgroundTask) -> Markup:
-    return html.quiet(f"{STAGES.get(task.stage, 'Starting')} …") + html.progress_bar(task.done, task.total)
+def of_task(studio: Studio, view: View, task: BackgroundTask) -> Updates:
+    updates: Updates = {view.stop: gr.update(interactive=not task.ended)}
+    if not task.ended:
+        updates[view.status] = export_report.progress_html(task)
+        updates[view.start] = gr.update(interactive=False)
+        updates[view.plan] = ""
+    elif task.error:
+        text = exporting.sentence(studio, task.error)
+        updates[view.status] = html.quiet(text) if task.cancelled else html.error(text)
+    else:
+        done = done_of(task).exported
+        folder = done.folder.name if studio.demo else str(done.folder)
+        updates[view.status] = export_report.result_html(done, folder)
+    succeeded = task.ended and not task.error
+    shown = succeeded and not studio.demo
+    updates[view.code] = gr.update(value=done_of(task).exported.code if shown else "", visible=shown)
+    updates[view.open] = gr.update(visible=succeeded)
+    return updates
 
 
-def ended_early_html(studio: Studio, task: BackgroundTask) -> Markup:
-    text = sentence(studio, task.error)
-    return html.quiet(text) if task.cancelled else html.error(text)
-
-
-def result_html(studio: Studio, done: "Exported") -> Markup:
-    folder = done.folder.name if studio.demo else done.folder
-    written = Markup("<b>Exported</b> to <code>{}</code>: {} in {} files, {:.1f} s.").format(
-        folder, format_bytes(done.size), done.files, done.seconds
-    )
-    compared = (
-        f"Loaded again from its files, no layer differs from the live model's by more than {done.error:.1e} "
-        f"(relative). The likeliest token is the same at {100 * done.same_tokens:.1f} % of positions."
-    )
-    return Markup("{}<br>{}").format(written, compared)
-
-
-def sentence(studio: Studio, error: UserError | str | None) -> str:
-    """An error as a sentence; in a demo without paths."""
-    text = studio.public(str(error))
-    return f"{text[:1].upper()}{text[1:]}."
+def done_of(task: BackgroundTask | None) -> Done:
+    if task is None or not isinstance(task.result, Done):
+        raise UserError("this export is gone meanwhile")
+    return task.result

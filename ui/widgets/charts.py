@@ -21,7 +21,7 @@ GREY = "#808893"
 GRID = "rgba(128,136,147,.22)"
 SLIDER_INSET = 23  # pixels from the edge of the slider to the middle of its thumb at t = 0 and at 1
 CLEAR = "rgba(0,0,0,0)"
-STRIP_HEIGHT, HEATMAP_HEIGHT = 74, 300  # pixels
+STRIP_HEIGHT = 74  # pixels
 
 Trace = dict[str, Any]
 Axis = dict[str, Any]
@@ -71,30 +71,6 @@ def _faint_accuracy(scores: list[dict]) -> Trace:
         "opacity": 0.7,
         "hovertemplate": "t = %{x:.2f}: accuracy %{y:.3f} in the sweep<extra></extra>",
     }
-
-
-# ---- layers and modules
-
-
-def heatmap(
-    title: str, columns: list[str], rows: list[list[float | None]], unit: str, scale: list, **limits: float
-) -> str:
-    """One row per layer, one column per module. `limits` are Plotly's zmin and zmax."""
-    cells = {
-        "type": "heatmap",
-        "z": rows,
-        "x": [escape(column) for column in columns],
-        "y": list(range(len(rows))),
-        "colorscale": scale,
-        "xgap": 2,
-        "ygap": 2,
-        "colorbar": {"title": {"text": unit}, "thickness": 12},
-        "hovertemplate": f"layer %{{y}}, %{{x}}: %{{z:.4g}} {unit}<extra></extra>",
-        **limits,
-    }
-    y = axis("layer", autorange="reversed", dtick=max(1, len(rows) // 12))
-    margin = {"l": 52, "r": 14, "t": 34, "b": 96}
-    return figure(title, [cells], axis("", tickangle=-30), y, 160 + 13 * max(8, len(rows)), margin=margin)
 
 
 # ---- parts of figures

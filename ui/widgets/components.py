@@ -124,3 +124,20 @@ class FrameDots(gr.HTML, metaclass=_WithoutStub):
             apply_default_css=False,
             **kwargs,
         )
+
+
+class FormatCards(gr.HTML, metaclass=_WithoutStub):
+    """Formats of an export, each with its size or the reason why it is not to be had; see export_report.py.
+
+    A click chooses in the Radio with the id `export-format`, which is hidden.
+    """
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(
+            {"cards": []},
+            html_template=asset("format_cards.html"),
+            css_template=asset("format_cards.css"),
+            js_on_load=asset("format_cards.js"),
+            apply_default_css=False,
+            **kwargs,
+        )

@@ -11,15 +11,17 @@ from thinkswitch import recipe
 from thinkswitch.errors import UserError
 from thinkswitch.preset import check_schedule
 from thinkswitch.recipe import Schedule
-from ui.widgets import charts, html, layer_charts
+from ui.widgets import html, layer_charts
 from ui.widgets.components import Chart, MessageBox
 from ui.widgets.events import on, on_choice
 
 TensorNames = Callable[[], list[str] | None]  # of the loaded pair; None without one
 KINDS = {"attention": "Attention", "mlp": "MLP", "norm": "Norm", "embedding": "Embedding"}
 UNIFORM, CUSTOM = "uniform", "custom"  # UNIFORM is the name of one of the ablations
-DEPTH_HELP = (
-    "Factors from the first to the last layer, interpolated. 0, 1 rises; 0, 1, 0 peaks in the middle."
+HELP = (
+    "Each kind of module gets its factor times t, and each layer its place on the depth curve: 0, 1 rises "
+    "from the first layer to the last, 0, 1, 0 peaks in the middle. The named ones are the ablations of "
+    "arXiv 2510.10977."
 )
 
 
@@ -107,16 +109,11 @@ class Editor:
 
 
 def lay_out() -> Editor:
+    MessageBox(html.quiet(HELP))
+    names = list(recipe.ablations(layers=1))
     with gr.Row(equal_height=True):
-        names = list(recipe.ablations(layers=1))
         name = gr.Dropdown(
-            names,
-            value=names[0],
-            label="Schedule",
-            info="Ablations of arXiv 2510.10977.",
-            elem_id="schedule-name",
-            scale=1,
-            min_width=240,
+            names, value=names[0], label="Schedule", elem_id="schedule-name", scale=1, min_width=200
         )
         factors = [
             gr.Slider(
@@ -125,15 +122,13 @@ def lay_out() -> Editor:
             for kind, label in KINDS.items()
         ]
     with gr.Row(equal_height=True):
-        depth = gr.Textbox(
-            "1", label="Depth curve", info=DEPTH_HELP, elem_id="schedule-depth", scale=2, min_width=300
-        )
+        depth = gr.Textbox("1", label="Depth curve", elem_id="schedule-depth", scale=2, min_width=300)
         preview_t = gr.Slider(0, 1, 0.8, step=0.05, label="Preview at t", scale=1, min_width=240)
     status = MessageBox(elem_id="schedule-status")
     preview = Chart(
         elem_id="schedule-preview",
         description="The t of each tensor, by layer and module",
-        height=charts.HEATMAP_HEIGHT,
+        height=layer_charts.HEIGHT,
     )
     return Editor(name, factors, depth, preview_t, status, preview)
 

@@ -1,13 +1,13 @@
 """Figures of sweeps: what was scored over the spectrum of t. Sweeps are overlaid, each in its colour."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import escape
 
 from ui.widgets import charts
 
 HEIGHT = 340  # pixels
-STAR = 17  # pixels, of the cheapest point near the best
+STAR, GOLD = 15, "#ffd23f"  # size in pixels and colour of the cheapest point near the best
 ZONE_OPACITY = 0.1
 ZONE_EDGE = 0.02  # of t, so that a zone of one point is seen
 
@@ -36,36 +36,35 @@ def frontier(curves: list[Curve]) -> str:
     """Accuracy over mean tokens: a line per sweep, a point per t, a star at the cheapest near the best."""
     traces: list[charts.Trace] = []
     for i, curve in enumerate(curves):
-        tokens = [row["mean_tokens"] for row in curve.rows]
-        percent = [100 * row["accuracy"] for row in curve.rows]
-        line = charts.markers(tokens, percent, curve.name, {"color": colour(i), "symbol": i, "size": 7})
-        ends = {0, len(curve.rows) - 1}
-        labels = [f"{row['t']:g}" if j in ends else "" for j, row in enumerate(curve.rows)]
-        text = {"mode": "lines+markers+text", "text": labels, "textposition": "bottom center"}
-        about = [f"{escape(curve.name)}<br>{_counted(row)}" for row in curve.rows]
-        traces.append({**line, **text, "hovertext": about, "hovertemplate": "%{hovertext}<extra></extra>"})
+        tokens, percent = _costs(curve.rows)
+        name = curve.name
         if curve.cheapest:
-            traces.append(_star(curve, colour(i)))
+            name += f" ★ t = {curve.cheapest['t']:g}"
+        line = charts.markers(tokens, percent, name, {"color": colour(i), "symbol": i, "size": 7})
+        traces.append({**line, **_told(curve)})
+    traces += [_star(curve, colour(i)) for i, curve in enumerate(curves) if curve.cheapest]  # on top
     x = charts.axis("mean tokens per answer", rangemode="tozero")
-    y = charts.axis("%", range=[0, 106], tickvals=[0, 20, 40, 60, 80, 100])
+    y = charts.axis("%", range=[0, 104])
     return charts.figure("Accuracy against tokens, a point per t", traces, x, y, HEIGHT, showlegend=True)
+
+
+def _costs(rows: list[dict]) -> tuple[list[float], list[float]]:
+    return [row["mean_tokens"] for row in rows], [100 * row["accuracy"] for row in rows]
+
+
+def _told(curve: Curve, remark: str = "") -> dict:
+    """What is said of each point under the mouse."""
+    told = [f"{escape(curve.name)}<br>{_counted(row)}{remark}" for row in curve.rows]
+    return {"hovertext": told, "hovertemplate": "%{hovertext}<extra></extra>"}
 
 
 def _star(curve: Curve, edge: str) -> charts.Trace:
     row = curve.cheapest
     assert row is not None
-    marker = {"symbol": "star", "size": STAR, "color": "#ffd23f", "line": {"color": edge, "width": 2}}
-    star = charts.markers([row["mean_tokens"]], [100 * row["accuracy"]], "", marker)
-    return {
-        **star,
-        "mode": "markers+text",
-        "text": [f"<b>t = {row['t']:g}</b>"],
-        "textposition": "top center",
-        "textfont": {"color": edge},
-        "hovertext": [f"{escape(curve.name)}<br>{_counted(row)}<br>cheapest within one point of the best"],
-        "hovertemplate": "%{hovertext}<extra></extra>",
-        "showlegend": False,
-    }
+    marker = {"symbol": "star", "size": STAR, "color": GOLD, "line": {"color": edge, "width": 2}}
+    star = charts.markers(*_costs([row]), "", marker)
+    told = _told(replace(curve, rows=[row]), "<br>cheapest within one point of the best")
+    return {**star, **told, "mode": "markers", "showlegend": False, "cliponaxis": False}
 
 
 def _counted(row: dict) -> str:

@@ -1,0 +1,62 @@
+"""The formats of an export, what each would take, and why one cannot be had at a point."""
+
+from dataclasses import dataclass, replace
+
+from thinkswitch.errors import UserError
+from thinkswitch.export.export import size_of_small_files, validate_point
+from thinkswitch.export.layout import plan_entries
+from thinkswitch.export.point import ExportPoint
+from thinkswitch.export.safetensors_writer import total_bytes
+
+
+@dataclass(frozen=True)
+class Format:
+    """A form in which a point can be written."""
+
+    name: str
+    about: str  # one line
+    adapter: bool = False  # as ExportPoint has it
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A format at one point: its size, or the reason why it cannot be had."""
+
+    format: Format
+    size: int = 0  # bytes
+    reason: str = ""
+
+
+def by_name(*formats: Format) -> dict[str, Format]:
+    return {format_.name: format_ for format_ in formats}
+
+
+FORMATS = by_name(
+    Format(
+        "Hugging Face folder",
+        "The whole checkpoint as safetensors, with tokenizer, chat template and model card.",
+    ),
+    Format(
+        "PEFT adapter",
+        "What the rounds have changed, as LoRA matrices for the instruct checkpoint.",
+        adapter=True,
+    ),
+)
+
+
+def in_format(point: ExportPoint, format_: Format) -> ExportPoint:
+    return replace(point, adapter=format_.adapter)
+
+
+def offers(point: ExportPoint) -> list[Offer]:
+    """Every format at this point. Changes nothing."""
+    return [offer(in_format(point, format_), format_) for format_ in FORMATS.values()]
+
+
+def offer(point: ExportPoint, format_: Format) -> Offer:
+    try:
+        validate_point(point)
+        size = total_bytes(plan_entries(point)) + size_of_small_files(point)
+    except UserError as error:
+        return Offer(format_, reason=str(error))
+    return Offer(format_, size)
