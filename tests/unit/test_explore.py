@@ -151,7 +151,7 @@ def test_a_running_sweep_says_how_far_each_point_is():
     running = dataclasses.replace(swept(20, 80), answered={0.0: 25, 1.0: 100})
     said = sweep_report.status_html(Task(125, 200), running, [])
     assert "125 of 200 answers" in said
-    assert "drawn are the 100 of 100 problems" in said
+    assert "drawn are the 100 of 100 problems, longest first" in said
     assert '--share:0.250" title="t = 0: 25 of 100 answers"' in said
     assert '--share:1.000" title="t = 1: 100 of 100 answers"' in said
 

@@ -138,7 +138,10 @@ def sweep_charts_row() -> dict[str, Chart]:
         for name, description in descriptions.items():
             with gr.Column(min_width=340):
                 drawn[name] = Chart(
-                    elem_id=f"explore-{name}", description=description, height=sweep_charts.HEIGHT
+                    elem_id=f"explore-{name}",
+                    description=description,
+                    height=sweep_charts.HEIGHT,
+                    hint=f"{description}: press Sweep",
                 )
     return drawn
 

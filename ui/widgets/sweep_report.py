@@ -50,7 +50,8 @@ def progress_html(task: BackgroundTask, running: Sweep | None) -> Markup:
     if running is None:
         return html.quiet(text) + bar
     drawn = running.table[0]["n"] if running.table else 0
-    text += f"; drawn are the {drawn} of {running.problems} problems that every point has answered."
+    said = f"the {drawn} of {running.problems} problems, longest first, that all points have answered"
+    text += f"; drawn are {said}."
     return html.quiet(text) + points_html(running)
 
 
