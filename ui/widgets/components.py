@@ -66,7 +66,7 @@ class Chart(gr.HTML, metaclass=_WithoutStub):
         super().__init__(
             value,
             html_template=str(template),
-            js_on_load=asset("chart.js"),
+            js_on_load=f"{asset('chart.js')}\n\n{asset('chart_tools.js')}",
             apply_default_css=False,
             **kwargs,
         )
