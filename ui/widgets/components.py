@@ -141,3 +141,16 @@ class FormatCards(gr.HTML, metaclass=_WithoutStub):
             apply_default_css=False,
             **kwargs,
         )
+
+
+class FormTools(gr.HTML, metaclass=_WithoutStub):
+    """A search box over the settings of a form, and marks on those that were changed. See form.py."""
+
+    def __init__(self, value: dict | None = None, **kwargs: Any):
+        super().__init__(
+            value or {"settings": [], "groups": []},
+            html_template=asset("form_tools.html"),
+            js_on_load=asset("form_tools.js"),
+            apply_default_css=False,
+            **kwargs,
+        )
