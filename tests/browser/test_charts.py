@@ -46,6 +46,18 @@ def test_a_chart_is_saved_as_image_and_as_table(serve, visit):
     assert losses[3][0] == "'=a<b>"  # no formula of a spreadsheet
 
 
+def test_a_heat_map_s_table_has_a_row_per_tensor(tiny, visit):
+    page = visit(tiny.url)
+    open_tab(page, "Explore")
+    page.wait_for_selector("#explore-angles .js-plotly-plot .main-svg")
+    table = saved(page, "explore-angles", "table").path().read_text("utf-8")
+    head, *rows = csv.reader(io.StringIO(table))
+    assert head == ["module", "layer", "number"]
+    assert len(rows) == 4 * 11  # layers and modules of the embedded pair
+    assert {row[1] for row in rows} == {"0", "1", "2", "3"}
+    assert all(0 <= float(row[2]) < 90 for row in rows)
+
+
 def test_a_chart_fills_the_screen_and_comes_back(serve, visit):
     server = serve()
     made_run(server, "shown")

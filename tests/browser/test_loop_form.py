@@ -4,7 +4,10 @@ import pytest
 
 from browser.driver import Server, fill, open_tab, unfold, until
 
-MARK = """id => getComputedStyle(document.querySelector('#' + id + ' [data-testid=block-info]'), '::after').content"""
+MARK = """id => {
+    const label = document.querySelector('#' + id + ' [data-testid=block-info]');
+    return getComputedStyle(label, '::after').content;
+}"""
 BOTTOMS = """() => ['rounds', 'prompts', 'held_out', 't'].map(
     name => Math.round(document.querySelector('#knob-' + name + ' input').getBoundingClientRect().bottom))"""
 
