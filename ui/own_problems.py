@@ -30,10 +30,10 @@ def build(studio: Studio, settings: dict[str, form.Component]) -> None:
     """Not in a demo, where a file would stay on a machine that is not the visitor's."""
     with gr.Row(elem_id="loop-own"):
         file = gr.File(
-            label="Own problems: JSONL, CSV, JSON or Parquet, up to 32 MB",
+            label="Own problems (JSONL, CSV, JSON, Parquet)",
             file_types=list(problem_files.SUFFIXES),
             elem_id="loop-own-file",
-            height=112,
+            height=120,
             scale=3,
             min_width=280,
         )

@@ -56,7 +56,8 @@ class Pulse:
             loop_tab["run"],
             loop_tab["overlay"],
             loop_tab["new_run"],
-            *loop_tab["settings"].values(),
+            *loop_tab["form"].settings.values(),
+            loop_tab["form"].tools,
             shown,
         ]
 
@@ -128,10 +129,8 @@ class Pulse:
         return update
 
     def of_another_preset(self) -> dict[Component, Any]:
-        settings = self.tab["Loop"]["settings"]
         examples = [[problem.prompt] for problem in self.studio.loader.examples]
-        values = loop.refilled(self.studio, list(settings))
         return {
             self.tab["Compare"]["chips"]: gr.Dataset(samples=examples),
-            **dict(zip(settings.values(), values, strict=True)),
+            **self.tab["Loop"]["form"].of(self.studio.preset),
         }

@@ -187,6 +187,26 @@ def test_m7_a_stop_during_the_first_measurement_says_what_it_was_doing(server, v
     until(page, "loop-progress", r"stopped before round 1 \(measure instruct 7/30\); press Resume")
 
 
+def test_m5_of_the_major_ones_a_run_that_is_resumed_says_so_from_the_first_second(server, visit):
+    """It said "stopped 0/0 · about 0 s left" for six seconds, and its clock and bar went backwards."""
+    folder = made_run(server, "resumed")
+    rows = [
+        runs.Event(1, "distil", 3, 4, {"loss": 1.0, "tokens_per_s": 9}, time=1.0),
+        runs.Event(1, "stopped", time=2.0),
+    ]
+    runs.write_atomic(folder / "events.jsonl", "".join(runs.to_line(row.to_dict()) for row in rows))
+    page = visit(server.url)
+    open_tab(page, "Loop")
+    choose(page, "loop-run", "^resumed –")
+    until(page, "loop-progress", r"resumed: stopped in round 1 \(distil 3/4\); press Resume")
+    width = "() => document.querySelector('#loop-progress .progress-bar i').style.width"
+    stopped_at = page.evaluate(width)
+    with runs.claim(folder):
+        said = until(page, "loop-progress", r"resumed: resuming in round 1; torch is being imported")
+        assert "0/0" not in said and "left" not in said and "cost" not in said
+        assert page.evaluate(width) == stopped_at != "0%"
+
+
 def test_in_a_demo_nobody_renames_or_deletes_what_is_not_theirs(serve, visit):
     server = serve("--demo")
     folder = made_run(server, "theirs")

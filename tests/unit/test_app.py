@@ -14,6 +14,7 @@ from ui import security, status_line
 from ui.pulse import Pulse
 from ui.run_control import PAIR
 from ui.studio import Studio
+from ui.widgets import form
 
 
 def arguments(*flags):
@@ -123,7 +124,7 @@ def pulse(root):
             "run": gr.Dropdown(),
             "overlay": gr.Dropdown(),
             "new_run": gr.Accordion(),
-            "settings": {"rounds": gr.Number(), "epochs": gr.Number()},
+            "form": form.build(studio.preset, demo=False),
         }
         return Pulse(studio, status_line.build(studio), {**rounds, "Loop": loop_tab})
 
@@ -188,6 +189,6 @@ def test_another_preset_fills_the_form(pulse):
     pulse.studio.loader.preset = dataclasses.replace(now.preset, rounds=7, epochs=2)
     for last in (None, now):
         update = pulse.updates(last, pulse.now(), CHOSEN)
-        fields = pulse.tab["Loop"]["settings"]
-        assert (update[fields["rounds"]], update[fields["epochs"]]) == (7, 2)
+        fields = pulse.tab["Loop"]["form"].settings
+        assert [update[fields[name]]["value"] for name in ("rounds", "epochs")] == [7, 2]
         assert pulse.tab["Compare"]["chips"] in update

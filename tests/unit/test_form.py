@@ -27,13 +27,14 @@ def test_every_setting_is_in_the_form_once(demo):
 def test_the_built_form_holds_what_the_preset_says(demo):
     base = load_preset("tiny")
     with gr.Blocks():
-        made = form.build(base, demo)
+        built = form.build(base, demo)
+    made = built.settings
     assert set(made) == set(FIELDS) - {"name"} - (HIDDEN_IN_DEMO if demo else set())
     assert len({c.elem_id for c in made.values()}) == len(made)
     assert form.read(base, {name: c.value for name, c in made.items()}) == base
     fields = {f.name: f for f in dataclasses.fields(Preset)}
     for name, c in made.items():
-        assert c.info == fields[name].metadata["help"]
+        assert c.info.startswith(fields[name].metadata["help"])
     assert [value for _, value in made["labels"].choices] == ["thinking", "self", "shuffled"]
     assert made["four_bit"].value == "auto"
 
@@ -42,7 +43,7 @@ def test_a_number_reaches_the_preset_as_it_was_typed():
     """1.5 rounds were rounded to 2 by the component, and the loop started."""
     base = load_preset("tiny")
     with gr.Blocks():
-        rounds = form.build(base, demo=False)["rounds"]
+        rounds = form.build(base, demo=False).settings["rounds"]
     assert rounds.preprocess(3) == 3
     with pytest.raises(UserError, match="rounds must be a whole number"):
         form.read(base, {"rounds": rounds.preprocess(1.5)})
@@ -144,3 +145,46 @@ def test_a_switch_of_three_is_shown_as_one_of_its_choices():
     shown = [form.shown("four_bit", value) for value in (None, True, False)]
     assert shown == ["auto", "true", "false"]
     assert form.shown("greedy", False) is False
+
+
+def test_a_setting_shows_its_unit_and_its_default():
+    tiny = load_preset("tiny")
+    fields = form.fields_by_name()
+    assert form.title("held_out") == "Held out (problems)" and form.title("t") == "t"
+    assert form.info(fields["t"], tiny).endswith("1 = anchor. Default 0.8.")
+    assert form.info(fields["greedy"], tiny).endswith("Default on.")
+    assert form.info(fields["four_bit"], tiny).endswith("Default auto.")
+    assert form.info(fields["teacher"], tiny).endswith("Default empty.")
+    assert "Default" not in form.info(fields["schedule"], tiny)  # as long as a paragraph
+    assert set(form.UNITS) <= set(FIELDS)
+
+
+@pytest.mark.parametrize("demo", [False, True])
+def test_the_tools_know_every_setting_its_words_and_its_group(demo):
+    """In the order of the form: the browser compares values by place."""
+    with gr.Blocks():
+        built = form.build(load_preset("tiny"), demo)
+    settings = built.tools.value["settings"]
+    assert [one["id"] for one in settings] == [c.elem_id for c in built.settings.values()]
+    grouped = [name for group in built.tools.value["groups"] for name in group["settings"]]
+    assert sorted(grouped) == sorted(one["id"] for one in settings)
+    rate = next(one for one in settings if one["id"] == "knob-learning_rate")
+    assert "warm-up" in rate["text"] and rate["preset"] == "0.002" and not rate["folded"]
+    assert not any("/" in one["preset"] and one["preset"].startswith("/") for one in settings)
+
+
+@pytest.mark.parametrize(
+    "value, text", [(True, "true"), (2.0, "2"), (0.002, "0.002"), (3, "3"), ("auto", "auto"), ("", "")]
+)
+def test_a_value_is_compared_as_javascript_writes_it(value, text):
+    assert form.js_text(value) == text
+
+
+def test_another_preset_brings_its_values_and_defaults():
+    with gr.Blocks():
+        built = form.build(load_preset("tiny"), demo=False)
+    updates = built.of(dataclasses.replace(load_preset("tiny"), rounds=7))
+    assert updates[built.settings["rounds"]]["value"] == 7
+    assert updates[built.settings["rounds"]]["info"].endswith("Default 7.")
+    settings = {one["id"]: one["preset"] for one in updates[built.tools]["settings"]}
+    assert settings["knob-rounds"] == "7"

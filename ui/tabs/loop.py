@@ -31,7 +31,8 @@ def build(studio: Studio) -> dict:
     loss, accuracy, tokens = chart_row()
     scores = MessageBox(elem_id="loop-scores")
     with gr.Accordion("New run", open=newest() is None, elem_id="loop-new") as new_run:
-        settings = form.build(studio.preset, studio.demo)
+        made = form.build(studio.preset, studio.demo)
+        settings = made.settings
         if not studio.demo:
             own_problems.build(studio, settings)
         start = gr.Button("Start", variant="primary", elem_id="loop-start")
@@ -71,7 +72,7 @@ def build(studio: Studio) -> dict:
         "run": run,
         "overlay": overlay,
         "new_run": new_run,
-        "settings": settings,
+        "form": made,
         "timer": timer,
     }
 
@@ -242,11 +243,6 @@ def browse_samples(
 
 
 # ---- settings
-
-
-def refilled(studio: Studio, names) -> list:
-    """The form's values for the preset that is loaded now."""
-    return form.values_of(studio.preset, names)
 
 
 def check_problems(preset: Preset) -> None:

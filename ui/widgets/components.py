@@ -66,7 +66,7 @@ class Chart(gr.HTML, metaclass=_WithoutStub):
         super().__init__(
             value,
             html_template=str(template),
-            js_on_load=asset("chart.js"),
+            js_on_load=f"{asset('chart.js')}\n\n{asset('chart_tools.js')}",
             apply_default_css=False,
             **kwargs,
         )
@@ -138,6 +138,19 @@ class FormatCards(gr.HTML, metaclass=_WithoutStub):
             html_template=asset("format_cards.html"),
             css_template=asset("format_cards.css"),
             js_on_load=asset("format_cards.js"),
+            apply_default_css=False,
+            **kwargs,
+        )
+
+
+class FormTools(gr.HTML, metaclass=_WithoutStub):
+    """A search box over the settings of a form, and marks on those that were changed. See form.py."""
+
+    def __init__(self, value: dict | None = None, **kwargs: Any):
+        super().__init__(
+            value or {"settings": [], "groups": []},
+            html_template=asset("form_tools.html"),
+            js_on_load=asset("form_tools.js"),
             apply_default_css=False,
             **kwargs,
         )

@@ -5,6 +5,7 @@ import re
 import types
 import typing
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -14,9 +15,25 @@ from thinkswitch.errors import UserError
 from thinkswitch.paths import full_path, short_path
 from thinkswitch.preset import Preset, is_path, make_preset
 from thinkswitch.values import to_text
+from ui.widgets.assets import asset
+from ui.widgets.components import FormTools
 from ui.widgets.events import on
 
 MAIN_FIELDS = ("rounds", "prompts", "held_out", "t", "epochs", "learning_rate", "lora_rank", "labels")
+LONGEST_DEFAULT = 40  # characters; a longer one would be a paragraph
+UNITS = {
+    "prompts": "a round",
+    "held_out": "problems",
+    "samples": "a prompt",
+    "think_tokens": "tokens",
+    "instruct_tokens": "tokens",
+    "max_length": "tokens",
+    "rows": "sequences",
+    "batch": "answers",
+    "micro_batch": "answers",
+    "save_steps": "steps",
+    "watts": "W",
+}
 TYPES = typing.get_type_hints(Preset)
 SETTING_NAME = re.compile(
     r"(?<![\w./\\'\"])[a-z]+(?:_[a-z]+)+(?![\w/\\'\"]|\.\w)"
@@ -26,27 +43,84 @@ SPELLED = {"lora": "LoRA", "kwh": "kWh", "t": "t"}  # words with a case of their
 Component = gr.components.Component
 
 
-def build(preset: Preset, demo: bool) -> dict[str, Component]:
-    """Lay out the form: the main settings, then all others folded. Returns {setting: component}."""
-    fields = {field.name: field for field in dataclasses.fields(Preset)}
+@dataclass(frozen=True)
+class Form:
+    settings: dict[str, Component]
+    tools: FormTools
+    demo: bool
+
+    def of(self, preset: Preset) -> dict[Component, Any]:
+        """Updates that fill it for another preset, whose values are the defaults from then on."""
+        fields = fields_by_name()
+        updates: dict[Component, Any] = {
+            made: gr.update(value=shown(name, getattr(preset, name)), info=info(fields[name], preset))
+            for name, made in self.settings.items()
+        }
+        return {**updates, self.tools: described(preset, list(self.settings), self.demo)}
+
+
+def build(preset: Preset, demo: bool) -> Form:
+    """Lay out the form: a search box, the main settings, then all others folded."""
+    fields = fields_by_name()
     made = {}
-    with gr.Row(equal_height=True):
+    tools = FormTools(elem_id="loop-find")
+    with gr.Row(equal_height=True, elem_id=group_id("main")):
         for name in MAIN_FIELDS:
-            made[name] = component(fields[name], getattr(preset, name))
+            made[name] = component(fields[name], preset)
     # the folded column is rendered when it is opened: it holds forty components
     folded = gr.Accordion("All settings", open=False, elem_id="loop-knobs")
     with folded, gr.Column(visible=False) as rest:
         for heading, names in groups(demo).items():
-            gr.Markdown(f"**{heading}**")
-            with gr.Row(equal_height=True):
-                for name in names:
-                    made[name] = component(fields[name], getattr(preset, name))
+            with gr.Column(elem_id=group_id(heading)):
+                gr.Markdown(f"**{heading}**")
+                with gr.Row(equal_height=True):
+                    for name in names:
+                        made[name] = component(fields[name], preset)
 
     def show():
         return gr.Column(visible=True)
 
     on(folded.expand, show, None, rest)
-    return made
+    tools.value = described(preset, list(made), demo)
+    changes: list[Any] = [getattr(one, "change") for one in made.values()]  # noqa: B009 - of each kind
+    gr.on(changes, None, list(made.values()), None, js=asset("settings_changed.js"), api_visibility="private")
+    return Form(made, tools, demo)
+
+
+def fields_by_name() -> dict[str, dataclasses.Field]:
+    return {field.name: field for field in dataclasses.fields(Preset)}
+
+
+def described(preset: Preset, names: list[str], demo: bool) -> dict:
+    """What the form's tools know: of each setting its words and the preset's value; the groups."""
+    fields = fields_by_name()
+    settings = [
+        {
+            "id": f"knob-{name}",
+            "text": f"{name} {title(name)} {fields[name].metadata['help']}".lower(),
+            "preset": js_text(shown(name, getattr(preset, name))),
+            "folded": name not in MAIN_FIELDS,
+        }
+        for name in names
+    ]
+    grouped = {"main": list(MAIN_FIELDS), **groups(demo)}
+    listed = [
+        {"id": group_id(head), "settings": [f"knob-{n}" for n in them]} for head, them in grouped.items()
+    ]
+    return {"settings": settings, "groups": listed}
+
+
+def js_text(value: Any) -> str:
+    """A value as JavaScript writes it: 2.0 is 2 there, True is true."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value == int(value) and abs(value) < 1e15:
+        return str(int(value))
+    return str(value)
+
+
+def group_id(heading: str) -> str:
+    return f"knobs-{heading.lower().replace(' ', '-')}"
 
 
 def groups(demo: bool) -> dict[str, list[str]]:
@@ -61,13 +135,13 @@ def groups(demo: bool) -> dict[str, list[str]]:
     return found
 
 
-def component(field: dataclasses.Field, value: Any) -> Component:
+def component(field: dataclasses.Field, preset: Preset) -> Component:
     """The input for one setting. Its limits are checked when the form is read, so numbers have none here."""
     kind = TYPES[field.name]
     common: dict[str, Any] = {
-        "label": label(field.name),
-        "info": field.metadata["help"],
-        "value": shown(field.name, value),
+        "label": title(field.name),
+        "info": info(field, preset),
+        "value": shown(field.name, getattr(preset, field.name)),
         "elem_id": f"knob-{field.name}",
         "min_width": 240,
         "interactive": True,
@@ -88,6 +162,24 @@ def label(name: str) -> str:
     first, *others = name.split("_")
     words = [SPELLED.get(first, first.capitalize()), *(SPELLED.get(word, word) for word in others)]
     return " ".join(words)
+
+
+def title(name: str) -> str:
+    """The label with its unit, if it has one."""
+    unit = UNITS.get(name)
+    return f"{label(name)} ({unit})" if unit else label(name)
+
+
+def info(field: dataclasses.Field, preset: Preset) -> str:
+    """The help, and the preset's value in words."""
+    value = shown(field.name, getattr(preset, field.name))
+    if isinstance(value, bool):
+        value = "on" if value else "off"
+    if isinstance(value, str) and len(value) > LONGEST_DEFAULT:
+        return field.metadata["help"]
+    if isinstance(value, float):
+        value = f"{value:g}"
+    return f"{field.metadata['help']} Default {'empty' if value == '' else value}."
 
 
 def with_labels(message: str) -> str:
