@@ -35,7 +35,7 @@ class Cost:
 
 def empty_card(column: str, point: Point) -> Answer:
     """A column before its first token."""
-    text = stage_title(point) if column in STAGES else title(point.t)
+    text = stage_title(point) if column in STAGES else title(point)
     return Answer(title=text, edge=theme.blend_colour(point.t), empty="…")
 
 
@@ -63,16 +63,17 @@ def foot(chunk: Chunk, cost: Cost) -> str:
     return f"{tokens}{trace}{ending} · {cost.seconds:.2f} s{speed}"
 
 
-def title(t: float) -> str:
-    if t == 0:
+def title(point: Point) -> str:
+    if point.t == 0:
         return "instruct"
-    return "thinking" if t == 1 else f"blend · t = {t:g}"
+    is_thinking = point.t == 1 and not point.scheduled
+    return "thinking" if is_thinking else f"blend · t = {point.t:g}"
 
 
 def stage_title(point: Point) -> str:
     """The title of a column that compares rounds."""
     round_ = "round 0" if point.round == PAIR else point.round.rpartition(" · ")[2]
-    return f"{title(point.t)} · {round_}"
+    return f"{title(point)} · {round_}"
 
 
 def odd_trace(chunk: Chunk) -> str:

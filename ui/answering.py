@@ -16,7 +16,7 @@ from thinkswitch.errors import UserError
 from ui import answer_text
 from ui.conversation import earlier_turns
 from ui.decoding import DecodeUpdate, Waiting
-from ui.question import RENDERED_POINTS, Batch, Question, all_columns, columns_of, rows_of
+from ui.question import Batch, Question, all_columns, columns_of, rows_of
 from ui.sessions import PageRequest
 from ui.studio import Studio
 from ui.widgets import html, rich_text
@@ -175,7 +175,7 @@ class Answering:
         if stopped:
             self.forget_end_columns()
         if self.fills_ends:  # the frames are those of another question, or new ones
-            rendered = len(self.batch.points) == len(RENDERED_POINTS) and not stopped
+            rendered = self.batch.frames > 0 and not stopped
             changes["frames"] = self.frames() if rendered else []
             if rendered:
                 self.claim_end_columns(rendered=True)
@@ -256,5 +256,5 @@ class Answering:
         return rendered
 
     def frames(self) -> list[dict]:
-        points = enumerate(self.batch.points)
+        points = enumerate(self.batch.points[: self.batch.frames])
         return [{**self.card(row, self.batch.column_of(row)), "t": point.t} for row, point in points]

@@ -93,6 +93,16 @@ class Handlers:
         else:
             self.all_columns(click)
 
+    def schedule_changed(self, click: Click) -> None:
+        """The ends are the checkpoints themselves; the blend and the curve follow the schedule."""
+        if self.session(click).end_columns is None:  # nothing is answered yet
+            self.curve(click)
+        elif self.studio.preset.think_tokens <= SHORT:
+            self.slider_released(click)
+            self.curve(click)
+        else:
+            self.setting_changed(click)
+
     def greet(self, click: Click) -> None:
         """The page opens with answers, where they cost nothing."""
         answer_when_loaded(self.studio, click.session_hash, click.number, self.asked(click), SHORT)

@@ -29,6 +29,7 @@ class Point:
 
     round: str
     t: float
+    scheduled: bool = False  # the schedule in force applies; never to the two checkpoints
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,9 @@ def read_question(values: dict[str, Any]) -> Question:
 
 
 def read_stage(values: dict[str, Any], stage: str) -> Point:
-    return Point(values[f"{stage}_round"] or PAIR, float(values[f"{stage}_t"] or 0))
+    t = float(values[f"{stage}_t"] or 0)
+    scheduled = values["schedule"] != Schedule() and t not in (0, 1)
+    return Point(values[f"{stage}_round"] or PAIR, t, scheduled)
 
 
 def check(studio: Studio, loaded: Loaded, question: Question) -> None:
@@ -125,6 +128,7 @@ class Batch:
 
     points: list[Point]
     columns: dict[str, int]  # {column: index of its point}
+    frames: int = 0  # how many of the first points are frames of the rendered spectrum
 
     def column_of(self, index: int) -> str:
         """The column whose conversation a point goes on from; points without a column have the blend's."""
@@ -132,22 +136,32 @@ class Batch:
 
 
 def blend_alone(question: Question) -> Batch:
-    return Batch([Point(question.round, question.t)], {"blend": 0})
+    return Batch([blended(question, question.t)], {"blend": 0})
 
 
 def all_columns(question: Question) -> Batch:
     """Every column of the view that is shown."""
     points = list(question.stages)
     if question.view != BEFORE_AND_AFTER:
-        points = [Point(question.round, t) for t in (0.0, question.t, 1.0)]
+        ends = [Point(question.round, t) for t in (0.0, 1.0)]
+        points = [ends[0], blended(question, question.t), ends[1]]
     return Batch(points, {column: i for i, column in enumerate(columns_of(question))})
 
 
+def blended(question: Question, t: float) -> Point:
+    return Point(question.round, t, scheduled=question.schedule != Schedule())
+
+
 def spectrum(question: Question) -> Batch:
-    """The points of the rendered spectrum; the blend shows the one that is nearest to the slider."""
-    points = [Point(question.round, t) for t in RENDERED_POINTS]
-    nearest = min(range(len(points)), key=lambda i: abs(points[i].t - question.t))
-    return Batch(points, {"instruct": 0, "thinking": len(points) - 1, "blend": nearest})
+    """The points of the rendered spectrum and both ends; the blend shows the one nearest to the slider."""
+    frames = [blended(question, t) for t in RENDERED_POINTS]
+    nearest = min(range(len(frames)), key=lambda i: abs(frames[i].t - question.t))
+    points = list(frames)
+    ends = {"instruct": 0, "thinking": len(points) - 1}
+    if question.schedule != Schedule():  # under which the last frame need not be the thinking checkpoint
+        ends["thinking"] = len(points)
+        points.append(Point(question.round, 1.0))
+    return Batch(points, {**ends, "blend": nearest}, len(frames))
 
 
 def rows_of(studio: Studio, loaded: Loaded, question: Question, batch: Batch) -> list[Row]:
@@ -165,7 +179,7 @@ def rows_of(studio: Studio, loaded: Loaded, question: Question, batch: Batch) ->
             question.prompt,
             point.t,
             recipe,
-            question.template,
+            template_at(loaded, question, point),
             sampling_at(studio, loaded, question, point.t),
             question.seed,
             conversation,
@@ -175,13 +189,19 @@ def rows_of(studio: Studio, loaded: Loaded, question: Question, batch: Batch) ->
 
 
 def recipes_of(studio: Studio, loaded: Loaded, question: Question, points: list[Point]) -> list[Recipe]:
-    """The points as recipes, in their order; each round is looked up once."""
+    """The points as recipes, in their order."""
     found: dict[Point, Recipe] = {}
-    for round_ in dict.fromkeys(point.round for point in points):
-        ts = sorted({point.t for point in points if point.round == round_})
-        recipes = studio.points(loaded, round_, ts, question.schedule)
-        found |= {Point(round_, t): recipe for t, recipe in zip(ts, recipes, strict=True)}
+    for round_, scheduled in dict.fromkeys((point.round, point.scheduled) for point in points):
+        asked = [p for p in dict.fromkeys(points) if (p.round, p.scheduled) == (round_, scheduled)]
+        schedule = question.schedule if scheduled else Schedule()
+        recipes = studio.points(loaded, round_, [point.t for point in asked], schedule)
+        found |= dict(zip(asked, recipes, strict=True))
     return [found[point] for point in points]
+
+
+def template_at(loaded: Loaded, question: Question, point: Point) -> str:
+    """instruct | thinking | auto. At t = 1 a schedule makes a blend, which auto would take for thinking."""
+    return loaded.preset.template if question.template == "auto" and point.scheduled else question.template
 
 
 def sampling_at(studio: Studio, loaded: Loaded, question: Question, t: float) -> Sampling:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from thinkswitch.errors import UserError
 from ui import question as questions
 from ui.conversation import conversation_of
-from ui.question import Point, Question
+from ui.question import Question
 from ui.sessions import PageRequest
 from ui.studio import Studio
 from ui.widgets import charts
@@ -122,7 +122,7 @@ def wait_for_answers(request: PageRequest, given_up: Callable[[], bool], first_w
 def probabilities(studio: Studio, loaded: Loaded, question: Question, points: list[int]) -> list[float]:
     from thinkswitch import evaluate
 
-    at = [Point(question.round, point / FINEST) for point in points]
+    at = [questions.blended(question, point / FINEST) for point in points]
     recipes = questions.recipes_of(studio, loaded, question, at)
     conversation = conversation_of(question.exchanges, "blend", question.system)
     template = template_of(loaded, question)

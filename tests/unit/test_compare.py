@@ -485,6 +485,32 @@ def test_a_chart_of_the_old_pair_gives_up(page, monkeypatch):
     assert len(turns) == 1 and pair.rounds.pinned() == set()
 
 
+# ---- a schedule
+
+
+def test_the_ends_are_the_checkpoints_whatever_schedule_is_in_force(page, clicks):
+    """With all factors at 0 the column called thinking was instruct, and kept the schedule before."""
+    zero = dataclasses.replace(ASK, schedule=Schedule(attention=0, mlp=0, norm=0, embedding=0))
+    screen = run(page, 1, zero)
+    instruct, blend, thinking = (screen.parts[column] for column in COLUMNS)
+    assert thinking["trace"] and not instruct["trace"]
+    # the blend is instruct, under the preset's template
+    assert blend["answer"] == instruct["answer"] and not blend["trace"]
+    screen = run(page, 2, zero, spectrum(zero))
+    frames = screen.parts["frames"]
+    assert [frame["t"] for frame in frames] == RENDERED_POINTS
+    assert frames[-1]["title"] == "blend · t = 1" and not frames[-1]["trace"]
+    assert screen.parts["thinking"]["trace"] and screen.parts["thinking"]["title"] == "thinking"
+
+
+def test_a_schedule_that_changes_decodes_the_blend_anew(page, clicks):
+    run(page, 1)
+    scheduled = dataclasses.replace(ASK, schedule=Schedule(mlp=0))
+    clicks("schedule_changed", 2, scheduled)
+    last_screen(page)
+    assert clicks.asked == [blend_alone(scheduled)]
+
+
 # ---- before and after, conversation
 
 

@@ -71,7 +71,7 @@ def connect(studio: Studio, view: View) -> None:
         listen(settings[name].input, handlers.setting_changed, view)
     on_choice(settings["round"].input, known_round(studio), settings["round"], settings["round"])
     settings["schedule"].change(None, None, [view.frames, view.dots], js=NO_FRAMES)
-    listen(settings["schedule"].change, handlers.curve, view)
+    listen(settings["schedule"].change, handlers.schedule_changed, view)
     # frames of another prompt would mislead
     settings["prompt"].input(None, None, [view.frames, view.dots], js=NO_FRAMES)
     settings["t"].input(None, [settings["t"], view.frames], view.cards["blend"], js=asset("scrub.js"))
