@@ -264,10 +264,8 @@ def in_terminal(preset_file: str) -> None:
     taken = []
     for _ in range(2):  # the first one warms up
         began = time.perf_counter()
-        came = [
-            (time.perf_counter() - began, c.tokens)
-            for c in generate(blend, pair.instruct.tokenizer, rows, set())
-        ]
+        chunks = generate(blend, pair.instruct.tokenizer, rows, set())
+        came = [(time.perf_counter() - began, chunk.tokens) for chunk in chunks]
         taken.append(speeds(came[0], came[-1]))
     print(json.dumps(taken[-1]))
 
