@@ -241,7 +241,8 @@ WATCH_ANSWER = """() => {
     const count = tokens();
     blank ||= count === 0;
     if (blank && count && !window.seen.first) window.seen.first = [performance.now() - began, count];
-    if (window.seen.first && count > window.seen.first[1] && done()) window.seen.last = [performance.now() - began, count];
+    const grown = window.seen.first && count > window.seen.first[1];
+    if (grown && done()) window.seen.last = [performance.now() - began, count];
     else setTimeout(look, 10);
   };
   look();
