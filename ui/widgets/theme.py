@@ -7,6 +7,7 @@ from ui.widgets.assets import asset
 
 INSTRUCT, THINKING = COLOURS["instruct"], COLOURS["thinking"]
 STYLES = ("studio", "models", "loop", "compare", "explore", "export")  # the page, then its tabs
+SCRIPTS = ("studio.js", "header.js")
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]  # the system's: none is downloaded
 MONO_FONTS = ["ui-monospace", "Consolas", "DejaVu Sans Mono", "monospace"]
 
@@ -53,7 +54,10 @@ def css() -> str:
 
 
 def head() -> str:
-    return f"<script>\n{asset('studio.js')}\n</script>"
+    """Scripts, each in a block of its own, so that their names do not meet."""
+    blocks = "\n".join(f"{{\n{asset(name)}\n}}" for name in SCRIPTS)
+    icon = '<link rel="icon" type="image/svg+xml" href="favicon.ico">'
+    return f"{icon}\n<script>\n{blocks}\n</script>"
 
 
 def blend_colour(t: float) -> str:
