@@ -149,9 +149,7 @@ def test_the_colours_of_the_two_checkpoints_are_variables_of_the_page():
     assert theme.INSTRUCT != theme.THINKING
     assert f"--instruct: {theme.INSTRUCT}" in theme.css()
     assert f"--thinking: {theme.THINKING}" in theme.css()
-    styled = [
-        path for path in FILES if path.suffix != ".svg"
-    ]  # shown outside of the page
+    styled = [path for path in FILES if path.suffix != ".svg"]  # shown outside of the page
     assert theme.INSTRUCT not in "".join(path.read_text("utf-8") for path in styled)
     icon = (ASSETS / "favicon.svg").read_text("utf-8")
     assert theme.INSTRUCT in icon and theme.THINKING in icon

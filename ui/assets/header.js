@@ -77,11 +77,24 @@ const noteTab = () => {
   history.pushState(null, '', location.pathname + location.search + hash);
 };
 
+// While the page is built, Gradio opens its own first tab, perhaps more than once: ask until ours stays open.
+const SETTLED_MS = 400;
+
 const watchTabs = () => {
-  followAddress();
-  new MutationObserver(noteTab).observe(document.querySelector('#tabs'), {
+  const notes = () => new MutationObserver(noteTab).observe(document.querySelector('#tabs'), {
     subtree: true, attributes: true, attributeFilter: ['aria-selected'],
   });
+  if (!tabButton(addressed()) || addressed() === FIRST_TAB) return notes();
+  let since = performance.now();
+  const settle = () => {
+    if (openTab() !== addressed()) {
+      followAddress();
+      since = performance.now();
+    }
+    if (performance.now() - since > SETTLED_MS) notes();
+    else requestAnimationFrame(settle);
+  };
+  settle();
 };
 
 window.addEventListener('popstate', followAddress);
@@ -92,7 +105,7 @@ const begin = () => {
   applyTheme();
   new MutationObserver(applyTheme).observe(document.body, { attributes: true, attributeFilter: ['class'] });
   const built = new MutationObserver(() => {
-    if (!openTab()) return;
+    if (openTab() !== FIRST_TAB) return;
     built.disconnect();
     watchTabs();
   });

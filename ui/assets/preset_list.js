@@ -13,6 +13,7 @@ const cell = (className, text) => {
 const choose = (name) => {
   if (name === (props.value || {}).chosen) return;
   props.value = { ...props.value, chosen: name };
+  draw(); // only what the server sends is watched
   trigger('input');
 };
 

@@ -38,6 +38,10 @@ def theme() -> gr.themes.Base:
         block_label_background_fill_dark="none",
         body_text_color_subdued="*neutral_500",
         body_text_color_subdued_dark="*neutral_400",
+        button_primary_background_fill="*primary_600",  # white on it is legible: 5.2 to 1
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_700",
         checkbox_border_color="*neutral_400",
         input_shadow="none",
         input_padding="7px 9px",
