@@ -21,7 +21,8 @@ class Proxy(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     def forward(self) -> None:
         if not self.path.startswith(self.server.path):
-            self.send_error(404)
+            self.send_response(204)  # a browser asks / for an icon before it has read the page's own
+            self.end_headers()
             return
         headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP}
         headers["X-Forwarded-Host"] = self.headers["Host"]
@@ -39,8 +40,8 @@ class Handler(BaseHTTPRequestHandler):
             while piece := answer.read1(65536):  # streams never end
                 self.wfile.write(piece)
                 self.wfile.flush()
-        except OSError:
-            pass  # the browser has gone away
+        except (OSError, http.client.HTTPException):
+            pass  # the browser or the app has gone away
         finally:
             upstream.close()
 
