@@ -1,6 +1,7 @@
 """The header: the pair in memory or how far loading is, an offer, Cancel, and how busy the machine is."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import gradio as gr
@@ -10,7 +11,7 @@ from markupsafe import Markup
 from thinkswitch import catalogue
 from thinkswitch.errors import UserError
 from thinkswitch.paths import short_path
-from thinkswitch.preset import PRESETS, load_preset
+from thinkswitch.preset import PRESETS, Preset, load_preset
 from thinkswitch.text import format_bytes_of
 from ui.meter import Meter, Reading, percent
 from ui.studio import Studio
@@ -64,7 +65,7 @@ def connect(studio: Studio, header: Header, boxes: list[Component]) -> None:
 
     def load_offered(request: gr.Request):
         try:
-            preset = load_preset(OFFERED)
+            preset = offered_preset()
             studio.load(preset, OFFERED, request.session_hash)
         except UserError as error:
             html.toast(error)
@@ -84,8 +85,14 @@ def offer_label(studio: Studio) -> str:
     """What the button that offers a language model says; empty where none is offered."""
     if not is_offered(studio):
         return ""
-    here = catalogue.is_here(load_preset(OFFERED))
+    here = catalogue.is_here(offered_preset())
     return "Try a language model" if here else f"Try a language model ({OFFERED_SIZE})"
+
+
+@cache
+def offered_preset() -> Preset:
+    """Read once: every page asks every second."""
+    return load_preset(OFFERED)
 
 
 def is_offered(studio: Studio) -> bool:
