@@ -6,7 +6,7 @@ from thinkswitch.text import COLOURS
 from ui.widgets.assets import asset
 
 INSTRUCT, THINKING = COLOURS["instruct"], COLOURS["thinking"]
-STYLES = ("studio", "models", "loop", "compare", "explore", "export")  # the page, then its tabs
+STYLES = ("studio", "header", "models", "loop", "compare", "explore", "export")  # the page, then its tabs
 SCRIPTS = ("studio.js", "header.js")
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]  # the system's: none is downloaded
 MONO_FONTS = ["ui-monospace", "Consolas", "DejaVu Sans Mono", "monospace"]
