@@ -20,28 +20,23 @@ from starlette.routing import Route
 from thinkswitch.errors import UserError
 from thinkswitch.preset import load_preset
 from thinkswitch.recipe import Schedule
-from ui import security, settings_store, status_line
+from ui import header, security, settings_store
 from ui.pulse import Pulse
 from ui.studio import Studio
 from ui.tabs import compare, explore, export, loop, models
 from ui.widgets import theme
-from ui.widgets.assets import asset
+from ui.widgets.assets import ASSETS, asset
 from ui.widgets.events import on
 
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 MAX_UPLOAD = "32mb"  # of a file of problems, deleted once it is read; a demo takes none
 LEFT_UPLOADS = (3600, 3600)  # seconds between looks, and how old an upload that nobody read may become
-MASTHEAD = (
-    '<div id="masthead"><h1>ThinkSwitch Studio</h1><p>Two checkpoints, one slider: from instinct to '
-    "deliberation, and a loop that teaches the one what the other works out.</p></div>"
-)
 
 
 def build(studio: Studio) -> gr.Blocks:
     """The whole page. It opens on Compare, where the slider is."""
     with gr.Blocks(title="ThinkSwitch Studio", analytics_enabled=False, delete_cache=LEFT_UPLOADS) as page:
-        gr.HTML(MASTHEAD)
-        line = status_line.build(studio)  # above the tabs: it concerns all of them
+        top = header.build(studio)  # above the tabs: it concerns all of them
         schedule = gr.State(Schedule())
         stored = settings_store.browser_state(studio.preset)
         tab: dict[str, dict] = {}
@@ -63,8 +58,8 @@ def build(studio: Studio) -> gr.Blocks:
         taker.open(tab["Export"]["open"].click, tab["Export"]["exported_point"], [], "Compare")
         timers = {name: parts["timer"] for name, parts in tab.items() if "timer" in parts}
         run_timers_of_the_open_tab(tabs, timers)
-        status_line.connect(studio, line, tab["Models"]["boxes"])
-        Pulse(studio, line, tab).start()
+        header.connect(studio, top, tab["Models"]["boxes"])
+        Pulse(studio, top, tab).start()
         kept = [component for parts in tab.values() for component in parts["kept"]]
         open_with_stored_settings(page, studio, stored, kept, tab)
         page.unload(close_page(studio))
@@ -157,6 +152,7 @@ def launch_options(args: argparse.Namespace) -> dict[str, Any]:
         "theme": theme.theme(),
         "css": theme.css(),
         "head": theme.head(),
+        "favicon_path": str(ASSETS / "favicon.svg"),
         "footer_links": [],
         "run_history": False,
         "enable_monitoring": False,

@@ -228,7 +228,7 @@ def check_schedule(schedule: Schedule) -> Schedule:
 
 def load_preset(name: str | Path) -> Preset:
     """A preset from a YAML file, from the folder of a run (its preset.yaml), or by its name in presets/."""
-    path = _preset_file(name)
+    path = preset_file(name)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, ValueError, OSError) as error:  # yaml raises ValueError for an impossible date
@@ -238,7 +238,7 @@ def load_preset(name: str | Path) -> Preset:
     return make_preset(_resolve_paths(values, path.parent), str(path))
 
 
-def _preset_file(name: str | Path) -> Path:
+def preset_file(name: str | Path) -> Path:
     path = Path(name)
     if path.is_dir():
         path = path / "preset.yaml"

@@ -16,6 +16,7 @@ from thinkswitch.errors import UserError
 from ui import answer_text
 from ui.conversation import earlier_turns
 from ui.decoding import DecodeUpdate, Waiting
+from ui.pair_loader import LOOK_SECONDS
 from ui.question import Batch, Question, all_columns, columns_of, rows_of
 from ui.sessions import PageRequest
 from ui.studio import Studio
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from ui.pair_loader import Loaded
 
 PAIR_CHANGED = "The pair was changed meanwhile; press Run again."
-LOADING_SECONDS = 0.3  # how often a request that waits for the pair looks
-
 GROWTH = 0.02  # rendering 6,000 characters takes 25 ms, too much for every message
 
 logger = logging.getLogger(__name__)
@@ -78,7 +77,7 @@ def answer_when_loaded(
         loader = studio.loader
         while loader.loaded is None and not loader.failed and not request.given_up():
             request.write(status=html.quiet(f"{loader.status} …"))
-            time.sleep(LOADING_SECONDS)
+            time.sleep(LOOK_SECONDS)
         loaded = loader.loaded
         if request.given_up():
             request.finish()

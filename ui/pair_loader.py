@@ -42,7 +42,10 @@ class Loaded:
 
 
 class PairLoader:
-    """Loads one pair at a time. `released` gets the rounds of the old one, before the new is read."""
+    """Loads one pair at a time. `released` gets the rounds of the old one, before the new is read.
+
+    If that then fails, the old one is read again.
+    """
 
     def __init__(self, preset: Preset, source: str, released: Callable[[LiveRounds], None]) -> None:
         self.preset, self.source = preset, source  # what is loaded, or will be
@@ -56,6 +59,8 @@ class PairLoader:
         self.examples: list[problems.Problem] = []
         self.torch_imported = threading.Event()  # importing torch in two threads at once fails
         self.threads: int | None = None  # torch's own choice
+        self._reading = False  # weights, which can be stopped
+        self._stop_reading = threading.Event()
         self._coming = ""  # the name of what is being loaded
         self._released = released
         self._lock = threading.Lock()
@@ -84,10 +89,17 @@ class PairLoader:
             self.loading, self._coming = True, preset.name or "a pair"
         threading.Thread(target=self._load, args=(preset, source), daemon=True).start()
 
-    def cancel_download(self) -> None:
+    @property
+    def can_cancel(self) -> bool:
+        """Downloads and the reading of weights end when they are told to; the steps between are short."""
+        return self.download is not None or self._reading
+
+    def cancel(self) -> None:
         download = self.download
         if download is not None:
             download.cancel()
+        elif self._reading:
+            self._stop_reading.set()
 
     def wait(self, given_up: Callable[[], bool]) -> None:
         """Until a pair is there or its loading has failed."""
@@ -104,20 +116,29 @@ class PairLoader:
         raise UserError(f"the pair is not loaded yet ({status}); a moment")
 
     def _load(self, preset: Preset, source: str) -> None:
+        before = (self.preset, self.source) if self.loaded is not None else None
+        self.failed = self.cancelled = False
         try:
-            self.failed = self.cancelled = False
-            self._import_torch()
-            self._replace_pair(preset, source)
-            self.status = "Ready"
-        except Cancelled as cancelled:
-            self.status, self.failed, self.cancelled = str(cancelled), True, True
-        except UserError as error:
-            self.status, self.failed = str(error), True
-        except Exception as error:
-            logger.exception("the pair could not be loaded")
-            self.status, self.failed = load_failure(preset, error), True
+            failure, cancelled = self._try(preset, source)
+            if failure and before and self.loaded is None:
+                self._try(*before)  # its memory was needed for the new one
+            self.status, self.failed, self.cancelled = failure or "Ready", bool(failure), cancelled
         finally:
             self.progress, self.loading = (0, 0), False
+
+    def _try(self, preset: Preset, source: str) -> tuple[str, bool]:
+        """(what has failed, or nothing; whether a person cancelled it)."""
+        try:
+            self._import_torch()
+            self._replace_pair(preset, source)
+        except Cancelled as cancelled:
+            return str(cancelled), True
+        except UserError as error:
+            return str(error), False
+        except Exception as error:
+            logger.exception("the pair could not be loaded")
+            return load_failure(preset, error), False
+        return "", False
 
     def _import_torch(self) -> None:
         self.status = "Importing torch and transformers"
@@ -147,8 +168,7 @@ class PairLoader:
         self._take_problems(held_out)
         # decided now: what the old pair took is free again
         machine = memory_plan.resolve_machine(pair, preset, memory_plan.LIVE)
-        self.status = "Reading weights"
-        blend = Blend(pair, **machine, progress=self._set_progress)
+        blend = self._read_weights(lambda: Blend(pair, **machine, progress=self._set_progress))
         self.status, self.progress = "Measuring the angles between the checkpoints", (0, 0)
         start = rounds.start(pair)
         self.status = "Warming up"  # the first pass through torch costs a second
@@ -188,8 +208,18 @@ class PairLoader:
         del old
         release()
 
+    def _read_weights(self, read: Callable[[], Blend]) -> Blend:
+        self.status, self._reading = "Reading weights", True
+        try:
+            return read()
+        finally:
+            self._reading = False
+            self._stop_reading.clear()
+
     def _set_progress(self, done: int, total: int) -> None:
         self.progress = (done, total)
+        if self._stop_reading.is_set():
+            raise Cancelled("Loading cancelled")
 
     def _take_problems(self, held_out: list[problems.Problem]) -> None:
         self.problems = {problem.key: problem for problem in held_out}

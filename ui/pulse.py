@@ -7,8 +7,8 @@ import gradio as gr
 from gradio.components import Component
 
 from thinkswitch.preset import Preset
+from ui.header import Header, can_cancel, load_html, offer_label
 from ui.run_control import PAIR
-from ui.status_line import StatusLine, can_cancel, is_offered
 from ui.studio import Studio
 from ui.tabs import loop, models
 from ui.widgets.events import on
@@ -21,8 +21,10 @@ class Shown:
     """What a page shows."""
 
     status: str
-    offered: bool
+    outcome: str  # of the last load
+    offer: str  # what its button says; empty: no button
     can_cancel: bool
+    load: str  # of the machine
     choices: list[str]
     runs: list[tuple[str, str]]
     running: str | None  # the name of the run that is going on
@@ -34,7 +36,7 @@ class Pulse:
     """Updates of the whole page, from the components that each tab has returned."""
 
     studio: Studio
-    line: StatusLine
+    header: Header
     tab: dict[str, dict]
 
     @property
@@ -46,9 +48,11 @@ class Pulse:
         shown = gr.State(None)
         loop_tab = self.tab["Loop"]
         outputs = [
-            self.line.status,
-            self.line.offer,
-            self.line.cancel,
+            self.header.status,
+            self.header.offer,
+            self.header.cancel,
+            self.header.load,
+            self.tab["Models"]["outcome"],
             self.tab["Compare"]["chips"],
             *self.rounds,
         ]
@@ -80,8 +84,10 @@ class Pulse:
         running = self.studio.running()
         return Shown(
             status=models.status_html(self.studio),
-            offered=is_offered(self.studio),
+            outcome=models.outcome_html(self.studio),
+            offer=offer_label(self.studio),
             can_cancel=can_cancel(self.studio),
+            load=load_html(self.header.meter.read()),
             choices=choices,
             runs=listing,
             running=running.name if running else None,
@@ -92,13 +98,7 @@ class Pulse:
         self, last: Shown | None, now: Shown, chosen: tuple[str, ...], run: str | None = None
     ) -> dict[Component, Any]:
         """Only what has changed since `last`. The page has `chosen` these rounds and this run."""
-        update: dict[Component, Any] = {}
-        if last is None or now.status != last.status:
-            update[self.line.status] = now.status
-        if last is None or now.offered != last.offered:
-            update[self.line.offer] = gr.update(visible=now.offered)
-        if last is None or now.can_cancel != last.can_cancel:
-            update[self.line.cancel] = gr.update(visible=now.can_cancel)
+        update = self.of_the_header(last, now)
         if last is None or now.choices != last.choices:
             for component, value in zip(self.rounds, chosen, strict=True):
                 kept = value if value in now.choices else PAIR  # else its run was deleted
@@ -126,6 +126,20 @@ class Pulse:
             update[parts["run"]] = gr.update(choices=now.runs, value=loop.newest())
         elif last is None:
             update[parts["run"]] = gr.update(choices=now.runs, value=kept)
+        return update
+
+    def of_the_header(self, last: Shown | None, now: Shown) -> dict[Component, Any]:
+        update: dict[Component, Any] = {}
+        if last is None or now.status != last.status:
+            update[self.header.status] = now.status
+        if last is None or now.outcome != last.outcome:
+            update[self.tab["Models"]["outcome"]] = now.outcome
+        if last is None or now.offer != last.offer:
+            update[self.header.offer] = gr.update(value=now.offer, visible=bool(now.offer))
+        if last is None or now.can_cancel != last.can_cancel:
+            update[self.header.cancel] = gr.update(value="Cancel", visible=now.can_cancel)
+        if last is None or now.load != last.load:
+            update[self.header.load] = now.load
         return update
 
     def of_another_preset(self) -> dict[Component, Any]:

@@ -188,7 +188,7 @@ class Owners:
             raise UserError(f"another visitor started {thing}; only they can end it")
 
     def check_run(self, thing: str, session_hash: str | None) -> None:
-        """As `check`. A run lies on the disk: one that no page has started belongs to whoever runs the demo."""
+        """As `check`. A run that no page has started belongs to whoever runs the demo."""
         self.check(thing, session_hash)
         if self._demo and thing not in self._owner and thing not in self._left:
             raise UserError(f"{thing} was not started from this page; a demo shows it, and does not end it")

@@ -26,17 +26,20 @@ def test_a_download_is_shown_and_can_be_cancelled(serve, visit, hub, tmp_path):
     server = serve(HF_ENDPOINT=hub.endpoint, HF_HOME=str(tmp_path / "hf"), HF_HUB_OFFLINE="0")
     page = visit(server.url)
     page.wait_for_selector("#models-offer")
-    height = page.locator("#models-line").bounding_box()["height"]
+    height = page.locator("#header").bounding_box()["height"]
     open_tab(page, "Models")
     fill(page, "models-instruct", "lab/Pair-Instruct")
     fill(page, "models-thinking", "lab/Pair-Thinking")
     page.click("#models-load")
+    until(page, "models-outcome", "Downloading")
     said = until(page, "models-status", r"Downloading Pair-Instruct and Pair-Thinking: 2\d\.\d of 51\.7 MB")
     assert "tiny stays in use" in said and page.locator("#models-line .progress-bar").is_visible()
-    assert page.locator("#models-line").bounding_box()["height"] == height
+    assert page.locator("#header").bounding_box()["height"] == height
     assert page.locator("#models-offer").count() == 0
     page.click("#models-cancel")
-    until(page, "models-status", "Download cancelled; files that had arrived whole are kept.*tiny is ready")
+    kept = "Download cancelled; files that had arrived whole are kept.*tiny is still loaded"
+    until(page, "models-outcome", kept)
+    until(page, "models-status", "tiny is ready")
     page.wait_for_selector("#models-offer")
     assert page.locator("#models-cancel").count() == 0
     assert list((tmp_path / "hf").rglob("*.incomplete")) == []

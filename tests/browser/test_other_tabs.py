@@ -1,6 +1,6 @@
 """Models, and the tabs together."""
 
-from browser.driver import answered, fill, open_tab, until
+from browser.driver import answered, fill, open_tab, text, until
 from conftest import TINY
 
 
@@ -15,7 +15,8 @@ def test_models_says_what_differs_and_what_the_pair_is(tiny, visit):
     page.click("#models-check")
     until(page, "models-report", "neither an existing folder nor a Hub id")
     page.click("#models-load")  # a load that fails says so and keeps the pair it had
-    until(page, "models-status", "neither an existing folder")
+    said = until(page, "models-outcome", "neither an existing folder")
+    assert "tiny is still loaded" in said and "tiny is ready" in text(page, "models-status")
     fill(page, "models-thinking", TINY / "thinking")
     page.click("#models-load")
     until(page, "models-status", "tiny is ready")

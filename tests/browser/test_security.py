@@ -2,7 +2,8 @@
 
 import urllib.request
 
-from browser.driver import answered, fill, open_tab, unfold, until
+from browser.driver import answered, choose, drag, fill, open_tab, plotted, toast, unfold, until
+from browser.proxy import Proxy
 from conftest import ROOT, TINY
 
 
@@ -30,6 +31,40 @@ def test_the_page_names_no_folder_of_this_machine(endless):
         assert "pair/instruct" in sent and "problems.jsonl" in sent
         for secret in (str(endless.folder), str(ROOT)):
             assert secret not in sent
+
+
+def test_the_page_works_behind_a_proxy_below_a_path(serve, visit):
+    """As nginx does it: below /studio, with the app's own address as the host."""
+    server = serve("--allowed-host", "localhost", "--root-path", "/studio")
+    proxy = Proxy(server.url, "/studio")
+    page = visit(proxy.url)
+    answered(page)
+    plotted(page, "compare-switch")
+    drag(page, 0.2)
+    until(page, "compare-blend", r"t = 0\.2")
+    assert server.status_of("/gradio_api/upload", origin=proxy.url.removesuffix("/studio/")) == 200
+    assert server.status_of("/gradio_api/upload", origin="http://evil.example") == 403
+    page.close()
+    proxy.shutdown()
+
+
+def test_in_a_demo_a_visitor_stops_only_what_is_theirs(serve, visit):
+    """The button is there for the one who started the run; the server decides, not the button."""
+    server = serve("--demo")
+    mine, other = visit(server.url), visit(server.url)
+    for page in (mine, other):
+        answered(page)
+        open_tab(page, "Loop")
+    mine.click("#loop-start")
+    until(mine, "loop-progress", "round")
+    name = server.runs[0].name
+    choose(other, "loop-run", name)
+    other.wait_for_selector("#loop-stop:not([disabled])")
+    other.click("#loop-stop")
+    assert "another visitor started" in toast(other)
+    assert server.runs and not (server.runs[0] / "stop").exists()
+    mine.click("#loop-stop")
+    until(mine, "loop-progress", "[Ss]topp")
 
 
 def test_with_a_password_nothing_answers_without_it(serve):

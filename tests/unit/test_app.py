@@ -10,7 +10,8 @@ import pytest
 import app
 from thinkswitch.errors import UserError
 from thinkswitch.preset import load_preset
-from ui import security, status_line
+from ui import header, security
+from ui.meter import Reading
 from ui.pulse import Pulse
 from ui.run_control import PAIR
 from ui.studio import Studio
@@ -120,13 +121,14 @@ def pulse(root):
         rounds = {name: {"round": gr.Dropdown()} for name in ("Compare", "Explore", "Export")}
         rounds["Compare"]["stage_rounds"] = []
         rounds["Compare"]["chips"] = gr.Dataset(components=["text"], samples=[])
+        models_tab = {"outcome": gr.HTML()}
         loop_tab = {
             "run": gr.Dropdown(),
             "overlay": gr.Dropdown(),
             "new_run": gr.Accordion(),
             "form": form.build(studio.preset, demo=False),
         }
-        return Pulse(studio, status_line.build(studio), {**rounds, "Loop": loop_tab})
+        return Pulse(studio, header.build(studio), {**rounds, "Loop": loop_tab, "Models": models_tab})
 
 
 CHOSEN = (PAIR, PAIR, "old · round 1")
@@ -135,13 +137,15 @@ CHOSEN = (PAIR, PAIR, "old · round 1")
 def test_a_new_page_hears_everything_but_its_preset(pulse):
     now = pulse.now()
     update = pulse.updates(None, now, CHOSEN)
-    line = pulse.line
+    top = pulse.header
+    shared = {top.status, top.offer, top.cancel, top.load, pulse.tab["Models"]["outcome"]}
     lists = {pulse.tab["Loop"][name] for name in ("run", "overlay", "new_run")}
-    assert set(update) == {line.status, line.offer, line.cancel, *pulse.rounds, *lists}
+    assert set(update) == {*shared, *pulse.rounds, *lists}
     assert [update[component]["value"] for component in pulse.rounds] == [PAIR, PAIR, PAIR]  # one was deleted
 
 
 def test_an_idle_page_hears_nothing(pulse):
+    pulse.header.meter.read = lambda: Reading(cpu=3.0, used=1e9, total=8e9)
     now = pulse.now()
     assert pulse.updates(now, pulse.now(), CHOSEN) == {}
 
@@ -149,7 +153,9 @@ def test_an_idle_page_hears_nothing(pulse):
 def test_a_page_hears_what_has_changed(pulse):
     now = pulse.now()
     loaded = dataclasses.replace(now, status="Reading weights …")
-    assert pulse.updates(now, loaded, CHOSEN) == {pulse.line.status: "Reading weights …"}
+    assert pulse.updates(now, loaded, CHOSEN) == {pulse.header.status: "Reading weights …"}
+    failed = dataclasses.replace(now, outcome="no such folder")
+    assert pulse.updates(now, failed, CHOSEN) == {pulse.tab["Models"]["outcome"]: "no such folder"}
     more = dataclasses.replace(now, choices=[PAIR, "old · round 1"])
     update = pulse.updates(now, more, CHOSEN)
     assert [update[component]["value"] for component in pulse.rounds] == list(CHOSEN)

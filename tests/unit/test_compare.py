@@ -374,7 +374,7 @@ def test_a_refused_prompt_is_a_sentence(page):
 def test_a_page_that_opens_before_the_pair_is_there_is_answered(page, monkeypatch):
     """Run says that the pair is not loaded yet; the answers that open the page come all the same."""
     loaded = page.loaded
-    monkeypatch.setattr(answering, "LOADING_SECONDS", 0)
+    monkeypatch.setattr(answering, "LOOK_SECONDS", 0)
     monkeypatch.setattr(page.loader, "loaded", None)
     monkeypatch.setattr(page.loader, "status", "Reading <weights>")
     answering.answer_when_loaded(page, "s", 1, ASK, short=256)

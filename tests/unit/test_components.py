@@ -42,7 +42,7 @@ def test_assets_are_packaged():
         "package-data"
     ]
     assert packaged["ui"] == ["assets/*"]
-    assert {path.suffix for path in FILES} == {".css", ".js", ".html"}
+    assert {path.suffix for path in FILES} == {".css", ".js", ".html", ".svg"}
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
@@ -149,7 +149,10 @@ def test_the_colours_of_the_two_checkpoints_are_variables_of_the_page():
     assert theme.INSTRUCT != theme.THINKING
     assert f"--instruct: {theme.INSTRUCT}" in theme.css()
     assert f"--thinking: {theme.THINKING}" in theme.css()
-    assert theme.INSTRUCT not in "".join(path.read_text("utf-8") for path in FILES)
+    styled = [path for path in FILES if path.suffix != ".svg"]  # shown outside of the page
+    assert theme.INSTRUCT not in "".join(path.read_text("utf-8") for path in styled)
+    icon = (ASSETS / "favicon.svg").read_text("utf-8")
+    assert theme.INSTRUCT in icon and theme.THINKING in icon
 
 
 def test_a_blends_colour_is_as_far_between_the_two_as_t():

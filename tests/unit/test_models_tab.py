@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import struct
 from types import SimpleNamespace
@@ -10,10 +11,12 @@ import gradio as gr
 import pytest
 
 from conftest import TINY
+from thinkswitch.catalogue import Machine
 from thinkswitch.errors import UserError
 from thinkswitch.preset import PRESETS, load_preset
 from ui.studio import Studio
 from ui.tabs import models
+from ui.widgets import html, pair_report
 
 HOSTILE = "<img src=x onerror=x()>"
 
@@ -53,8 +56,14 @@ def test_a_preset_file_is_named_without_the_folders_of_this_machine(tmp_path, mo
 
 
 def test_a_report_says_what_the_pair_is():
-    said = models.report_html(load_preset("tiny"))
-    for fact in ("compatible", "qwen3, 4 layers, hidden 128", "835,840 parameters", "(BF16)", "free"):
+    said = pair_report.report_html(load_preset("tiny"))
+    for fact in (
+        "The two are compatible",
+        "qwen3, 4 layers, hidden 128",
+        "835,840 parameters",
+        "(BF16)",
+        "free",
+    ):
         assert fact in said
     assert '<b class="thinking">thinking</b> opens the trace' in said
     assert '<b class="instruct">instruct</b> does not open the trace' in said
@@ -83,9 +92,9 @@ def test_a_header_cannot_put_tags_into_a_report(tmp_path):
     folder = with_header(tmp_path / "hostile", hostile)
     preset = dataclasses.replace(load_preset("tiny"), instruct=folder)
     try:
-        said = str(models.report_html(preset))
+        said = str(pair_report.report_html(preset))
     except UserError as error:  # refused while reading
-        said = str(models.html.error(str(error)))
+        said = str(html.error(str(error)))
     assert "<img" not in said
 
 
@@ -98,11 +107,10 @@ def test_names_and_types_in_a_report_are_text():
     )
     pair = SimpleNamespace(instruct=side, thinking=side, parameters=1, names=["x"], config=config)
     phase = SimpleNamespace(name=HOSTILE, needs=1, have=2, advice=HOSTILE, parts={HOSTILE: 1})
-    rows = [("Size", models.size(pair)), ("Architecture", models.architecture(pair))]
-    rows.append(("Verdict", models.verdict_html([HOSTILE])))
-    said = models.html.facts(rows) + models.html.table([models.memory_row(phase)])
+    rows = [("Size", pair_report.size(pair)), ("Architecture", pair_report.architecture(pair))]
+    said = html.facts(rows) + pair_report.differences_html([HOSTILE]) + pair_report.memory_row(phase)
     assert "<img" not in said
-    assert said.count("&lt;img") == 6
+    assert said.count("&lt;img") == 7 and said.count("&lt;Img") == 0
 
 
 def test_the_status_says_what_failed_and_stays_text():
@@ -119,5 +127,53 @@ def test_the_status_says_what_failed_and_stays_text():
 
 def test_the_status_says_what_is_ready(studio):
     said = models.status_html(studio)
-    assert '<b>tiny</b> is ready<span class="detail">: two checkpoints of 835,840 parameters' in said
-    assert "(cpu, float32)" in said
+    assert '<b>tiny</b> is ready<span class="detail"> · 2 × 835,840 parameters · cpu, float32 · ' in said
+    assert re.search(r"float32 · [\d.e+]+ [MG]B</span>", said)  # as measured: two digits, or it never rests
+
+
+def test_the_same_checkpoint_on_both_sides_is_remarked_on():
+    """PAGE m15: it was "compatible", loaded, and all angles were 0; nobody said why."""
+    tiny = load_preset("tiny")
+    said = pair_report.report_html(dataclasses.replace(tiny, thinking=tiny.instruct))
+    assert "What is odd" in said and "both sides are the same weights and are asked alike" in said
+    assert "What is odd" not in pair_report.report_html(tiny)
+    swapped = pair_report.report_html(
+        dataclasses.replace(tiny, instruct=tiny.thinking, thinking=tiny.instruct)
+    )
+    assert "are the two the wrong way round?" in swapped
+
+
+def test_the_same_checkpoint_on_both_sides_is_named_when_it_is_loaded(studio):
+    pair = studio.loaded.pair
+    twice = dataclasses.replace(pair, thinking=pair.instruct)
+    assert models.sides(twice) == "one checkpoint on both sides, 835,840 parameters"
+    assert models.sides(pair) == "2 × 835,840 parameters"
+
+
+def test_numbers_of_parameters_are_short():
+    assert [models.count_of(n) for n in (999, 835_840, 134_515_008, 999_600_000, 4_022_468_096)] == [
+        "999",
+        "835,840",
+        "135 M",
+        "1 B",
+        "4.02 B",
+    ]
+
+
+def test_a_phase_that_does_not_fit_reaches_beyond_what_is_free():
+    phase = SimpleNamespace(name="think", needs=8e9, have=4e9, advice="lower rows to 2", parts={"cache": 8e9})
+    said = pair_report.memory_row(phase)
+    assert 'class="phase over"' in said and "--free:50.00%" in said and "width:100.00%" in said
+    assert "8 GB of 4 GB free" in said and "does not fit: lower rows to 2" in said
+    fits = SimpleNamespace(name="think", needs=1e9, have=4e9, advice=None, parts={"a": 0.75e9, "b": 0.25e9})
+    said = pair_report.memory_row(fits)
+    assert "width:18.75%" in said and "width:6.25%" in said and "✓ fits" in said
+
+
+def test_presets_that_fit_are_listed_first(monkeypatch):
+    monkeypatch.setattr(models, "machine", lambda: Machine(memory=16e9, gpu=8.5e9))
+    rows = models.rows_of(models.offered(Studio(load_preset("tiny"), "tiny")))
+    assert [row["name"] for row in rows[:2]] == ["tiny", "smol"] and rows[-1]["name"] == "qwen3_30b_a3b"
+    fits = [row["fits"] for row in rows]
+    assert fits == sorted(fits, reverse=True) and {True, False} == set(fits)
+    assert len(rows) == len(list(PRESETS.glob("*.yaml")))

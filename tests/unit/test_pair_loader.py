@@ -95,6 +95,53 @@ def test_the_old_pair_has_gone_before_it_is_decided_how_the_new_one_fits(loader,
     assert seen == [None] and loader.loaded is not None and loader.calls[-1] is None
 
 
+def test_a_load_that_fails_late_brings_the_old_pair_back(loader, monkeypatch):
+    """Its memory was needed, so it had gone already; then there was no pair at all."""
+    from thinkswitch.weights import live_blend
+
+    real, calls = live_blend.Blend, []
+
+    def full_at_first(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(live_blend, "Blend", full_at_first)
+    load(loader, dataclasses.replace(loader.preset, name="large"), "large")
+    assert loader.failed and loader.status.startswith("large does not fit into free memory")
+    assert loader.ready().preset.name == "tiny" and (loader.source, loader.preset.name) == ("tiny", "tiny")
+    assert len(calls) == 2
+
+
+def test_reading_weights_can_be_cancelled(loader, monkeypatch):
+    from thinkswitch.weights import live_blend
+
+    real, asked = live_blend.Blend, threading.Event()
+    going_on = threading.Event()
+
+    def slow(pair, progress, **machine):
+        if not asked.is_set():
+            progress(1, 4)
+            going_on.set()
+            asked.wait(120)
+            progress(2, 4)
+        return real(pair, progress=progress, **machine)
+
+    monkeypatch.setattr(live_blend, "Blend", slow)
+    loader.load(dataclasses.replace(loader.preset, name="large"), "large")
+    going_on.wait(120)
+    assert loader.can_cancel and loader.progress == (1, 4)
+    loader.cancel()
+    asked.set()
+    wait(lambda: not loader.loading, 120)
+    assert loader.status == "Loading cancelled" and loader.cancelled and loader.failed
+    assert loader.ready().preset.name == "tiny" and not loader.can_cancel
+    loader.cancel()  # nothing is on its way
+    load(loader, loader.preset, "tiny")
+    assert loader.status == "Ready" and not loader.failed
+
+
 def test_a_pair_that_does_not_fit_is_one_sentence(loader, monkeypatch):
     from thinkswitch.weights import live_blend
 
@@ -160,11 +207,11 @@ def test_the_old_pair_stays_in_use_until_everything_is_here(downloading):
 
 
 def test_a_cancelled_download_is_no_error_and_keeps_the_old_pair(downloading):
-    downloading.cancel_download()
+    downloading.cancel()
     wait(lambda: not downloading.loading, 120)
     assert downloading.status == "Download cancelled" and downloading.cancelled
     assert downloading.ready() is downloading.before and downloading.source == "tiny"
-    downloading.cancel_download()  # there is none any more
+    downloading.cancel()  # there is none any more
     downloading.load(dataclasses.replace(downloading.preset, device="cuda"), "broken")
     wait(lambda: not downloading.loading, 120)
     assert downloading.failed and not downloading.cancelled
@@ -180,13 +227,13 @@ def test_a_download_that_fails_says_its_own_sentence_and_keeps_the_old_pair(down
 
 def test_what_is_on_its_way_is_named(downloading):
     """It said that tiny was still being loaded, while another pair was."""
-    downloading.cancel_download()
+    downloading.cancel()
     wait(lambda: not downloading.loading, 120)
     downloading.load(dataclasses.replace(downloading.preset, name="other"), "other")
     with pytest.raises(UserError, match="other is still being loaded"):
         downloading.load(downloading.preset, "tiny")
     wait(lambda: downloading.progress[0], 120)
-    downloading.cancel_download()
+    downloading.cancel()
     wait(lambda: not downloading.loading, 120)
 
 

@@ -11,7 +11,7 @@ TIMEOUT_SECONDS = 5.0  # nvidia-smi usually takes 0.05 to 1 s
 
 def gpu_watts() -> float | None:
     """Watts that the GPUs of this run draw now; None without an NVIDIA GPU, or if it does not report them."""
-    devices = _devices()
+    devices = visible_devices()
     if not devices or not shutil.which("nvidia-smi"):
         return None
     query = ["--query-gpu=power.draw", "--format=csv,noheader,nounits", f"--id={','.join(devices)}"]
@@ -30,7 +30,7 @@ def gpu_watts() -> float | None:
         return None
 
 
-def _devices() -> list[str]:
+def visible_devices() -> list[str]:
     """Indices or UUIDs of the GPUs that this run uses: one for each of its processes.
 
     Without CUDA_VISIBLE_DEVICES they are the first ones in the driver's order.

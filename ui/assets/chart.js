@@ -42,4 +42,5 @@ const resize = () => {
 
 watch('value', draw);
 draw();
+document.addEventListener('themechange', draw);
 new ResizeObserver(resize).observe(element);

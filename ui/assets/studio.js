@@ -5,6 +5,12 @@ document.addEventListener('keydown', (event) => {
   if (stop && !stop.disabled && stop.offsetParent) stop.click();
 });
 
+// Gradio takes Tab in a list for typing: the list opened again while the focus left it, and stayed open.
+document.addEventListener('keydown', (event) => {
+  const leaving = event.key === 'Tab' || event.key === 'Shift';
+  if (leaving && event.target.matches?.('input[role=combobox]')) event.stopPropagation();
+}, true);
+
 // Gradio reports a slider's `release` for the mouse only: make the keys count, too.
 document.addEventListener('keyup', (event) => {
   const slider = event.target;

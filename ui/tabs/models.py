@@ -4,19 +4,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import gradio as gr
+from gradio.components import Component
 from markupsafe import Markup
 
+from thinkswitch import catalogue
 from thinkswitch.errors import UserError
 from thinkswitch.paths import full_path, short_path
 from thinkswitch.preset import PRESETS, Preset, load_preset, make_preset
 from thinkswitch.text import format_bytes
+from ui.meter import machine, pair_bytes
 from ui.studio import Studio
 from ui.widgets import html
-from ui.widgets.components import MessageBox
+from ui.widgets.assets import asset
+from ui.widgets.components import MessageBox, PresetList
 from ui.widgets.events import on, on_choice
+from ui.widgets.pair_report import report_html
 
 if TYPE_CHECKING:
-    from thinkswitch.memory_plan import Phase
     from thinkswitch.weights.pair import Pair
     from ui.pair_loader import Loaded
 
@@ -31,30 +35,29 @@ IMPORT_SECONDS = 300  # torch may be read from a slow disk
 
 
 def build(studio: Studio) -> dict:
-    """Lay out the tab; returns what a reload brings back, and what names the pair."""
+    """Lay out the tab; returns what a reload brings back, what names the pair, and what a load ends in."""
     names = offered(studio)
-    shown = shown_name(studio, studio.source)
-    with gr.Row(equal_height=True):
-        preset = gr.Dropdown(
-            [(Path(name).stem, name) for name in names],
-            value=shown,
-            label="Preset",
-            info="A pair, its task and its settings.",
-            elem_id="models-preset",
-            scale=1,
-            min_width=240,
-        )
-        instruct = checkpoint_box(studio, "instruct", studio.preset.instruct)
-        thinking = checkpoint_box(studio, "thinking", studio.preset.thinking)
-    with gr.Row():
-        check = gr.Button("Check", elem_id="models-check")
-        load = gr.Button("Load", variant="primary", elem_id="models-load")
-    report = MessageBox(html.quiet(INTRODUCTION), elem_id="models-report")
-    boxes = [preset, instruct, thinking]
+    preset, instruct, thinking = pair_boxes(studio, list(names))
+    boxes: list[Component] = [preset, instruct, thinking]
+    with gr.Row(elem_classes="controls"):
+        check = gr.Button("Check", elem_id="models-check", min_width=120)
+        load = gr.Button("Load", variant="primary", elem_id="models-load", min_width=120)
+        outcome = MessageBox(outcome_html(studio), elem_id="models-outcome")
+    with gr.Row(elem_id="models-columns"):
+        with gr.Column(min_width=340):
+            listing = PresetList(
+                {"rows": rows_of(names), "chosen": preset.value}, elem_id="models-list", padding=False
+            )
+        with gr.Column(min_width=340):
+            report = MessageBox(html.quiet(INTRODUCTION), elem_id="models-report")
 
     def choose(name: str):
         chosen = load_preset(names[name]) if name in names and not studio.demo else Preset()
         return {instruct: short_path(chosen.instruct), thinking: short_path(chosen.thinking)}
+
+    def pick(value: dict):
+        name = value.get("chosen") if isinstance(value, dict) else None
+        return {preset: name, **choose(name)} if name in names else gr.skip()
 
     def do_check(*values):
         yield html.quiet("Reading headers …")
@@ -66,17 +69,36 @@ def build(studio: Studio) -> dict:
 
     def do_load(request: gr.Request, *values):
         try:
-            preset = wanted(studio, names, *values)
-            studio.load(preset, names[values[0]], request.session_hash)
+            asked = wanted(studio, names, *values)
+            studio.load(asked, names[values[0]], request.session_hash)
         except UserError as error:
             return html.toast(UserError(studio.public(str(error))))
-        return html.quiet("Progress is shown above the tabs.")
+        return outcome_html(studio)
 
     on_choice(preset.input, choose, preset, [instruct, thinking])
+    on_choice(listing.input, pick, listing, [preset, instruct, thinking])
+    on(preset.change, None, [preset, listing], listing, js=asset("preset_chosen.js"))
     for event in (check.click, instruct.submit, thinking.submit):
         on(event, do_check, boxes, report)
-    on(load.click, do_load, boxes, report)  # the status above the tabs is updated by the page, not from here
-    return {"kept": [] if studio.demo else boxes, "boxes": boxes}
+    on(load.click, do_load, boxes, outcome)
+    return {"kept": [] if studio.demo else boxes, "boxes": boxes, "outcome": outcome}
+
+
+def pair_boxes(studio: Studio, names: list[str]) -> tuple[gr.Dropdown, gr.Textbox, gr.Textbox]:
+    """The preset, and the two checkpoints that it names or somebody has typed."""
+    with gr.Row(equal_height=True):
+        preset = gr.Dropdown(
+            [(Path(name).stem, name) for name in names],
+            value=shown_name(studio, studio.source),
+            label="Preset",
+            info="A pair, its task and its settings.",
+            elem_id="models-preset",
+            scale=1,
+            min_width=240,
+        )
+        instruct = checkpoint_box(studio, "instruct", studio.preset.instruct)
+        thinking = checkpoint_box(studio, "thinking", studio.preset.thinking)
+    return preset, instruct, thinking
 
 
 def checkpoint_box(studio: Studio, role: str, value: str) -> gr.Textbox:
@@ -90,6 +112,9 @@ def checkpoint_box(studio: Studio, role: str, value: str) -> gr.Textbox:
         min_width=300,
         max_lines=1,
     )
+
+
+# ---- presets
 
 
 def offered(studio: Studio) -> dict[str, str]:
@@ -111,6 +136,32 @@ def is_here(preset: Preset) -> bool:
     return all(Path(folder).is_dir() for folder in folders) and Path(preset.held_out_set).is_file()
 
 
+def rows_of(names: dict[str, str]) -> list[dict]:
+    """The list of presets: those that fit come first, smaller ones before larger ones."""
+    found = {name: catalogue.entry(source) for name, source in names.items()}
+    here = machine()
+    fits = {name: catalogue.fit(entry, here) for name, entry in found.items()}
+
+    def rank(name: str) -> tuple:
+        entry = found[name]
+        return entry.refused, fits[name][0] is False, entry.card or 0, entry.memory or 0, name
+
+    return [row_of(name, found[name], *fits[name]) for name in sorted(found, key=rank)]
+
+
+def row_of(name: str, entry: catalogue.Entry, fits: bool | None, why: str) -> dict:
+    return {
+        "name": name,
+        "label": entry.name,
+        "pair": entry.pair,
+        "task": entry.task,
+        "size": entry.download or "–",
+        "needs": entry.needs or "–",
+        "fits": fits,
+        "why": why,
+    }
+
+
 def wanted(studio: Studio, names: dict[str, str], name: str, instruct: str, thinking: str) -> Preset:
     """The preset with the checkpoints of the two boxes; in a demo with its own, whatever is sent."""
     if name not in names:
@@ -122,107 +173,69 @@ def wanted(studio: Studio, names: dict[str, str], name: str, instruct: str, thin
     return make_preset(values, "Models", preset)
 
 
-# ---- messages
+# ---- what is loaded
 
 
 def status_html(studio: Studio) -> Markup:
-    """The line above the tabs: what is loaded, or how far loading is."""
+    """In the header: the pair in memory, or how far loading is. A failure only if it left no pair."""
     loader, loaded = studio.loader, studio.loaded
+    if loader.loading:
+        return loading_html(studio)
+    if loaded is not None:
+        return chip_html(studio, loaded)
+    return failure_html(studio) if loader.failed else Markup("{} …").format(loader.status)
+
+
+def outcome_html(studio: Studio) -> Markup:
+    """Below the buttons: how far loading is, then what it has come to."""
+    if studio.loader.loading:
+        return loading_html(studio)
+    return failure_html(studio) if studio.loader.failed else Markup()
+
+
+def loading_html(studio: Studio) -> Markup:
+    loader, loaded = studio.loader, studio.loaded
+    done, total = loader.progress
+    bar = html.progress_bar(done, total) if total else Markup()
+    usable = f" {name_of(studio, loaded)} stays in use until then." if loaded and loader.download else ""
+    return Markup("{} …{}{}").format(studio.public(loader.status), html.detail(usable), bar)
+
+
+def failure_html(studio: Studio) -> Markup:
+    loader = studio.loader
     style = html.quiet if loader.cancelled else html.error
-    problem = style(studio.public(loader.status)) if loader.failed else Markup()
-    if loaded is None and loader.failed:
+    problem = style(studio.public(loader.status))
+    loaded = studio.loaded
+    if loaded is None:
         return problem
-    if loaded is None or loader.loading:
-        done, total = loader.progress
-        bar = html.progress_bar(done, total) if total else Markup()
-        usable = f" {name_of(studio, loaded)} stays in use until then." if loaded and loader.download else ""
-        return Markup("{} …{}{}").format(loader.status, html.detail(usable), bar)
+    return Markup("{} {}").format(problem, html.quiet(f"{name_of(studio, loaded)} is still loaded."))
+
+
+def chip_html(studio: Studio, loaded: "Loaded") -> Markup:
+    """The pair in memory: its name, size, device, and the memory in use there as measured."""
     blend = loaded.blend
-    pair = loaded.pair
     where = f"{blend.device.type}, {str(blend.dtype).removeprefix('torch.')}"
-    memory = format_bytes(blend.nbytes)
-    size = f"{sides(pair)} of {pair.parameters:,} parameters"
-    facts = f": {size} in one live model ({where}), {memory} in memory."
-    ready = Markup("<b>{}</b> is ready{}").format(name_of(studio, loaded), html.detail(facts))
-    return Markup("{}<br>{}").format(problem, ready) if problem else ready
+    memory = pair_bytes(blend.device.type, blend.nbytes)
+    in_use = format_bytes(float(f"{memory:.2g}"))  # two digits, or it would change all the time
+    facts = f"{sides(loaded.pair)} · {where} · {in_use}"
+    return Markup('<span class="chip" title="{} in use"><b>{}</b> is ready{}</span>').format(
+        facts, name_of(studio, loaded), html.detail(f" · {facts}")
+    )
 
 
 def sides(pair: "Pair") -> str:
+    size = count_of(pair.parameters)
     if pair.same_weights:
-        return "one checkpoint on both sides"
-    return "a checkpoint and an adapter on it" if pair.update else "two checkpoints"
+        return f"one checkpoint on both sides, {size} parameters"
+    return f"{size} parameters and an adapter" if pair.update else f"2 × {size} parameters"
+
+
+def count_of(parameters: int) -> str:
+    """`835,840`, `135 M`, `4.02 B`."""
+    if parameters < 1_000_000:
+        return f"{parameters:,}"
+    return f"{parameters / 1e6:.3g} M" if parameters < 999.5e6 else f"{parameters / 1e9:.3g} B"
 
 
 def name_of(studio: Studio, loaded: "Loaded") -> str:
     return loaded.preset.name or Path(studio.source).stem
-
-
-def report_html(preset: Preset) -> Markup:
-    """From file headers: what the pair is and what differs; and what memory it needs on this machine."""
-    from thinkswitch.weights.pair import about_same_weights, differences, open_headers
-    from thinkswitch.weights.prompting import prompting_of
-
-    pair = open_headers(preset.instruct, preset.thinking, prompting_of(preset))
-    found = differences(pair)
-    facts = [
-        ("Verdict", verdict_html(found)),
-        ("Architecture", architecture(pair)),
-        ("Size", size(pair)),
-        ("Chat templates", templates_html(pair)),
-        *(("Note", remark) for remark in pair.remarks),
-    ]
-    if pair.same_weights:
-        facts.append(("Weights", about_same_weights(pair)))
-    if pair.instruct.vision or pair.thinking.vision:
-        facts.append(("Vision", "left out: the text model alone is used"))
-    if not found:
-        facts.append(("Memory", memory_html(pair, preset)))
-    return html.facts(facts)
-
-
-def verdict_html(found: list[str]) -> Markup:
-    return html.error(f"cannot be interpolated: {'; '.join(found)}") if found else html.bold("compatible")
-
-
-def architecture(pair: "Pair") -> str:
-    config = pair.config
-    embeddings = "tied" if config.tie_word_embeddings else "untied"
-    return (
-        f"{config.model_type}, {config.num_hidden_layers} layers, hidden {config.hidden_size}, "
-        f"vocabulary {config.vocab_size:,}, {embeddings} embeddings"
-    )
-
-
-def size(pair: "Pair") -> str:
-    entries = [entry for side in (pair.instruct, pair.thinking) for entry in side.entries.values()]
-    dtypes = ", ".join(sorted({entry.dtype for entry in entries}))
-    return f"{pair.parameters:,} parameters in {len(pair.names)} tensors each ({dtypes})"
-
-
-def templates_html(pair: "Pair") -> Markup:
-    """Whether each template opens the trace itself."""
-    lines = []
-    for role, side in (("instruct", pair.instruct), ("thinking", pair.thinking)):
-        verb = "opens" if side.template_opens_think else "does not open"
-        tag = side.think_tags.open
-        lines.append(Markup('<b class="{}">{}</b> {} the trace ({})').format(role, role, verb, tag))
-    return Markup(" · ").join(lines)
-
-
-def memory_html(pair: "Pair", preset: Preset) -> Markup:
-    """The memory plan for this machine, one line per phase."""
-    from thinkswitch import memory_plan
-
-    return html.table(map(memory_row, memory_plan.plan_memory(pair, preset)))
-
-
-def memory_row(phase: "Phase") -> list[str]:
-    verdict = html.error(f"does not fit: {phase.advice}") if phase.advice else "fits"
-    free = f"of {format_bytes(phase.have)} free"
-    return [phase.name, format_bytes(phase.needs), free, verdict, html.quiet(largest(phase))]
-
-
-def largest(phase: "Phase") -> str:
-    """The three largest parts of a phase."""
-    parts = sorted(phase.parts.items(), key=lambda part: part[1], reverse=True)
-    return ", ".join(f"{name} {format_bytes(size)}" for name, size in parts[:3])

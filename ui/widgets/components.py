@@ -24,12 +24,16 @@ class _WithoutStub(ComponentMeta):
 
 
 class MessageBox(gr.HTML, metaclass=_WithoutStub):
-    """Short HTML, announced to screen readers. Plain text is escaped: only `Markup` is taken as HTML."""
+    """Short HTML, announced to screen readers. Plain text is escaped: only `Markup` is taken as HTML.
 
-    def __init__(self, value: str = "", **kwargs: Any):
+    What changes all the time is not `announced`.
+    """
+
+    def __init__(self, value: str = "", announced: bool = True, **kwargs: Any):
+        template = asset("message.html")
         super().__init__(
             value,
-            html_template=asset("message.html"),
+            html_template=template if announced else template.replace('aria-live="polite"', ""),
             js_on_load=asset("message.js"),
             apply_default_css=False,
             **{"elem_classes": ["message-box"], **kwargs},
@@ -107,6 +111,19 @@ class AnswerCard(gr.HTML, metaclass=_WithoutStub):
             html_template=asset("answer_card.html"),
             css_template=asset("answer_card.css"),
             js_on_load=asset("answer_card.js"),
+            apply_default_css=False,
+            **kwargs,
+        )
+
+
+class PresetList(gr.HTML, metaclass=_WithoutStub):
+    """Presets in a table, of which one is chosen. A click puts its name into `chosen` and is an `input`."""
+
+    def __init__(self, value: dict | None = None, **kwargs: Any):
+        super().__init__(
+            value,
+            html_template=asset("preset_list.html"),
+            js_on_load=asset("preset_list.js"),
             apply_default_css=False,
             **kwargs,
         )

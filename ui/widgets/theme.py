@@ -6,7 +6,8 @@ from thinkswitch.text import COLOURS
 from ui.widgets.assets import asset
 
 INSTRUCT, THINKING = COLOURS["instruct"], COLOURS["thinking"]
-STYLES = ("studio", "models", "loop", "compare", "explore", "export")  # the page, then its tabs
+STYLES = ("studio", "header", "models", "loop", "compare", "explore", "export")  # the page, then its tabs
+SCRIPTS = ("studio.js", "header.js")
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]  # the system's: none is downloaded
 MONO_FONTS = ["ui-monospace", "Consolas", "DejaVu Sans Mono", "monospace"]
 
@@ -37,6 +38,10 @@ def theme() -> gr.themes.Base:
         block_label_background_fill_dark="none",
         body_text_color_subdued="*neutral_500",
         body_text_color_subdued_dark="*neutral_400",
+        button_primary_background_fill="*primary_600",  # white on it is legible: 5.2 to 1
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_700",
         checkbox_border_color="*neutral_400",
         input_shadow="none",
         input_padding="7px 9px",
@@ -53,7 +58,10 @@ def css() -> str:
 
 
 def head() -> str:
-    return f"<script>\n{asset('studio.js')}\n</script>"
+    """Scripts, each in a block of its own, so that their names do not meet."""
+    blocks = "\n".join(f"{{\n{asset(name)}\n}}" for name in SCRIPTS)
+    icon = '<link rel="icon" type="image/svg+xml" href="favicon.ico">'
+    return f"{icon}\n<script>\n{blocks}\n</script>"
 
 
 def blend_colour(t: float) -> str:
