@@ -45,4 +45,4 @@ def test_a_download_is_shown_and_can_be_cancelled(serve, visit, hub, tmp_path):
     assert list((tmp_path / "hf").rglob("*.incomplete")) == []
     open_tab(page, "Compare")
     page.click("#compare-run")
-    assert "3 points" in answered(page)
+    assert "3 answers" in answered(page)
