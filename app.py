@@ -21,9 +21,13 @@ from thinkswitch.errors import UserError
 from thinkswitch.preset import load_preset
 from thinkswitch.recipe import Schedule
 from ui import header, security, settings_store
+from ui.compare import tab as compare
+from ui.explore import tab as explore
+from ui.export import tab as export
+from ui.loop import tab as loop
+from ui.models import tab as models
 from ui.pulse import Pulse
 from ui.studio import Studio
-from ui.tabs import compare, explore, export, loop, models
 from ui.widgets import theme
 from ui.widgets.assets import ASSETS, asset
 from ui.widgets.events import on

@@ -14,8 +14,8 @@ from thinkswitch.paths import short_path
 from thinkswitch.preset import PRESETS, Preset, load_preset
 from thinkswitch.text import format_bytes_of
 from ui.meter import Meter, Reading, percent
+from ui.models import tab as models
 from ui.studio import Studio
-from ui.tabs import models
 from ui.widgets import html
 from ui.widgets.assets import asset
 from ui.widgets.components import MessageBox

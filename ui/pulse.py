@@ -8,9 +8,10 @@ from gradio.components import Component
 
 from thinkswitch.preset import Preset
 from ui.header import Header, can_cancel, load_html, offer_label
+from ui.loop import tab as loop
+from ui.models import tab as models
 from ui.run_control import PAIR
 from ui.studio import Studio
-from ui.tabs import loop, models
 from ui.widgets.events import on
 
 SECONDS = 1.0

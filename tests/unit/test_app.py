@@ -11,11 +11,11 @@ import app
 from thinkswitch.errors import UserError
 from thinkswitch.preset import load_preset
 from ui import header, security
+from ui.loop import form
 from ui.meter import Reading
 from ui.pulse import Pulse
 from ui.run_control import PAIR
 from ui.studio import Studio
-from ui.widgets import form
 
 
 def arguments(*flags):

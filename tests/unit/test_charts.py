@@ -6,7 +6,9 @@ import math
 import pytest
 
 from thinkswitch.statistics import wilson
-from ui.widgets import charts, layer_charts, run_charts, sweep_charts
+from ui.explore import sweep_charts
+from ui.loop import run_charts
+from ui.widgets import charts, layer_charts
 
 
 def drawn(text: str) -> dict:

@@ -13,11 +13,11 @@ from thinkswitch.errors import UserError
 from thinkswitch.generate import Sampling
 from thinkswitch.preset import make_preset
 from thinkswitch.recipe import Schedule
-from ui import answering, question, trace_curve
-from ui import clicks as clicks_module
-from ui.clicks import Click, Handlers
-from ui.decoding import Waiting
-from ui.question import (
+from ui.compare import answering, question, trace_curve
+from ui.compare import clicks as clicks_module
+from ui.compare import tab as compare
+from ui.compare.clicks import Click, Handlers
+from ui.compare.question import (
     BEFORE_AND_AFTER,
     COLUMNS,
     RENDERED_POINTS,
@@ -29,9 +29,9 @@ from ui.question import (
     read_question,
     spectrum,
 )
+from ui.decoding import Waiting
 from ui.run_control import PAIR
 from ui.sessions import Screen, Sessions
-from ui.tabs import compare
 
 ASK = Question("What is 4 + 5 - 2?", 0.5, PAIR, "auto", "greedy", 0.6, 0.95, 20, 0, 0, Schedule())
 

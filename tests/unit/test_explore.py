@@ -9,10 +9,11 @@ from thinkswitch import recipe
 from thinkswitch.errors import UserError
 from thinkswitch.preset import load_preset
 from thinkswitch.recipe import Schedule
+from ui.explore import sweep_charts, sweep_points, sweep_report
+from ui.explore import tab as explore
 from ui.studio import Studio
 from ui.sweeps import Sweep
-from ui.tabs import explore
-from ui.widgets import layer_charts, schedule_editor, sweep_charts, sweep_points, sweep_report
+from ui.widgets import layer_charts, schedule_editor
 from unit.test_charts import drawn, measure, sweep_of
 
 HOSTILE = "<script>x</script>"

@@ -13,11 +13,11 @@ from thinkswitch.export import formats
 from thinkswitch.export.point import ExportPoint
 from thinkswitch.preset import load_preset
 from thinkswitch.recipe import Schedule
-from ui import exporting
+from ui.export import exporting
+from ui.export import report as export_report
+from ui.export import tab as export
 from ui.run_control import PAIR
 from ui.studio import EXPORTS, Studio
-from ui.tabs import export
-from ui.widgets import export_report
 
 HOSTILE = "<img src=x onerror=x()>"
 TINY = load_preset("tiny")

@@ -8,7 +8,7 @@ import pytest
 from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset, load_preset
 from thinkswitch.recipe import Schedule
-from ui.widgets import form
+from ui.loop import form
 
 FIELDS = [f.name for f in dataclasses.fields(Preset)]
 HIDDEN_IN_DEMO = {f.name for f in dataclasses.fields(Preset) if f.metadata["hide_in_demo"]}

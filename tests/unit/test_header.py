@@ -11,8 +11,8 @@ from thinkswitch import catalogue
 from thinkswitch.preset import load_preset
 from ui import header
 from ui.meter import Gpu, Reading
+from ui.models import tab as models
 from ui.studio import Studio
-from ui.tabs import models
 
 
 @pytest.fixture

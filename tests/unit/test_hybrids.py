@@ -16,12 +16,12 @@ from thinkswitch.errors import UserError
 from thinkswitch.preset import load_preset, make_preset
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.pair import open_pair_of
-from ui import answer_text, answering
-from ui.question import read_question
+from ui.compare import answer_text, answering
+from ui.compare.question import read_question
+from ui.loop import samples as samples_widget
+from ui.models import tab as models
 from ui.run_control import PAIR
 from ui.studio import Studio
-from ui.tabs import models
-from ui.widgets import samples as samples_widget
 
 SWITCH = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

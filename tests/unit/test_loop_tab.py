@@ -11,10 +11,10 @@ import pytest
 from thinkswitch import runs
 from thinkswitch.errors import UserError
 from thinkswitch.preset import load_preset
-from ui import run_menu, run_view
+from ui.loop import run_menu, run_progress, samples
+from ui.loop import tab as loop
+from ui.loop import view as run_view
 from ui.studio import Studio
-from ui.tabs import loop
-from ui.widgets import run_progress, samples
 from unit.test_charts import measure
 
 HOSTILE = "<img src=x onerror=x()>"

@@ -14,9 +14,10 @@ from conftest import TINY
 from thinkswitch.catalogue import Machine
 from thinkswitch.errors import UserError
 from thinkswitch.preset import PRESETS, load_preset
+from ui.models import report as pair_report
+from ui.models import tab as models
 from ui.studio import Studio
-from ui.tabs import models
-from ui.widgets import html, pair_report
+from ui.widgets import html
 
 HOSTILE = "<img src=x onerror=x()>"
 

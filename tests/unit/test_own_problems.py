@@ -6,7 +6,7 @@ import pytest
 
 from thinkswitch.errors import UserError
 from thinkswitch.preset import load_preset
-from ui import own_problems
+from ui.loop import own_problems
 
 ROWS = [{"prompt": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(8)]
 

@@ -10,9 +10,9 @@ from thinkswitch import runs
 from thinkswitch.errors import UserError
 from thinkswitch.preset import apply_settings, load_preset
 from ui import run_control
+from ui.loop import form
 from ui.run_control import PAIR, RunControl
 from ui.studio import Studio
-from ui.widgets import form
 
 TINY_PAIR = (load_preset("tiny").instruct, load_preset("tiny").thinking)
 NOT_LISTED = [

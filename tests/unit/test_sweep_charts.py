@@ -1,7 +1,7 @@
 """Charts of sweeps: accuracy against tokens, accuracy and think rate over t."""
 
-from ui.widgets import sweep_charts
-from ui.widgets.sweep_charts import Curve
+from ui.explore import sweep_charts
+from ui.explore.sweep_charts import Curve
 from unit.test_charts import drawn, sweep_of
 
 

@@ -20,7 +20,7 @@ from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.materialise import materialise
 from thinkswitch.weights.offload import open_offloaded
 from thinkswitch.weights.pair import open_pair
-from ui.tabs.models import report_html
+from ui.models.tab import report_html
 from unit.export_helpers import IDS, after_rounds, export, load_strictly, relative_error
 
 TEXT = dict(

@@ -9,12 +9,13 @@ from gradio.events import Dependency
 
 from thinkswitch.errors import UserError
 from thinkswitch.recipe import Schedule
-from ui import exporting
-from ui.exporting import ADAPTER, FOLDER, Done, Wanted
+from ui.export import exporting
+from ui.export import report as export_report
+from ui.export.exporting import ADAPTER, FOLDER, Done, Wanted
 from ui.run_control import PAIR
 from ui.scheduling import BackgroundTask
 from ui.studio import EXPORTS, Studio
-from ui.widgets import export_report, html, schedule_editor
+from ui.widgets import html, schedule_editor
 from ui.widgets.assets import asset
 from ui.widgets.components import FormatCards, MessageBox
 from ui.widgets.events import on, on_choice

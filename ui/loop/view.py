@@ -9,12 +9,13 @@ import gradio as gr
 
 from thinkswitch import runs
 from thinkswitch.errors import UserError
+from ui.loop import form, run_charts, run_progress
+from ui.loop.run_charts import Overlay
+from ui.loop.run_menu import RunMenu
 from ui.run_control import folder_of
-from ui.run_menu import RunMenu
 from ui.studio import Studio
-from ui.widgets import form, html, run_charts, run_progress
+from ui.widgets import html
 from ui.widgets.components import Chart, LogBox, MessageBox
-from ui.widgets.run_charts import Overlay
 
 RESUMABLE = ("new", "stopped", "error", "interrupted")
 NO_OVERLAY = ""

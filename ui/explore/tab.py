@@ -7,21 +7,14 @@ import gradio as gr
 
 from thinkswitch.errors import UserError
 from thinkswitch.recipe import Schedule
-from ui import sweeping
+from ui.explore import sweep_charts, sweep_points, sweep_report, sweeping
+from ui.explore.point_taker import Point, PointTaker
 from ui.run_control import PAIR
 from ui.studio import Studio
 from ui.sweeps import Sweep
-from ui.widgets import (
-    html,
-    layer_charts,
-    schedule_editor,
-    sweep_charts,
-    sweep_points,
-    sweep_report,
-)
+from ui.widgets import html, layer_charts, schedule_editor
 from ui.widgets.components import Chart, MessageBox
 from ui.widgets.events import on
-from ui.widgets.point_taker import Point, PointTaker
 
 DEFAULT_PROBLEMS = 100
 Updates = dict[gr.blocks.Block, Any]

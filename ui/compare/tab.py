@@ -13,13 +13,12 @@ from gradio.components import Component  # at run time: Gradio reads the types o
 from markupsafe import escape
 
 from thinkswitch.errors import UserError
-from ui.clicks import Click, Handlers
-from ui.question import COLUMNS, STAGES
+from ui.compare import recent_prompts, stages
+from ui.compare.clicks import Click, Handlers
+from ui.compare.question import COLUMNS, STAGES
+from ui.compare.view import View, lay_out
 from ui.run_control import PAIR
 from ui.studio import Studio
-from ui.tabs import stages
-from ui.tabs.compare_view import View, lay_out
-from ui.widgets import recent_prompts
 from ui.widgets.assets import asset
 from ui.widgets.events import on, on_choice
 

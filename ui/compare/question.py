@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from thinkswitch.errors import UserError
 from thinkswitch.recipe import Recipe, Schedule
-from ui.conversation import Exchange, conversation_of
+from ui.compare.conversation import Exchange, conversation_of
+from ui.compare.sampling_form import TEMPLATES
 from ui.run_control import PAIR
 from ui.studio import DEMO_PROMPT, DEMO_TOKENS, Studio
-from ui.widgets.sampling_form import TEMPLATES
 
 if TYPE_CHECKING:
     from thinkswitch.generate import Row, Sampling

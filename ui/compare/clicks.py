@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from markupsafe import Markup
 
 from thinkswitch.errors import UserError
-from ui import trace_curve
-from ui.answer_text import empty_card
-from ui.answering import EndColumns, answer, answer_when_loaded
-from ui.conversation import exchange_shown
-from ui.question import (
+from ui.compare import trace_curve
+from ui.compare.answer_text import empty_card
+from ui.compare.answering import EndColumns, answer, answer_when_loaded
+from ui.compare.conversation import exchange_shown
+from ui.compare.question import (
     BEFORE_AND_AFTER,
     RENDERED_POINTS,
     Batch,

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from thinkswitch.errors import UserError
-from ui import question as questions
-from ui.conversation import conversation_of
-from ui.question import Question
+from ui.compare import question as questions
+from ui.compare.conversation import conversation_of
+from ui.compare.question import Question
 from ui.sessions import PageRequest
 from ui.studio import Studio
 from ui.widgets import charts

@@ -8,11 +8,11 @@ import gradio as gr
 from thinkswitch import problems
 from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset
-from ui import own_problems, run_menu
+from ui.loop import form, own_problems, run_charts, run_menu, samples
+from ui.loop.view import INTRODUCTION, NO_OVERLAY, Seen, View, refresh
 from ui.run_control import folder_of, newest
-from ui.run_view import INTRODUCTION, NO_OVERLAY, Seen, View, refresh
 from ui.studio import Studio
-from ui.widgets import form, html, run_charts, samples
+from ui.widgets import html
 from ui.widgets.components import Chart, LogBox, MessageBox
 from ui.widgets.events import on, on_choice
 

@@ -5,9 +5,10 @@ from collections.abc import Collection
 from markupsafe import Markup
 
 from thinkswitch.text import format_accuracy
+from ui.explore import sweep_charts
 from ui.scheduling import BackgroundTask
 from ui.sweeps import Sweep
-from ui.widgets import html, sweep_charts
+from ui.widgets import html
 
 HINT = (
     "A sweep scores points between instruct and thinking on held-out problems, all with one chat template. "

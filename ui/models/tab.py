@@ -13,12 +13,12 @@ from thinkswitch.paths import full_path, short_path
 from thinkswitch.preset import PRESETS, Preset, load_preset, make_preset
 from thinkswitch.text import format_bytes
 from ui.meter import machine, pair_bytes
+from ui.models.report import report_html
 from ui.studio import Studio
 from ui.widgets import html
 from ui.widgets.assets import asset
 from ui.widgets.components import MessageBox, PresetList
 from ui.widgets.events import on, on_choice
-from ui.widgets.pair_report import report_html
 
 if TYPE_CHECKING:
     from thinkswitch.weights.pair import Pair

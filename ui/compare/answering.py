@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from thinkswitch import problems
 from thinkswitch.errors import UserError
-from ui import answer_text
-from ui.conversation import earlier_turns
+from ui.compare import answer_text
+from ui.compare.conversation import earlier_turns
+from ui.compare.question import Batch, Question, all_columns, columns_of, rows_of
 from ui.decoding import DecodeUpdate, Waiting
 from ui.pair_loader import LOOK_SECONDS
-from ui.question import Batch, Question, all_columns, columns_of, rows_of
 from ui.sessions import PageRequest
 from ui.studio import Studio
 from ui.widgets import html, rich_text

@@ -8,13 +8,13 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from ui.clicks import Click
-from ui.question import BEFORE_AND_AFTER, SLIDER, read_question
+from ui.compare import recent_prompts, sampling_form, stages
+from ui.compare.clicks import Click
+from ui.compare.question import BEFORE_AND_AFTER, SLIDER, read_question
 from ui.run_control import PAIR
 from ui.sessions import Screen
 from ui.studio import Studio
-from ui.tabs import stages
-from ui.widgets import recent_prompts, sampling_form, schedule_editor, theme
+from ui.widgets import schedule_editor, theme
 from ui.widgets.components import Answer, AnswerCard, Chart, FrameDots, MessageBox
 
 CHART_DESCRIPTION = "Probability over t that the answer begins with a trace"

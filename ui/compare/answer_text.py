@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from thinkswitch import grading, problems
 from thinkswitch.recipe import Schedule
-from ui.question import BEFORE_AND_AFTER, STAGES, Point, Question
+from ui.compare.question import BEFORE_AND_AFTER, STAGES, Point, Question
 from ui.run_control import PAIR
 from ui.widgets import html, theme
 from ui.widgets.components import Answer

@@ -12,8 +12,9 @@ from thinkswitch import problem_check, problem_files, problems, runs
 from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset
 from thinkswitch.problem_check import Check
+from ui.loop import form
 from ui.studio import Studio
-from ui.widgets import form, html
+from ui.widgets import html
 from ui.widgets.components import MessageBox
 from ui.widgets.events import on
 

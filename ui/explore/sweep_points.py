@@ -1,8 +1,8 @@
 """The points of finished sweeps, to be chosen from."""
 
 from thinkswitch.errors import UserError
+from ui.explore import sweep_report
 from ui.sweeps import Sweep
-from ui.widgets import sweep_report
 
 
 def choices(sweeps: list[Sweep]) -> list[tuple[str, str]]:

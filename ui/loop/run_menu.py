@@ -10,9 +10,10 @@ from markupsafe import escape
 from thinkswitch import runs
 from thinkswitch.errors import UserError
 from thinkswitch.text import format_bytes
+from ui.loop import form
 from ui.run_control import folder_of, newest
 from ui.studio import Studio
-from ui.widgets import form, html
+from ui.widgets import html
 from ui.widgets.components import MessageBox
 from ui.widgets.events import on
 

@@ -8,7 +8,7 @@ import gradio as gr
 from gradio.components import Component
 from gradio.events import Dependency
 
-from ui.question import BEFORE_AND_AFTER, STAGES
+from ui.compare.question import BEFORE_AND_AFTER, STAGES
 from ui.run_control import PAIR
 from ui.studio import Studio
 from ui.widgets import theme

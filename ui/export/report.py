@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from thinkswitch.text import format_bytes
-from ui.exporting import Outlook
+from ui.export.exporting import Outlook
 from ui.scheduling import BackgroundTask
 from ui.widgets import html
 
