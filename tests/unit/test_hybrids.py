@@ -17,7 +17,7 @@ from thinkswitch.preset import load_preset, make_preset
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.pair import open_pair_of
 from ui.compare import answer_text, answering
-from ui.compare.question import read_question
+from ui.compare.question import COLUMNS, STAGES, all_columns, read_question
 from ui.loop import samples as samples_widget
 from ui.models import tab as models
 from ui.run_control import PAIR
@@ -113,8 +113,8 @@ def test_the_slider_moves_something_after_a_round_and_not_before(preset, finishe
 
 
 def test_a_sample_shows_the_prompt_that_the_loss_sees(finished):
-    key = samples_widget.key_of(next(runs.read_lines(runs.round_dir(finished[0], 1) / "samples.jsonl")))
-    shown = samples_widget.details(finished[0], 1, key)
+    [first, *_] = samples_widget.table(finished[0], 1, "all")
+    shown = samples_widget.details(finished[0], 1, first[0])
     assert shown.count("&lt;/think&gt;") >= 2  # the model's own, and the one of the instruct prompt
 
 
@@ -134,14 +134,15 @@ def test_compare_says_why_the_slider_moves_nothing(preset):
     studio.load(preset, "hybrid")
     wait(lambda: not studio.loader.loading)
     assert studio.loader.status == "Ready"
-    values = dict.fromkeys(("temperature", "top_p", "top_k", "seed"))
+    stages = [f"{stage}_{part}" for stage in STAGES for part in ("round", "t")]
+    values = dict.fromkeys(("temperature", "top_p", "top_k", "seed", "system", "view", *stages))
     asked = read_question(
         values
         | dict(prompt="What is 4 + 5?", t=0.5, round=PAIR, template="auto", how="greedy", limit=8)
         | dict(schedule=preset.schedule)
     )
-    answering.answer(studio, "s", 1, asked, [0.0, 0.5, 1.0])
-    last = list(studio.sessions.get("s").watch(answering.COLUMNS))[-1]
+    answering.answer(studio, "s", 1, asked, all_columns(asked))
+    last = list(studio.sessions.get("s").watch(COLUMNS))[-1]
     assert answer_text.SAME_WEIGHTS in last.parts["status"]
     assert "same weights" not in answer_text.result_line(asked, 3, 1.0, False)
     assert "same weights" in models.report_html(preset)
