@@ -114,7 +114,7 @@ def test_the_slider_moves_something_after_a_round_and_not_before(preset, finishe
 
 def test_a_sample_shows_the_prompt_that_the_loss_sees(finished):
     [first, *_] = samples_widget.table(finished[0], 1, "all")
-    shown = samples_widget.details(finished[0], 1, first[0])
+    shown = samples_widget.details(finished[0], 1, first[1])
     assert shown.count("&lt;/think&gt;") >= 2  # the model's own, and the one of the instruct prompt
 
 
