@@ -71,7 +71,7 @@ def test_scrubbing_a_rendered_spectrum_needs_no_server(tiny, visit):
     page = visit(tiny.url)
     answered(page)
     page.click("#compare-spectrum")
-    until(page, "compare-status", "11 points.* in ")
+    until(page, "compare-status", "11 answers.* in ")
     asked = []
 
     def request(request):
@@ -94,7 +94,7 @@ def test_rendered_points_are_dots_that_can_be_clicked_and_played(tiny, visit):
     answered(page)
     assert not page.locator("#compare-dots").is_visible()
     page.click("#compare-spectrum")
-    until(page, "compare-status", "11 points.* in ")
+    until(page, "compare-status", "11 answers.* in ")
     dots = page.locator("#compare-dots .axis button")
     labels = dots.evaluate_all("dots => dots.map(dot => dot.getAttribute('aria-label'))")
     assert [label.split(",")[0] for label in labels] == [f"t = {n / 10:g}" for n in range(11)]
@@ -122,8 +122,8 @@ def test_the_strip_shows_where_this_prompt_switches(tiny, visit):
     y = page.evaluate(
         "() => Array.from(document.querySelector('#compare-switch .js-plotly-plot')._fullData[0].y)"
     )
-    assert len(y) == 21 and all(0 <= p <= 1 for p in y)
-    assert y[0] < 0.01 and y[20] > 0.99
+    assert len(y) >= 5 and all(0 <= p <= 1 for p in y)
+    assert y[0] < 0.01 and y[-1] > 0.99
 
 
 @pytest.mark.parametrize("width", [1280, 1920, 390])
