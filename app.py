@@ -26,7 +26,7 @@ from ui.explore import tab as explore
 from ui.export import tab as export
 from ui.loop import tab as loop
 from ui.models import tab as models
-from ui.pulse import Pulse
+from ui.pulse import News, Pulse
 from ui.studio import Studio
 from ui.widgets import theme
 from ui.widgets.assets import ASSETS, asset
@@ -108,16 +108,18 @@ def main(argv: list[str] | None = None) -> int:
         studio = Studio(preset, args.preset, args.demo)
         page = build(studio)
         studio.loader.load_soon()
-        launch(page, args, auth)
+        launch(page, studio, args, auth)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def launch(page: gr.Blocks, args: argparse.Namespace, auth: tuple[str, str] | None) -> None:
+def launch(page: gr.Blocks, studio: Studio, args: argparse.Namespace, auth: tuple[str, str] | None) -> None:
+    options = launch_options(args)
+    options["app_kwargs"]["routes"].append(News(studio).route())
     try:
-        page.launch(**launch_options(args), auth=auth)
+        page.launch(**options, auth=auth)
     except OSError as error:  # Gradio found no free port
         raise UserError(f"{' '.join(str(error).split())}; name another --port") from error
 

@@ -113,8 +113,10 @@ def move_weights(model: torch.nn.Module) -> None:
 def save(model: Qwen3ForCausalLM, folder: Path) -> None:
     """Save `model` with the tokenizer of the embedded pair's checkpoint of the same name."""
     tokenizer = AutoTokenizer.from_pretrained(TINY / folder.name)
-    with torch.no_grad():  # a logit of 0 is never the greatest: no answer ends by itself
-        model.get_input_embeddings().weight[[tokenizer.eos_token_id, model.config.eos_token_id]] = 0
+    with torch.no_grad():  # a logit of 0 is never the greatest
+        embeddings = model.get_input_embeddings().weight
+        embeddings[[tokenizer.eos_token_id, model.config.eos_token_id]] = 0  # no answer ends by itself
+        embeddings[len(tokenizer) :] = 0  # and all of it is text, which comes as it is decoded
     model.save_pretrained(folder, max_shard_size="5GB")
     tokenizer.save_pretrained(folder)
 

@@ -13,7 +13,7 @@ from thinkswitch.errors import UserError
 from thinkswitch.paths import short_path
 from thinkswitch.preset import PRESETS, Preset, load_preset
 from thinkswitch.text import format_bytes_of
-from ui.meter import Meter, Reading, percent
+from ui.meter import Reading, percent
 from ui.models import tab as models
 from ui.studio import Studio
 from ui.widgets import html
@@ -34,21 +34,19 @@ class Header:
     offer: gr.Button
     cancel: gr.Button
     load: Component  # of the machine
-    meter: Meter
 
 
 def build(studio: Studio) -> Header:
-    meter = Meter()
     with gr.Row(elem_id="header"):
         fixed_html(Markup(asset("masthead.html")).format(logo=Markup(asset("favicon.svg"))), "title")
         with gr.Row(elem_id="models-line"):
             status = MessageBox(models.status_html(studio), elem_id="models-status")
             offer = small_button(offer_label(studio), "models-offer")
             cancel = small_button("Cancel" if can_cancel(studio) else "", "models-cancel")
-        load = MessageBox(load_html(meter.read()), elem_id="machine-load", announced=False)
+        load = MessageBox(load_html(studio.meter.read()), elem_id="machine-load", announced=False)
         fixed_html(asset("tools.html"), "header-tools")
     fixed_html(asset("hints.html"), "first-steps")
-    return Header(status, offer, cancel, load, meter)
+    return Header(status, offer, cancel, load)
 
 
 def fixed_html(text: str, elem_id: str) -> gr.HTML:

@@ -18,7 +18,7 @@ from thinkswitch.runs.power import TIMEOUT_SECONDS, visible_devices
 from ui.download import without_window
 
 SECONDS = 1.0  # how long a reading is believed
-STEP = 4  # per cent; smaller changes are not shown, or an idle page would be sent something every second
+STEP = 10  # per cent; smaller changes are not shown, or an idle page would be sent something every second
 QUERY = ["--query-gpu=utilization.gpu,memory.used,memory.total", "--format=csv,noheader,nounits"]
 REPEATED = "--loop=2"  # seconds
 MIB = 1 << 20

@@ -1,10 +1,14 @@
-"""What every open page is sent once a second: how loading goes, new rounds and runs, another preset."""
+"""What every open page is sent when it changes: how loading goes, new rounds and runs, another preset."""
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from thinkswitch.preset import Preset
 from ui.header import Header, can_cancel, load_html, offer_label
@@ -13,8 +17,6 @@ from ui.models import tab as models
 from ui.run_control import PAIR
 from ui.studio import Studio
 from ui.widgets.events import on
-
-SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,48 @@ class Shown:
     runs: list[tuple[str, str]]
     running: str | None  # the name of the run that is going on
     preset: Preset
+
+
+def shown_now(studio: Studio) -> Shown:
+    choices, listing = studio.board()
+    running = studio.running()
+    return Shown(
+        status=models.status_html(studio),
+        outcome=models.outcome_html(studio),
+        offer=offer_label(studio),
+        can_cancel=can_cancel(studio),
+        load=load_html(studio.meter.read()),
+        choices=choices,
+        runs=listing,
+        running=running.name if running else None,
+        preset=studio.preset,
+    )
+
+
+class News:
+    """A number that grows when something changes that pages show; looked up for all pages together."""
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+        self._lock = threading.Lock()
+        self._shown: Shown | None = None
+        self._version = 0
+
+    def version(self) -> int:
+        with self._lock:
+            now = shown_now(self._studio)
+            if now != self._shown:
+                self._shown = now
+                self._version += 1
+            return self._version
+
+    def route(self) -> Route:
+        """Where pulse.js asks once a second. It tells the number and nothing else."""
+
+        def answer(request: Request) -> JSONResponse:
+            return JSONResponse({"version": self.version()})
+
+        return Route("/pulse", answer)
 
 
 @dataclass(frozen=True)
@@ -67,32 +111,19 @@ class Pulse:
         ]
 
         def tick(last: Shown | None, run: str | None, *chosen: str) -> dict[Component, Any]:
-            now = self.now()
+            now = shown_now(self.studio)
             return {shown: now, **self.updates(last, now, chosen, run)}
 
-        # Gradio may close its stream on events that have just been sent; the next event opens one again and
-        # brings their answers. So this one must come whatever is pending: see test_stream.py.
+        # pulse.js presses it: an event costs the browser 100 ms, so an idle page has none. Gradio may close
+        # its stream on events that have just been sent; the next event opens one again and brings their
+        # answers. So this one must come whatever is pending: see test_stream.py.
+        beat = gr.Button("", visible="hidden", elem_id="pulse")
         on(
-            gr.Timer(SECONDS).tick,
+            beat.click,
             tick,
             [shown, loop_tab["run"], *self.rounds],
             outputs,
             trigger_mode="multiple",
-        )
-
-    def now(self) -> Shown:
-        choices, listing = self.studio.board()
-        running = self.studio.running()
-        return Shown(
-            status=models.status_html(self.studio),
-            outcome=models.outcome_html(self.studio),
-            offer=offer_label(self.studio),
-            can_cancel=can_cancel(self.studio),
-            load=load_html(self.header.meter.read()),
-            choices=choices,
-            runs=listing,
-            running=running.name if running else None,
-            preset=self.studio.preset,
         )
 
     def updates(

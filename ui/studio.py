@@ -15,6 +15,7 @@ from thinkswitch.preset import Preset
 from thinkswitch.recipe import Recipe, Schedule
 from ui.decoding import DecodeQueue, DecodeUpdate, QueuedDecode, Waiting, read_in_turns, rows_that_fit
 from ui.live_rounds import LiveRounds
+from ui.meter import Meter
 from ui.pair_loader import Loaded, PairLoader
 from ui.run_control import RunControl
 from ui.scheduling import BackgroundTask, FairLock
@@ -44,6 +45,7 @@ class Studio:
         self.decode_queue = DecodeQueue()
         self.loader = PairLoader(preset, source, released=self._pair_released)
         self.runs = RunControl()
+        self.meter = Meter()
         self.sessions = Sessions()
         self.owners = Owners(demo)
         self.tasks: dict[str, BackgroundTask] = {}

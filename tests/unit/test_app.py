@@ -13,7 +13,7 @@ from thinkswitch.preset import load_preset
 from ui import header, security
 from ui.loop import form
 from ui.meter import Reading
-from ui.pulse import Pulse
+from ui.pulse import Pulse, shown_now
 from ui.run_control import PAIR
 from ui.studio import Studio
 
@@ -135,7 +135,7 @@ CHOSEN = (PAIR, PAIR, "old · round 1")
 
 
 def test_a_new_page_hears_everything_but_its_preset(pulse):
-    now = pulse.now()
+    now = shown_now(pulse.studio)
     update = pulse.updates(None, now, CHOSEN)
     top = pulse.header
     shared = {top.status, top.offer, top.cancel, top.load, pulse.tab["Models"]["outcome"]}
@@ -145,13 +145,13 @@ def test_a_new_page_hears_everything_but_its_preset(pulse):
 
 
 def test_an_idle_page_hears_nothing(pulse):
-    pulse.header.meter.read = lambda: Reading(cpu=3.0, used=1e9, total=8e9)
-    now = pulse.now()
-    assert pulse.updates(now, pulse.now(), CHOSEN) == {}
+    pulse.studio.meter.read = lambda: Reading(cpu=3.0, used=1e9, total=8e9)
+    now = shown_now(pulse.studio)
+    assert pulse.updates(now, shown_now(pulse.studio), CHOSEN) == {}
 
 
 def test_a_page_hears_what_has_changed(pulse):
-    now = pulse.now()
+    now = shown_now(pulse.studio)
     loaded = dataclasses.replace(now, status="Reading weights …")
     assert pulse.updates(now, loaded, CHOSEN) == {pulse.header.status: "Reading weights …"}
     failed = dataclasses.replace(now, outcome="no such folder")
@@ -169,7 +169,7 @@ def test_a_page_hears_what_has_changed(pulse):
 
 def test_every_page_goes_to_a_run_that_somebody_starts(pulse):
     """A second tab stayed with the run that it showed."""
-    now = pulse.now()
+    now = shown_now(pulse.studio)
     box = pulse.tab["Loop"]["run"]
     begun = dataclasses.replace(now, runs=[("new – running", "new")], running="new")
     assert pulse.updates(now, begun, CHOSEN)[box]["value"] == "new"
@@ -182,7 +182,7 @@ def test_every_page_goes_to_a_run_that_somebody_starts(pulse):
 def test_a_choice_made_in_a_page_s_first_second_stays(pulse):
     """The first pulse put the newest run in its place."""
     box = pulse.tab["Loop"]["run"]
-    two = dataclasses.replace(pulse.now(), runs=[("new – done", "new"), ("old – done", "old")])
+    two = dataclasses.replace(shown_now(pulse.studio), runs=[("new – done", "new"), ("old – done", "old")])
     assert pulse.updates(None, two, CHOSEN, "old")[box]["value"] == "old"
     assert pulse.updates(None, two, CHOSEN, "gone")[box]["value"] is None
     less = dataclasses.replace(two, runs=two.runs[:1])
@@ -191,10 +191,10 @@ def test_a_choice_made_in_a_page_s_first_second_stays(pulse):
 
 
 def test_another_preset_fills_the_form(pulse):
-    now = pulse.now()
+    now = shown_now(pulse.studio)
     pulse.studio.loader.preset = dataclasses.replace(now.preset, rounds=7, epochs=2)
     for last in (None, now):
-        update = pulse.updates(last, pulse.now(), CHOSEN)
+        update = pulse.updates(last, shown_now(pulse.studio), CHOSEN)
         fields = pulse.tab["Loop"]["form"].settings
         assert [update[fields[name]]["value"] for name in ("rounds", "epochs")] == [7, 2]
         assert pulse.tab["Compare"]["chips"] in update
