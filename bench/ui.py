@@ -243,7 +243,7 @@ WATCH_ANSWER = """() => {
     if (blank && count && !window.seen.first) window.seen.first = [performance.now() - began, count];
     const grown = window.seen.first && count > window.seen.first[1];
     if (grown && done()) window.seen.last = [performance.now() - began, count];
-    else setTimeout(look, 10);
+    else setTimeout(look, 30);
   };
   look();
 }"""
@@ -279,7 +279,7 @@ def speeds(first: tuple[float, int], last: tuple[float, int]) -> dict[str, float
 def on_page(page: Page) -> dict[str, float]:
     page.evaluate(WATCH_ANSWER)
     page.click("#compare-run")
-    page.wait_for_function("() => window.seen.last", timeout=600_000)
+    page.wait_for_function("() => window.seen.last", timeout=600_000, polling=250)
     seen = page.evaluate("() => window.seen")
     (first, first_tokens), (last, last_tokens) = seen["first"], seen["last"]
     page.wait_for_timeout(4000)  # until the curve is drawn

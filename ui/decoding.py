@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from ui.pair_loader import Loaded
 
 AT_ONCE = 4  # decodes that share the model; later ones wait
-UPDATE_SECONDS = 0.15  # between two messages to a page: each costs Gradio 50 ms in a slow browser
-SLOW_UPDATE_SECONDS = 0.5  # and at most, for a slow model, which shares the machine with that browser
-STEPS_AN_UPDATE = 3  # of a slow model
+UPDATE_SECONDS = 0.15  # between two messages to a page: each costs 100 ms in a slow browser
+SLOW_UPDATE_SECONDS = 0.5  # and for a larger pair, which may share its machine with that browser
 LOOK_SECONDS = 0.1  # how often a waiting decode looks whether it is its turn
 
 
@@ -122,25 +121,17 @@ class DecodeQueue:
             return sum(not decode.given_up() for decode in others)
 
 
-def read_in_turns(chunks: Iterator[Chunk], turn: Callable) -> Iterator[DecodeUpdate]:
-    """Run a decode turn by turn. The first and last update come at once, the others at intervals."""
+def read_in_turns(chunks: Iterator[Chunk], turn: Callable, every: float) -> Iterator[DecodeUpdate]:
+    """Run a decode turn by turn. Updates come `every` so many seconds, but the first and last at once."""
     update = DecodeUpdate()
     sent_at: float | None = None
-    began = time.monotonic()
     while (burst := one_turn(chunks, turn)) is not None:
         update.merge(burst)
-        now = time.monotonic()
-        if sent_at is None or now - sent_at >= update_interval(now - began):
+        if sent_at is None or time.monotonic() - sent_at >= every:
             yield update
             update, sent_at = DecodeUpdate(), time.monotonic()
-        began = time.monotonic()
     if update.chunks:
         yield update
-
-
-def update_interval(turn_seconds: float) -> float:
-    """Seconds between two updates of a decode whose turn, at least one step, takes `turn_seconds`."""
-    return max(UPDATE_SECONDS, min(SLOW_UPDATE_SECONDS, STEPS_AN_UPDATE * turn_seconds))
 
 
 def one_turn(chunks: Iterator[Chunk], turn: Callable) -> DecodeUpdate | None:

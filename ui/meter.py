@@ -17,7 +17,7 @@ from thinkswitch.catalogue import Machine
 from thinkswitch.runs.power import TIMEOUT_SECONDS, visible_devices
 from ui.download import without_window
 
-SECONDS = 1.0  # how long a reading is believed
+SECONDS = 5.0  # how long a reading is believed: telling a page costs the browser 100 ms
 STEP = 10  # per cent; smaller changes are not shown, or an idle page would be sent something every second
 QUERY = ["--query-gpu=utilization.gpu,memory.used,memory.total", "--format=csv,noheader,nounits"]
 REPEATED = "--loop=2"  # seconds
@@ -62,7 +62,7 @@ def percent(part: float, whole: float) -> float:
 
 
 class Meter:
-    """Reads at most once a second, however many pages ask, and never waits for a graphics card."""
+    """Reads every few seconds at most, however many pages ask, and never waits for a graphics card."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

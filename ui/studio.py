@@ -13,6 +13,7 @@ from thinkswitch import runs
 from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset
 from thinkswitch.recipe import Recipe, Schedule
+from ui import decoding
 from ui.decoding import DecodeQueue, DecodeUpdate, QueuedDecode, Waiting, read_in_turns, rows_that_fit
 from ui.live_rounds import LiveRounds
 from ui.meter import Meter
@@ -141,7 +142,7 @@ class Studio:
         import torch
 
         loaded = self.loaded
-        small = loaded is not None and loaded.pair.parameters < SMALL_PAIR
+        small = loaded is not None and is_small(loaded)
         single_thread = small or self.running()
         torch.set_num_threads(1 if single_thread else self.loader.threads or 1)
 
@@ -172,7 +173,8 @@ class Studio:
                 between_steps=self.model_lock.yield_turn,
             )
             with closing(cast("Generator[Chunk, None, None]", steps)) as chunks:
-                yield from read_in_turns(chunks, self.turn)
+                every = decoding.UPDATE_SECONDS if is_small(loaded) else decoding.SLOW_UPDATE_SECONDS
+                yield from read_in_turns(chunks, self.turn, every)
 
     # ---- long tasks
 
@@ -304,6 +306,10 @@ class Studio:
     def public(self, text: str) -> str:
         """`text` as visitors may read it: a demo shows the names of files, but not their folders."""
         return redact_paths(text) if self.demo else text
+
+
+def is_small(loaded: Loaded) -> bool:
+    return loaded.pair.parameters < SMALL_PAIR
 
 
 def redact_paths(text: str) -> str:

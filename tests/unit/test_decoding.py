@@ -98,12 +98,12 @@ def tokens(news):
 
 def test_the_first_news_come_at_once_and_the_last_are_whole(clock):
     """`0.0` stood for "never" on a clock that may start anywhere; a machine just booted showed nothing."""
-    assert tokens(read_in_turns(steps(clock, 10, 0.01), free_turn)) == [6, 10]
+    assert tokens(read_in_turns(steps(clock, 10, 0.01), free_turn, decoding.UPDATE_SECONDS)) == [6, 10]
 
 
 def test_a_page_hears_seldom_enough_to_stay_alive(clock):
     """Every turn of 60 ms was a message; on two cores the browser was at work all the time."""
-    heard = tokens(read_in_turns(steps(clock, 100, 0.01), free_turn))
+    heard = tokens(read_in_turns(steps(clock, 100, 0.01), free_turn, decoding.UPDATE_SECONDS))
     assert heard[0] == 6 and heard[-1] == 100
     apart = [(later - earlier) * 0.01 for earlier, later in itertools.pairwise(heard[:-1])]
     assert all(seconds >= decoding.UPDATE_SECONDS for seconds in apart)
@@ -111,7 +111,9 @@ def test_a_page_hears_seldom_enough_to_stay_alive(clock):
 
 
 def test_wide_steps_are_a_turn_each(clock):
-    heard = tokens(read_in_turns(steps(clock, 4, 10 * scheduling.TURN_SECONDS), free_turn))
+    heard = tokens(
+        read_in_turns(steps(clock, 4, 10 * scheduling.TURN_SECONDS), free_turn, decoding.UPDATE_SECONDS)
+    )
     assert heard == [1, 2, 3, 4]
 
 
@@ -128,7 +130,7 @@ def test_speed_is_the_engines_and_not_that_of_messages(clock):
             yield Chunk(1, "t", "", n < 4, n)
 
     seen = decoding.DecodeUpdate()
-    for news in read_in_turns(chunks(), free_turn):
+    for news in read_in_turns(chunks(), free_turn, decoding.UPDATE_SECONDS):
         seen.merge(news)
     assert seen.latest[0].at - seen.first[0].at == pytest.approx(0.09)
     assert seen.speed(0) == pytest.approx(3 / 0.09)

@@ -19,7 +19,7 @@ const beat = async () => {
   try {
     const { version } = await (await fetchNow('pulse')).json();
     if (button && (version !== seen || presses > 0)) {
-      presses = version !== seen ? PRESSES : presses - 1;
+      presses = version !== seen ? 1 : presses - 1;
       seen = version;
       pressing = true;
       button.click();
