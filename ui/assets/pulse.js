@@ -1,29 +1,36 @@
 // Asks once a second whether there is news, and presses the button that fetches it: see pulse.py. It also
-// presses it twice after every event of Gradio, whose answer may wait for the next one.
+// presses it once after Gradio's events, whose answers may wait for the next one; not at once, since the
+// first words of an answer have the machine to themselves.
 const PULSE_MS = 1000;
-const PRESSES = 2;
+const QUIET_BEATS = 3;
 let seen = null;
-let presses = PRESSES; // for the events of opening
+let owed = true; // for the events of opening
+let quiet = 0; // beats since the last event
 let pressing = false;
 
 const fetchNow = window.fetch;
 window.fetch = (...call) => {
-  const address = String(call[0]?.url ?? call[0]);
-  if (address.includes('/queue/join') && !pressing) presses = PRESSES;
-  if (address.includes('/queue/join')) pressing = false;
+  if (String(call[0]?.url ?? call[0]).includes('/queue/join')) {
+    owed ||= !pressing;
+    quiet = 0;
+    pressing = false;
+  }
   return fetchNow(...call);
 };
 
+const press = () => {
+  pressing = true;
+  document.querySelector('#pulse')?.click();
+};
+
 const beat = async () => {
-  const button = document.querySelector('#pulse');
   try {
     const { version } = await (await fetchNow('pulse')).json();
-    if (button && (version !== seen || presses > 0)) {
-      presses = version !== seen ? 1 : presses - 1;
-      seen = version;
-      pressing = true;
-      button.click();
-    }
+    quiet += 1;
+    const rescue = owed && quiet >= QUIET_BEATS;
+    if (version !== seen || rescue) press();
+    seen = version;
+    owed &&= !rescue;
   } catch { /* the server is away; Gradio says so */ }
   setTimeout(beat, PULSE_MS);
 };
