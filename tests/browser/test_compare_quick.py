@@ -73,7 +73,7 @@ def assert_whole(page) -> None:
     for column in ("instruct", "blend", "thinking"):
         assert page.inner_text(f"#compare-{column} .answer") and "tokens/s" in text(page, f"compare-{column}")
     assert "stopped" not in text(page, "compare-status") and " in " in text(page, "compare-status")
-    assert page.inner_text("#compare-stop").startswith("Stop")
+    assert page.inner_text("#compare-stop").strip().startswith("Stop")
     assert page.locator("#compare-stop").is_disabled()
 
 
