@@ -169,7 +169,9 @@ def test_run_becomes_stop_while_something_runs(endless, visit):
     page.dblclick("#compare-run")  # the second click must not stop
     until(page, "compare-thinking", r"[1-9]\d+ tokens")
     assert "stopped" not in text(page, "compare-thinking")
-    page.wait_for_selector("#compare-stop")
+    page.wait_for_function(
+        "() => getComputedStyle(document.querySelector('#compare-stop')).opacity === '1'"
+    )  # until then a click goes to Run
     run, stop = (page.locator(f"#compare-{name}").bounding_box() for name in ("run", "stop"))
     assert {key: round(value) for key, value in run.items()} == {k: round(v) for k, v in stop.items()}
     page.mouse.click(run["x"] + 20, run["y"] + 10)

@@ -117,7 +117,7 @@ def test_a_run_of_hub_checkpoints_on_a_hub_set(hub, online, offline, tmp_path):
         ("qiaojin/PubMedQA/pqa:train", ["could not be loaded", "pqa_artificial", "pqa_labeled"]),
         ("qiaojin/PubMedQA:train", ["could not be loaded", "pqa_artificial", "pqa_labeled"]),
         ("MathArena/aime_2026:train", ["row 0", "'prompt'", "problem_idx, answer, problem"]),
-        ("MathArena/aime_2026", ["neither an existing JSONL file nor a Hub data set", "owner/name:split"]),
+        ("MathArena/aime_2026", ["neither an existing file nor a Hub data set", "owner/name:split"]),
     ],
     ids=["repository", "split", "config", "no config", "column", "no split"],
 )

@@ -19,8 +19,8 @@ def test_a_small_change_is_not_shown():
     for new in (replace(READING, cpu=12), replace(READING, used=4.1e9)):
         assert READING.steady(new) is READING
     for new in (
-        replace(READING, cpu=15),
-        replace(READING, used=5e9),
+        replace(READING, cpu=21),
+        replace(READING, used=6e9),
         replace(READING, gpu=Gpu(0, 1e9, 8e9)),
     ):
         assert READING.steady(new) is new
@@ -29,7 +29,7 @@ def test_a_small_change_is_not_shown():
     assert busy.steady(replace(busy, gpu=Gpu(90, 1e9, 8e9))) is not busy
 
 
-def test_all_pages_share_one_reading_a_second(monkeypatch):
+def test_all_pages_share_one_reading(monkeypatch):
     asked = []
     monkeypatch.setattr(psutil, "cpu_percent", lambda: asked.append(1) or 50.0)
     now = [0.0]
@@ -37,7 +37,7 @@ def test_all_pages_share_one_reading_a_second(monkeypatch):
     shared = Meter()
     asked.clear()
     assert [shared.read() for _ in range(10)] == [shared.read()] * 10 and len(asked) == 1
-    now[0] = 1.5
+    now[0] = meter.SECONDS + 1
     assert shared.read().cpu == 50.0 and len(asked) == 2
     assert 0 < shared.read().used < shared.read().total
 

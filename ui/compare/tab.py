@@ -180,7 +180,5 @@ def show_answers(studio: Studio, view: View) -> None:
             changed = {part: value for part, value in values.items() if sent.get(part) != value}
             sent = values
             yield changed or gr.skip()  # what is drawn anew for nothing takes the time of the answers
-        sent.pop(view.trace_chart, None)
-        yield sent or gr.skip()  # a message may have been lost
 
     on_choice(view.asked.change, watch, None, view.outputs)
