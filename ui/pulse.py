@@ -1,6 +1,7 @@
 """What every open page is sent when it changes: how loading goes, new rounds and runs, another preset."""
 
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from ui.models import tab as models
 from ui.run_control import PAIR
 from ui.studio import Studio
 from ui.widgets.events import on
+
+LOOK_SECONDS = 0.5  # how long a look is believed: ten pages ask ten times a second
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,15 @@ class News:
         self._lock = threading.Lock()
         self._shown: Shown | None = None
         self._version = 0
+        self._looked_at = float("-inf")
 
     def version(self) -> int:
         with self._lock:
-            now = shown_now(self._studio)
-            if now != self._shown:
+            if time.monotonic() - self._looked_at >= LOOK_SECONDS:
+                now = shown_now(self._studio)
+                self._version += now != self._shown
                 self._shown = now
-                self._version += 1
+                self._looked_at = time.monotonic()
             return self._version
 
     def route(self) -> Route:

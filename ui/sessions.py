@@ -67,7 +67,7 @@ class Session:
         self.asked: Any = None  # the question whose answers Compare shows
         self.end_columns: Any = None  # what instruct and thinking show in Compare
         self.curve: Any = None  # the last one that was drawn in Compare
-        self.exchanges: tuple = ()  # the earlier turns of the conversation in Compare
+        self.exchanges: dict[str, tuple] = {}  # the earlier turns of each view of Compare
 
     # ---- requests
 

@@ -150,7 +150,8 @@ def test_custom_sampling_leaves_what_the_form_does_not_show(page, monkeypatch):
 def grow(page, asked=ASK, request=None):
     """The points and probabilities of the curve, each time it is drawn."""
     request = request or page.sessions.get("s").supersede(1, "trace_chart")
-    figures = [json.loads(figure)["data"][0] for figure in trace_curve.growing(page, request, asked)]
+    charts = [chart for chart in trace_curve.growing(page, request, asked) if chart]
+    figures = [json.loads(chart)["data"][0] for chart in charts]
     return [(figure["x"], figure["y"]) for figure in figures]
 
 
@@ -481,7 +482,7 @@ def test_a_chart_of_the_old_pair_gives_up(page, monkeypatch):
         return probabilities(*args)
 
     monkeypatch.setattr(trace_curve, "probabilities", replacing)
-    assert list(trace_curve.growing(page, request, ASK)) == []
+    assert list(trace_curve.growing(page, request, ASK)) == [trace_curve.NO_CURVE]
     assert len(turns) == 1 and pair.rounds.pinned() == set()
 
 
@@ -570,7 +571,28 @@ def test_a_follow_up_that_cannot_be_asked_is_refused_in_a_sentence(page, slow):
     shown(page)
     assert "is empty" in refusal(4, "  ")
     assert "the conversation is too long" in refusal(5, "7 + " * 2000 + "1")
-    assert session.exchanges == ()
+    assert session.exchanges == {}
+
+
+def test_each_view_has_a_conversation_of_its_own(page):
+    """Switching the view forgot the turns of the first."""
+    run(page, 1)
+    follow_up(page, 2, "And one more?")
+    last_screen(page)
+    handlers = Handlers(page)
+    stages = (Point(PAIR, 0.0),) * 3
+    other = dataclasses.replace(ASK, view=BEFORE_AND_AFTER, stages=stages)
+    assert handlers.asked(Click("s", 3, 0, other)).exchanges == ()
+    [exchange] = handlers.asked(Click("s", 4, 0, ASK)).exchanges
+    assert exchange.prompt == ASK.prompt
+
+
+def test_the_curve_of_another_prompt_is_taken_away_at_once(page):
+    """It stood under the new prompt until the first words were there."""
+    grow(page)
+    request = page.sessions.get("s").supersede(2, "trace_chart")
+    other = dataclasses.replace(ASK, prompt="What is 2 + 3 + 4?")
+    assert next(trace_curve.growing(page, request, other)) == trace_curve.NO_CURVE
 
 
 def test_a_new_conversation_clears(page):
@@ -579,7 +601,7 @@ def test_a_new_conversation_clears(page):
     last_screen(page)
     Handlers(page).new_conversation(Click("s", 3, 0, ASK))
     screen = last_screen(page)
-    assert page.sessions.get("s").exchanges == ()
+    assert page.sessions.get("s").exchanges == {}
     for column in COLUMNS:
         assert not screen.parts[column].get("turns") and not screen.parts[column].get("answer")
     assert "A new conversation" in screen.parts["status"]

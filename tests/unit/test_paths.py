@@ -12,9 +12,9 @@ from thinkswitch.preset import PRESETS, load_preset
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:
     """A current folder with a checkpoint; a home and a data folder beside it."""
-    for name in ("home/me/models/a", "work/pair/instruct", "work/my+model", "data/b"):
+    for name in ("home/me/models/a", "project/pair/instruct", "project/my+model", "data/b"):
         (tmp_path / name).mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "project")
     monkeypatch.setenv("HOME", str(tmp_path / "home/me"))
     monkeypatch.setenv("USERPROFILE", str(tmp_path / "home/me"))
     return tmp_path
@@ -23,8 +23,8 @@ def here(tmp_path, monkeypatch) -> Path:
 def test_a_path_is_shown_short_and_read_back(here):
     """PAGE, security: /config had four absolute paths, so a shared page told the user's name."""
     shown = {
-        here / "work/pair/instruct": "pair/instruct",
-        here / "work/my+model": "my+model",
+        here / "project/pair/instruct": "pair/instruct",
+        here / "project/my+model": "my+model",
         here / "home/me/models/a": "~/models/a",
         here / "data/b": "../data/b",
         PRESETS / "tiny/instruct": "presets/tiny/instruct",
@@ -32,7 +32,7 @@ def test_a_path_is_shown_short_and_read_back(here):
     for path, short in shown.items():
         assert short_path(str(path)) == short
         assert full_path(short) == str(path)
-    both = f"{here}/work/pair/instruct+{here}/data/b"
+    both = f"{here}/project/pair/instruct+{here}/data/b"
     assert short_path(both) == "pair/instruct+../data/b"
     assert full_path("pair/instruct+../data/b") == both
 
@@ -45,7 +45,7 @@ def test_what_is_no_path_stays(here, text):
 
 
 def test_what_ships_is_not_mistaken_for_something_of_the_same_name_here(here):
-    (here / "work/presets/tiny/instruct").mkdir(parents=True)
+    (here / "project/presets/tiny/instruct").mkdir(parents=True)
     shipped = str(PRESETS / "tiny/instruct")
     short = short_path(shipped)
     assert not os.path.isabs(short) or os.name == "nt"

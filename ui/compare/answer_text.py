@@ -33,10 +33,10 @@ class Cost:
     speed: float | None  # tokens a second, from the first token on
 
 
-def empty_card(column: str, point: Point) -> Answer:
-    """A column before its first token."""
+def empty_card(column: str, point: Point, hint: str = "…") -> Answer:
+    """A column without an answer; `hint` stands in its place."""
     text = stage_title(point) if column in STAGES else title(point)
-    return Answer(title=text, edge=theme.blend_colour(point.t), empty="…")
+    return Answer(title=text, edge=theme.blend_colour(point.t), empty=hint)
 
 
 def answer_shown(chunk: Chunk, cost: Cost, problem: problems.Problem | None, html_of_answer: str) -> Answer:

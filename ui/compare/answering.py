@@ -6,10 +6,11 @@ import logging
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from thinkswitch import problems
 from thinkswitch.errors import UserError
@@ -94,8 +95,8 @@ def answer_when_loaded(
     return start(wait_and_answer)
 
 
-def start(work) -> threading.Thread:
-    thread = threading.Thread(target=work, daemon=True)
+def start(work: Callable[..., None], *args: Any) -> threading.Thread:
+    thread = threading.Thread(target=work, args=args, daemon=True)
     thread.start()
     return thread
 
@@ -219,17 +220,14 @@ class Answering:
         exchanges = self.question.exchanges
         return {column: earlier_turns(exchanges, column) for column in columns_of(self.question)}
 
-    def empty_card(self, row: int, column: str) -> Answer:
+    def empty_card(self, row: int, column: str, hint: str = "…") -> Answer:
         """A column before its first token."""
-        card = answer_text.empty_card(column, self.batch.points[row])
+        card = answer_text.empty_card(column, self.batch.points[row], hint)
         return {**card, "turns": self.turns[column]}
 
     def refused_cards(self) -> dict[str, Answer]:
         """Columns of a question that was not answered."""
-        return {
-            column: {**self.empty_card(row, column), "empty": ""}
-            for column, row in self.batch.columns.items()
-        }
+        return {column: self.empty_card(row, column, "") for column, row in self.batch.columns.items()}
 
     def card(self, row: int, column: str) -> Answer:
         problem = self.studio.loader.problems.get(problems.Problem(self.question.prompt).key)

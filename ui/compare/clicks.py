@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, replace
 
 from markupsafe import Markup
@@ -10,8 +9,8 @@ from markupsafe import Markup
 from thinkswitch.errors import UserError
 from ui.compare import trace_curve
 from ui.compare.answer_text import empty_card
-from ui.compare.answering import EndColumns, answer, answer_when_loaded
-from ui.compare.conversation import exchange_shown
+from ui.compare.answering import EndColumns, answer, answer_when_loaded, start
+from ui.compare.conversation import Exchange, exchange_shown
 from ui.compare.question import (
     BEFORE_AND_AFTER,
     RENDERED_POINTS,
@@ -57,7 +56,11 @@ class Handlers:
 
     def asked(self, click: Click) -> Question:
         """The click's question, in the conversation that the page is in."""
-        return replace(click.question, exchanges=self.session(click).exchanges)
+        return replace(click.question, exchanges=self.earlier(click))
+
+    def earlier(self, click: Click) -> tuple[Exchange, ...]:
+        """The conversation of the view that is shown; the other one has its own columns, and its own."""
+        return self.session(click).exchanges.get(click.question.view, ())
 
     def answer(self, click: Click, batch: Batch) -> None:
         answer(self.studio, click.session_hash, click.number, self.asked(click), batch)
@@ -119,8 +122,7 @@ class Handlers:
         if question.view == BEFORE_AND_AFTER:
             return
         request = self.session(click).supersede(click.number, "trace_chart")
-        work = threading.Thread(target=trace_curve.draw, args=(self.studio, request, question), daemon=True)
-        work.start()
+        start(trace_curve.draw, self.studio, request, question)
 
     # ---- conversation
 
@@ -133,37 +135,30 @@ class Handlers:
             loaded = self.studio.ready()
             shown = session.asked or click.question
             exchange = exchange_shown(session, shown.prompt, columns_of(click.question))
-            exchanges = (*session.exchanges, exchange)
+            exchanges = (*self.earlier(click), exchange)
             question = replace(click.question, prompt=click.follow_up, exchanges=exchanges)
             check(self.studio, loaded, question)
         except UserError as error:
             session.warn(self.studio.public(str(error)))
             session.write(None, {})
             return None
-        session.exchanges = exchanges
+        session.exchanges[question.view] = exchanges
         self.all_columns(replace(click, question=question))
         return question
 
     def example(self, click: Click) -> None:
         """A prompt of its own begins a new conversation."""
-        self.session(click).exchanges = ()
+        self.session(click).exchanges.pop(click.question.view, None)
         self.all_columns(click)
-
-    def view_changed(self, click: Click) -> None:
-        """The columns of the other view have answered nothing yet."""
-        self.session(click).exchanges = ()
-        self.setting_changed(click)
 
     def new_conversation(self, click: Click) -> None:
         """Forget the earlier turns and what is shown."""
         session = self.session(click)
-        session.exchanges = ()
+        session.exchanges.pop(click.question.view, None)
         session.end_columns = None
-        request = session.supersede(click.number, *columns_of(click.question), "trace_chart")
-        cards = {}
-        for column, row in all_columns(click.question).columns.items():
-            point = all_columns(click.question).points[row]
-            cards[column] = {**empty_card(column, point), "empty": ""}
+        batch = all_columns(click.question)
+        request = session.supersede(click.number, *batch.columns, "trace_chart")
+        cards = {column: empty_card(column, batch.points[row], "") for column, row in batch.columns.items()}
         request.finish(**cards, trace_chart="", status=html.quiet(NEW_CONVERSATION))
 
 

@@ -92,7 +92,7 @@ def check(studio: Studio, loaded: Loaded, question: Question) -> None:
         raise UserError("the prompt is empty; write a question, or click on one of the examples")
     if question.template not in TEMPLATES:
         raise UserError(f"there is no chat template {question.template!r}")
-    counts = {"top-k": question.top_k, "the most new tokens": question.limit, "the seed": question.seed}
+    counts = {"top-k": question.top_k, "the longest answer": question.limit, "the seed": question.seed}
     for name, value in counts.items():
         if value < 0:
             raise UserError(f"{name} must be at least 0, it is {value}")

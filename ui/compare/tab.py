@@ -89,7 +89,7 @@ def connect_view(studio: Studio, view: View, handlers: Handlers) -> None:
     settings = view.settings
     stages.show_chosen_view(settings["view"])
     ready = stages.choose_rounds(studio, settings)
-    listen(ready.then, handlers.view_changed, view)
+    listen(ready.then, handlers.setting_changed, view)
     for stage in STAGES:
         listen(settings[f"{stage}_round"].input, handlers.setting_changed, view)
         listen(settings[f"{stage}_t"].release, handlers.setting_changed, view)

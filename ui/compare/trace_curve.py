@@ -28,6 +28,7 @@ FINEST = 20  # points lie at multiples of 1 / FINEST
 COARSE = range(0, FINEST + 1, 5)
 BEND = 0.02  # where neighbours differ by more, points are put between them
 POINTS_A_TURN = 3  # a long prompt must not keep the other visitors waiting
+NO_CURVE = ""  # that of another prompt would mislead
 LOOK_SECONDS = 0.05  # how often somebody who waits for the answers looks
 
 Probabilities = dict[int, float]  # {multiple of 1 / FINEST: probability}
@@ -48,7 +49,7 @@ def draw(studio: Studio, request: PageRequest, question: Question) -> None:
         for chart in growing(studio, request, question):
             request.write(trace_chart=chart)
     except UserError:  # the status line has said it
-        request.write(trace_chart="")
+        request.write(trace_chart=NO_CURVE)
     finally:
         request.finish()
 
@@ -64,8 +65,8 @@ def growing(studio: Studio, request: PageRequest, question: Question) -> Iterato
         return request.superseded() or studio.loaded is not loaded
 
     curve = curve_of(request, loaded, question)
-    if set(COARSE) <= curve.known.keys():
-        yield chart(studio, curve.known, question)
+    is_known = set(COARSE) <= curve.known.keys()
+    yield chart(studio, curve.known, question) if is_known else NO_CURVE
     with studio.using(loaded, question.round):
         while missing := next_points(curve.known):
             coarse = curve.known.keys() < set(COARSE)

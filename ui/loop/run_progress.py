@@ -44,7 +44,8 @@ def progress_html(folder: Path, state: str, events: list[dict], public: Callable
     if resuming:
         text = f"resuming {where(working)}; {IMPORTING}"
     else:
-        text = " · ".join([headline(state, preset.rounds, working), *details(state, preset, events, seconds)])
+        first = headline(state, preset.rounds, working)
+        text = " · ".join([first, *details(state, preset, events, seconds)])
         text += " · stopping at the next step" if state == "running" and runs.stop_requested(folder) else ""
     share = 1.0 if state == "done" else done_share(preset.rounds, working)
     footer = html.quiet(" · ".join([costs, *kept(events)]))
