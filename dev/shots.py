@@ -23,7 +23,7 @@ SIZES = {
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu"]
 ANSWERED = "() => / in \\d+\\.\\d+ s/.test(document.querySelector('#compare-status')?.innerText)"
 RENDERED = "() => document.querySelectorAll('#compare-dots .axis button').length === 11"
-FILM = {"width": 1000, "height": 720}
+FILM = {"width": 1280, "height": 720}
 FRAME_MS, LAST_FRAME_MS = 450, 1800
 SWEPT = "() => document.querySelector('#explore-sweep-stop').disabled"
 

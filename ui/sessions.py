@@ -64,6 +64,7 @@ class Session:
         self._parts: dict[str, Any] = {}
         self._warnings: list[str] = []
         self._version = 0
+        self.sent: dict[Any, Any] = {}  # what Compare's components were sent last
         self.asked: Any = None  # the question whose answers Compare shows
         self.end_columns: Any = None  # what instruct and thinking show in Compare
         self.curve: Any = None  # the last one that was drawn in Compare

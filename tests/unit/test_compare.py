@@ -629,6 +629,11 @@ def test_one_event_alone_writes_to_the_columns(page):
     whole = {view.status: "x", view.stop: gr.update(interactive=False)}
     [message] = list(writers[0].fn(gr.Request(session_hash="s")))
     assert message == whole
+    session = page.sessions.get("s")
+    session.write(None, {"frames": [{"t": 0.5}]})
+    assert [list(part) for part in writers[0].fn(gr.Request(session_hash="s"))] == [[view.frames]]
+    # the browser forgets frames when a prompt is typed; a click of before must not bring them back
+    assert list(writers[0].fn(gr.Request(session_hash="s"))) == [gr.skip()]
 
 
 def test_a_page_that_has_asked_for_nothing_is_told_something(page):

@@ -172,13 +172,15 @@ def show_answers(studio: Studio, view: View) -> None:
     """
 
     def watch(request: gr.Request) -> Iterator[dict[Component, Any]]:
-        sent: dict[Component, Any] = {}
-        for screen in studio.sessions.get(str(request.session_hash)).watch(WATCHED):
+        session = studio.sessions.get(str(request.session_hash))
+        for screen in session.watch(WATCHED):
             for sentence in screen.warnings:
                 gr.Warning(escape(sentence))
             values = view.values(screen)
-            changed = {part: value for part, value in values.items() if sent.get(part) != value}
-            sent = values
-            yield changed or gr.skip()  # what is drawn anew for nothing takes the time of the answers
+            # what is sent again would take the time of the answers, and bring back what the browser has
+            # forgotten by itself: frames of a prompt that was typed over, a frame that was left by dragging
+            changed = {part: value for part, value in values.items() if session.sent.get(part) != value}
+            session.sent = values
+            yield changed or gr.skip()
 
     on_choice(view.asked.change, watch, None, view.outputs)
