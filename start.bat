@@ -56,5 +56,5 @@ if errorlevel 1 (
 )
 cd /d "%HERE%"
 rem all arguments but the first
-for /f "tokens=1,*" %%a in ("%*") do "%PY%" -m pytest -n 2 --dist loadfile %%b
+for /f "tokens=1,*" %%a in ("%*") do "%PY%" -m pytest -n 2 --dist worksteal %%b
 exit /b %errorlevel%

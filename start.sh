@@ -49,7 +49,7 @@ case "${1:-}" in
             record installed-tests.txt "$here/requirements-dev.txt"
         fi
         cd "$here"
-        exec "$python" -m pytest -n 2 --dist loadfile "$@" # -n 0: in one process, as a debugger needs it
+        exec "$python" -m pytest -n 2 --dist worksteal "$@" # -n 0: in one process, as a debugger needs it
         ;;
     *) exec "$python" -m thinkswitch "$@" ;;
 esac

@@ -93,8 +93,8 @@ def test_test_installs_what_tests_need_and_passes_its_arguments_on(tmp_path):
     checkout.calls()
     calls = checkout.calls("test", "--slow", "tests/unit")
     assert [Path(name).name for name in installs(calls)] == ["requirements-dev.txt"]
-    assert calls[-1] == "-m pytest -n 2 --dist loadfile --slow tests/unit"
-    assert checkout.calls("test") == ["-m pytest -n 2 --dist loadfile"]
+    assert calls[-1] == "-m pytest -n 2 --dist worksteal --slow tests/unit"
+    assert checkout.calls("test") == ["-m pytest -n 2 --dist worksteal"]
 
 
 def test_a_virtual_environment_that_could_not_be_made_is_removed(tmp_path):
