@@ -4,7 +4,6 @@ The page is up before torch is imported: the pair is opened in a thread, and the
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from ui.models import tab as models
 from ui.pulse import News, Pulse
 from ui.studio import Studio
 from ui.widgets import theme
-from ui.widgets.assets import ASSETS, asset
+from ui.widgets.assets import ASSETS
 from ui.widgets.events import on
 
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
@@ -44,7 +43,7 @@ def build(studio: Studio) -> gr.Blocks:
         schedule = gr.State(Schedule())
         stored = settings_store.browser_state(studio.preset)
         tab: dict[str, dict] = {}
-        with gr.Tabs(selected="compare", elem_id="tabs", overflow_behavior="wrap") as tabs:
+        with gr.Tabs(selected="compare", elem_id="tabs", overflow_behavior="wrap"):
             with gr.Tab("Models", id="models", elem_id="tab-models"):
                 tab["Models"] = models.build(studio)
             with gr.Tab("Loop", id="loop", elem_id="tab-loop"):
@@ -60,19 +59,12 @@ def build(studio: Studio) -> gr.Blocks:
         tab["Explore"]["connect_chips"]([tab[name]["schedule_chip"] for name in ("Compare", "Export")])
         taker = tab["Explore"]["connect_points"](tab["Compare"])
         taker.open(tab["Export"]["open"].click, tab["Export"]["exported_point"], [], "Compare")
-        timers = {name: parts["timer"] for name, parts in tab.items() if "timer" in parts}
-        run_timers_of_the_open_tab(tabs, timers)
         header.connect(studio, top, tab["Models"]["boxes"])
         Pulse(studio, top, tab).start()
         kept = [component for parts in tab.values() for component in parts["kept"]]
         open_with_stored_settings(page, studio, stored, kept, tab)
         page.unload(close_page(studio))
     return page
-
-
-def run_timers_of_the_open_tab(tabs: gr.Tabs, timers: dict[str, gr.Timer]) -> None:
-    js = asset("run_timers.js").replace("NAMES", json.dumps(list(timers)))
-    on(tabs.select, None, None, list(timers.values()), js=js, trigger_mode="multiple")
 
 
 def close_page(studio: Studio) -> Callable[[gr.Request], None]:

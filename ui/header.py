@@ -33,7 +33,6 @@ class Header:
     status: Component
     offer: gr.Button
     cancel: gr.Button
-    load: Component  # of the machine
 
 
 def build(studio: Studio) -> Header:
@@ -43,10 +42,10 @@ def build(studio: Studio) -> Header:
             status = MessageBox(models.status_html(studio), elem_id="models-status")
             offer = small_button(offer_label(studio), "models-offer")
             cancel = small_button("Cancel" if can_cancel(studio) else "", "models-cancel")
-        load = MessageBox(load_html(studio.meter.read()), elem_id="machine-load", announced=False)
+        fixed_html(Markup('<div class="gauges">{}</div>').format(gauges(studio.meter.read())), "machine-load")
         fixed_html(asset("tools.html"), "header-tools")
     fixed_html(asset("hints.html"), "first-steps")
-    return Header(status, offer, cancel, load)
+    return Header(status, offer, cancel)
 
 
 def fixed_html(text: str, elem_id: str) -> gr.HTML:
@@ -106,19 +105,19 @@ def can_cancel(studio: Studio) -> bool:
     return studio.loader.can_cancel and not studio.demo
 
 
-def load_html(reading: Reading) -> Markup:
-    """Processor, memory and graphics card, a small bar each."""
+def gauges(reading: Reading) -> Markup:
+    """Processor, memory and graphics card, a small bar each. pulse.js keeps them up to date."""
     memory = format_bytes_of(reading.used, reading.total)
-    gauges = [
+    shown = [
         gauge("CPU", reading.cpu, "of all cores"),
         gauge("Memory", percent(reading.used, reading.total), memory),
     ]
     card = reading.gpu
     if card:
-        gauges.append(gauge("GPU", card.load, "at work"))
+        shown.append(gauge("GPU", card.load, "at work"))
         held = format_bytes_of(card.used, card.total)
-        gauges.append(gauge("GPU memory", percent(card.used, card.total), held))
-    return Markup().join(gauges)
+        shown.append(gauge("GPU memory", percent(card.used, card.total), held))
+    return Markup().join(shown)
 
 
 def gauge(name: str, share: float, detail: str) -> Markup:

@@ -17,8 +17,7 @@ from thinkswitch.catalogue import Machine
 from thinkswitch.runs.power import TIMEOUT_SECONDS, visible_devices
 from ui.download import without_window
 
-SECONDS = 5.0  # how long a reading is believed: telling a page costs the browser 100 ms
-STEP = 10  # per cent; smaller changes are not shown, or an idle page would be sent something every second
+SECONDS = 2.0  # how long a reading is believed
 QUERY = ["--query-gpu=utilization.gpu,memory.used,memory.total", "--format=csv,noheader,nounits"]
 REPEATED = "--loop=2"  # seconds
 MIB = 1 << 20
@@ -41,20 +40,6 @@ class Reading:
     used: float
     total: float
     gpu: Gpu | None = None
-
-    def steady(self, new: "Reading") -> "Reading":
-        """`new`, or this one where nobody would see a difference."""
-        return new if changed(self, new) else self
-
-
-def changed(old: Reading, new: Reading) -> bool:
-    if (old.gpu is None) != (new.gpu is None):
-        return True
-    pairs = [(old.cpu, new.cpu), (percent(old.used, old.total), percent(new.used, new.total))]
-    if old.gpu and new.gpu:
-        pairs += [(old.gpu.load, new.gpu.load)]
-        pairs += [(percent(old.gpu.used, old.gpu.total), percent(new.gpu.used, new.gpu.total))]
-    return any(abs(before - after) >= STEP for before, after in pairs)
 
 
 def percent(part: float, whole: float) -> float:
@@ -81,8 +66,7 @@ class Meter:
             if self._reading is None or now - self._read_at >= SECONDS:
                 memory = psutil.virtual_memory()
                 used = float(memory.total - memory.available)
-                new = Reading(psutil.cpu_percent(), used, float(memory.total), self._gpu)
-                self._reading = self._reading.steady(new) if self._reading else new
+                self._reading = Reading(psutil.cpu_percent(), used, float(memory.total), self._gpu)
                 self._read_at = now
             return self._reading
 

@@ -1,7 +1,12 @@
-"""What every open page is sent when it changes: how loading goes, new rounds and runs, another preset."""
+"""What every open page is sent when it changes: how loading goes, new rounds and runs, another preset.
+
+An event of Gradio costs a browser about 100 ms, so none is sent while nothing changes: pulse.js asks a plain
+route once a second what is new, and presses the hidden button of what has changed.
+"""
 
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +17,14 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from thinkswitch.preset import Preset
-from ui.header import Header, can_cancel, load_html, offer_label
+from ui.explore import tab as explore
+from ui.export import tab as export
+from ui.header import Header, can_cancel, gauges, offer_label
 from ui.loop import tab as loop
 from ui.models import tab as models
-from ui.run_control import PAIR
+from ui.run_control import PAIR, stamps
 from ui.studio import Studio
-from ui.widgets.events import on
+from ui.widgets.events import follow_news
 
 LOOK_SECONDS = 0.5  # how long a look is believed: ten pages ask ten times a second
 
@@ -30,7 +37,6 @@ class Shown:
     outcome: str  # of the last load
     offer: str  # what its button says; empty: no button
     can_cancel: bool
-    load: str  # of the machine
     choices: list[str]
     runs: list[tuple[str, str]]
     running: str | None  # the name of the run that is going on
@@ -45,7 +51,6 @@ def shown_now(studio: Studio) -> Shown:
         outcome=models.outcome_html(studio),
         offer=offer_label(studio),
         can_cancel=can_cancel(studio),
-        load=load_html(studio.meter.read()),
         choices=choices,
         runs=listing,
         running=running.name if running else None,
@@ -53,30 +58,42 @@ def shown_now(studio: Studio) -> Shown:
     )
 
 
+def by_part(studio: Studio) -> dict[str, Any]:
+    """What each part of the page shows: all of it, and each tab beyond that. Only compared with what was."""
+    shown = shown_now(studio)
+    return {
+        "page": shown,
+        "loop": (shown.runs, stamps()),
+        "explore": explore.seen_now(studio),
+        "export": export.seen_now(studio),
+    }
+
+
 class News:
-    """A number that grows when something changes that pages show; looked up for all pages together."""
+    """Of each part of the page a number that grows with each change; looked up for all pages together."""
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
         self._lock = threading.Lock()
-        self._shown: Shown | None = None
-        self._version = 0
+        self._shown: dict[str, Any] = {}
+        self._versions: Counter[str] = Counter()
         self._looked_at = float("-inf")
 
-    def version(self) -> int:
+    def versions(self) -> dict[str, int]:
         with self._lock:
             if time.monotonic() - self._looked_at >= LOOK_SECONDS:
-                now = shown_now(self._studio)
-                self._version += now != self._shown
+                now = by_part(self._studio)
+                self._versions.update(part for part in now if now[part] != self._shown.get(part))
                 self._shown = now
                 self._looked_at = time.monotonic()
-            return self._version
+            return dict(self._versions)
 
     def route(self) -> Route:
-        """Where pulse.js asks once a second. It tells the number and nothing else."""
+        """Where pulse.js asks. How busy the machine is changes all the time, so it comes without an event."""
 
         def answer(request: Request) -> JSONResponse:
-            return JSONResponse({"version": self.version()})
+            busy = str(gauges(self._studio.meter.read()))
+            return JSONResponse({"versions": self.versions(), "gauges": busy})
 
         return Route("/pulse", answer)
 
@@ -101,7 +118,6 @@ class Pulse:
             self.header.status,
             self.header.offer,
             self.header.cancel,
-            self.header.load,
             self.tab["Models"]["outcome"],
             self.tab["Compare"]["chips"],
             *self.rounds,
@@ -119,17 +135,9 @@ class Pulse:
             now = shown_now(self.studio)
             return {shown: now, **self.updates(last, now, chosen, run)}
 
-        # pulse.js presses it: an event costs the browser 100 ms, so an idle page has none. Gradio may close
-        # its stream on events that have just been sent; the next event opens one again and brings their
-        # answers. So this one must come whatever is pending: see test_stream.py.
-        beat = gr.Button("", visible="hidden", elem_id="pulse")
-        on(
-            beat.click,
-            tick,
-            [shown, loop_tab["run"], *self.rounds],
-            outputs,
-            trigger_mode="multiple",
-        )
+        # Gradio may close its stream on events that have just been sent; the next event opens one again and
+        # brings their answers. So this one must come whatever is pending: see test_stream.py.
+        follow_news("page", tick, [shown, loop_tab["run"], *self.rounds], outputs, mode="multiple")
 
     def updates(
         self, last: Shown | None, now: Shown, chosen: tuple[str, ...], run: str | None = None
@@ -175,8 +183,6 @@ class Pulse:
             update[self.header.offer] = gr.update(value=now.offer, visible=bool(now.offer))
         if last is None or now.can_cancel != last.can_cancel:
             update[self.header.cancel] = gr.update(value="Cancel", visible=now.can_cancel)
-        if last is None or now.load != last.load:
-            update[self.header.load] = now.load
         return update
 
     def of_another_preset(self) -> dict[Component, Any]:

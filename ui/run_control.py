@@ -152,6 +152,14 @@ def stamp_of(path: Path) -> Stamp | None:
     return status.st_mtime_ns, status.st_size
 
 
+def stamps() -> list[tuple[Stamp | None, Stamp | None]]:
+    """Of every run: when it last said something, and when its process was last alive."""
+    return [
+        (stamp_of(folder / "events.jsonl"), stamp_of(folder / "run.json"))
+        for folder in runs.runs_in(runs.ROOT)
+    ]
+
+
 @lru_cache(maxsize=1024)
 def pair_of(folder: Path, stamp: Stamp) -> tuple[str, str] | None:
     """The checkpoints of a run; None where its preset is damaged: then only Loop shows it."""

@@ -2,18 +2,21 @@
 
 import asyncio
 import dataclasses
+import itertools
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
 
 import app
+from thinkswitch import runs
 from thinkswitch.errors import UserError
 from thinkswitch.preset import load_preset
 from ui import header, security
 from ui.loop import form
 from ui.meter import Reading
-from ui.pulse import Pulse, shown_now
+from ui.pulse import News, Pulse, shown_now
 from ui.run_control import PAIR
 from ui.studio import Studio
 
@@ -138,16 +141,35 @@ def test_a_new_page_hears_everything_but_its_preset(pulse):
     now = shown_now(pulse.studio)
     update = pulse.updates(None, now, CHOSEN)
     top = pulse.header
-    shared = {top.status, top.offer, top.cancel, top.load, pulse.tab["Models"]["outcome"]}
+    shared = {top.status, top.offer, top.cancel, pulse.tab["Models"]["outcome"]}
     lists = {pulse.tab["Loop"][name] for name in ("run", "overlay", "new_run")}
     assert set(update) == {*shared, *pulse.rounds, *lists}
     assert [update[component]["value"] for component in pulse.rounds] == [PAIR, PAIR, PAIR]  # one was deleted
 
 
 def test_an_idle_page_hears_nothing(pulse):
-    pulse.studio.meter.read = lambda: Reading(cpu=3.0, used=1e9, total=8e9)
     now = shown_now(pulse.studio)
     assert pulse.updates(now, shown_now(pulse.studio), CHOSEN) == {}
+
+
+def test_news_of_one_tab_is_no_news_of_the_others(root, monkeypatch):
+    """Each open tab sent an event every second, whether there was anything to see or not."""
+    monkeypatch.setattr("ui.pulse.LOOK_SECONDS", 0)
+    studio = Studio(load_preset("tiny"), "tiny")
+    run = runs.new_folder(runs.ROOT, "tiny")
+    (run / "run.json").write_text("{}")
+    news = News(studio)
+    first = news.versions()
+    assert first == dict.fromkeys(("page", "loop", "explore", "export"), 1)
+    readings = (Reading(cpu, 1e9, 8e9) for cpu in itertools.count())
+    monkeypatch.setattr(studio.meter, "read", lambda: next(readings))  # it changes all the time
+    assert news.versions() == first
+    (run / "events.jsonl").write_text('{"phase": "think"}\n')
+    assert news.versions() == first | {"loop": 2}
+    studio.running_sweep = object()
+    assert news.versions() == first | {"loop": 2, "explore": 2}
+    studio.tasks["export"] = SimpleNamespace(stage="write", done=1, ended=False)
+    assert news.versions() == first | {"loop": 2, "explore": 2, "export": 2}
 
 
 def test_a_page_hears_what_has_changed(pulse):

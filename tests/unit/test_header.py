@@ -99,8 +99,8 @@ def test_a_failed_load_is_told_where_it_was_asked_for_and_not_above_every_tab(pa
 
 
 def test_the_header_shows_how_busy_the_machine_is():
-    said = header.load_html(Reading(cpu=12.4, used=4e9, total=16e9))
+    said = header.gauges(Reading(cpu=12.4, used=4e9, total=16e9))
     assert ">CPU<" in said and "<b>12 %</b>" in said and "--share:12%" in said
     assert "4.0 of 16.0 GB" in said and "<b>25 %</b>" in said and "GPU" not in said
-    said = header.load_html(Reading(1, 1, 2, Gpu(load=97, used=6e9, total=24e9)))
+    said = header.gauges(Reading(1, 1, 2, Gpu(load=97, used=6e9, total=24e9)))
     assert ">GPU<" in said and "<b>97 %</b>" in said and ">GPU memory<" in said and "6.0 of 24.0 GB" in said

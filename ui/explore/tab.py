@@ -14,7 +14,7 @@ from ui.studio import Studio
 from ui.sweeps import Sweep
 from ui.widgets import html, layer_charts, schedule_editor
 from ui.widgets.components import Chart, MessageBox
-from ui.widgets.events import on
+from ui.widgets.events import follow_news, on
 
 DEFAULT_PROBLEMS = 100
 Updates = dict[gr.blocks.Block, Any]
@@ -43,7 +43,7 @@ class View:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a page has drawn. Sweeps and pairs are told apart by their identity."""
+    """What a page has drawn, or could draw now. Sweeps and pairs are told apart by their identity."""
 
     pair: int | None
     choice: str
@@ -74,7 +74,6 @@ def build(studio: Studio, schedule: gr.State) -> dict:
     )
     gr.Markdown("### A schedule for t, used by Compare, Sweep and Export")
     editor = schedule_editor.lay_out()
-    timer = gr.Timer(1.0, active=False)
     view = View(
         problems=problems,
         status=status,
@@ -91,7 +90,7 @@ def build(studio: Studio, schedule: gr.State) -> dict:
         seen=gr.State(None),
     )
     control_sweeps(studio, view, choice, points, schedule)
-    follow(studio, view, choice, timer, editor, schedule)
+    follow(studio, view, choice, editor, schedule)
 
     def connect_chips(chips: list[gr.Button]) -> None:
         editor.connect_chips(chips, schedule, studio.tensor_names)
@@ -110,7 +109,6 @@ def build(studio: Studio, schedule: gr.State) -> dict:
     return {
         "kept": editor.values,
         "round": choice,
-        "timer": timer,
         "restore": restore,
         "connect_chips": connect_chips,
         "connect_points": connect_points,
@@ -218,7 +216,6 @@ def follow(
     studio: Studio,
     view: View,
     choice: gr.Dropdown,
-    timer: gr.Timer,
     editor: schedule_editor.Editor,
     schedule: gr.State,
 ) -> None:
@@ -230,22 +227,29 @@ def follow(
         return updates or gr.skip()
 
     inputs = [view.seen, choice, schedule, editor.preview_t]
-    on(timer.tick, tick, inputs, [*vars(view).values(), *editor.told])
+    follow_news("explore", tick, inputs, [*vars(view).values(), *editor.told])
+
+
+def seen_now(studio: Studio, choice: str = "") -> Seen:
+    """What a page that has chosen this round could draw now."""
+    task = studio.tasks.get("sweep")
+    running, loaded = studio.running_sweep, studio.loaded
+    return Seen(
+        id(loaded) if loaded else None,
+        choice,
+        len(studio.loader.problems),
+        tuple((name, id(sweep)) for name, sweep in dict(studio.sweeps).items()),
+        id(running) if running else None,
+        (id(task), task.done, task.ended) if task else None,
+    )
 
 
 def refresh(studio: Studio, view: View, seen: Seen | None, choice: str) -> Updates:
     """What has changed since `seen`; empty if nothing has, so that an idle page costs nothing."""
+    now = seen_now(studio, choice)
     task = studio.tasks.get("sweep")
     sweeps, running = dict(studio.sweeps), studio.running_sweep
     loaded = studio.loaded
-    now = Seen(
-        id(loaded) if loaded else None,
-        choice,
-        len(studio.loader.problems),
-        tuple((name, id(sweep)) for name, sweep in sweeps.items()),
-        id(running) if running else None,
-        (id(task), task.done, task.ended) if task else None,
-    )
     if now == seen:
         return {}
     updates: Updates = {view.seen: now}

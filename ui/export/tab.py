@@ -18,7 +18,7 @@ from ui.studio import EXPORTS, Studio
 from ui.widgets import html, schedule_editor
 from ui.widgets.assets import asset
 from ui.widgets.components import FormatCards, MessageBox
-from ui.widgets.events import on, on_choice
+from ui.widgets.events import follow_news, on, on_choice
 
 Updates = dict[gr.blocks.Block, Any]
 
@@ -78,10 +78,9 @@ def build(studio: Studio, schedule: gr.State) -> dict:
         button["min_width"] = 170
         open_ = gr.Button("Open in Compare", elem_id="export-to-compare", visible=False, **button)
     view = View(cards, plan, start, stop, status, code, open_, gr.State(None))
-    timer = gr.Timer(1.0, active=False)
     look_ahead(studio, form, view)
     control_exports(studio, form, view)
-    follow(studio, form, view, timer)
+    follow(studio, form, view)
 
     def exported_point() -> tuple[str, float, Schedule]:
         wanted = done_of(studio.tasks.get("export")).wanted
@@ -90,7 +89,6 @@ def build(studio: Studio, schedule: gr.State) -> dict:
     return {
         "kept": [form.folder, form.format],
         "round": form.round,
-        "timer": timer,
         "take": fill_from_compare(studio, form, view, chip),
         "schedule_chip": chip,
         "open": open_,
@@ -220,11 +218,11 @@ def control_exports(studio: Studio, form: Form, view: View) -> None:
     on(view.stop.click, do_stop)
 
 
-def follow(studio: Studio, form: Form, view: View, timer: gr.Timer) -> None:
+def follow(studio: Studio, form: Form, view: View) -> None:
     def tick(seen: Seen | None, *values):
         return refresh(studio, view, seen, Wanted(*values)) or gr.skip()
 
-    on(timer.tick, tick, [view.seen, *form.inputs], list(vars(view).values()))
+    follow_news("export", tick, [view.seen, *form.inputs], list(vars(view).values()))
 
 
 def fill_from_compare(
@@ -275,12 +273,16 @@ def fill_from_compare(
 # ---- what the tab shows
 
 
+def seen_now(studio: Studio) -> Seen:
+    """What a page could draw now."""
+    task, loaded = studio.tasks.get("export"), studio.loaded
+    state = (id(task), task.stage, task.done, task.ended) if task else None
+    return Seen(id(loaded) if loaded else None, state)
+
+
 def refresh(studio: Studio, view: View, seen: Seen | None, wanted: Wanted) -> Updates:
     """What has changed since `seen`; empty if nothing has."""
-    task, loaded = studio.tasks.get("export"), studio.loaded
-    now = Seen(
-        id(loaded) if loaded else None, (id(task), task.stage, task.done, task.ended) if task else None
-    )
+    now, task = seen_now(studio), studio.tasks.get("export")
     if now == seen:
         return {}
     updates: Updates = {view.seen: now}

@@ -14,7 +14,7 @@ from ui.run_control import folder_of, newest
 from ui.studio import Studio
 from ui.widgets import html
 from ui.widgets.components import Chart, LogBox, MessageBox
-from ui.widgets.events import on, on_choice
+from ui.widgets.events import follow_news, on, on_choice
 
 IMPORT_SECONDS = 300  # torch may be read from a slow disk
 
@@ -62,8 +62,7 @@ def build(studio: Studio) -> dict:
         menu=menu,
         seen=gr.State(None),
     )
-    timer = gr.Timer(1.0, active=False)
-    follow_run(studio, view, timer)
+    follow_run(studio, view)
     control_runs(studio, view, new_run, settings)
     run_menu.connect(studio, menu, manage, run, view.seen, new_run, settings)
     browse_samples(studio, view, which, table, detail)
@@ -73,7 +72,6 @@ def build(studio: Studio) -> dict:
         "overlay": overlay,
         "new_run": new_run,
         "form": made,
-        "timer": timer,
     }
 
 
@@ -155,14 +153,14 @@ def sample_browser() -> tuple[gr.Dropdown, gr.Radio, gr.Dataframe, MessageBox]:
 # ---- events
 
 
-def follow_run(studio: Studio, view: View, timer: gr.Timer) -> None:
+def follow_run(studio: Studio, view: View) -> None:
     def tick(name: str | None, overlaid: str | None, seen: Seen | None):
         return refresh(studio, view, name, seen, overlaid) or gr.skip()
 
     def choose(name: str | None, overlaid: str | None):
         return refresh(studio, view, name, None, overlaid) or gr.skip()
 
-    on(timer.tick, tick, view.inputs, view.outputs)
+    follow_news("loop", tick, view.inputs, view.outputs)
     on_choice(view.overlay.input, tick, view.inputs, view.outputs)
     on_choice(view.run.input, choose, [view.run, view.overlay], view.outputs)
 

@@ -24,16 +24,12 @@ class _WithoutStub(ComponentMeta):
 
 
 class MessageBox(gr.HTML, metaclass=_WithoutStub):
-    """Short HTML, announced to screen readers. Plain text is escaped: only `Markup` is taken as HTML.
+    """Short HTML, announced to screen readers. Plain text is escaped: only `Markup` is taken as HTML."""
 
-    What changes all the time is not `announced`.
-    """
-
-    def __init__(self, value: str = "", announced: bool = True, **kwargs: Any):
-        template = asset("message.html")
+    def __init__(self, value: str = "", **kwargs: Any):
         super().__init__(
             value,
-            html_template=template if announced else template.replace('aria-live="polite"', ""),
+            html_template=asset("message.html"),
             js_on_load=asset("message.js"),
             apply_default_css=False,
             **{"elem_classes": ["message-box"], **kwargs},

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import gradio as gr
 from gradio.events import Dependency
 
 
@@ -22,3 +23,9 @@ def on_choice(
     Not for handlers that take gr.SelectData: an event that Gradio repeats later carries none.
     """
     return on(event, fn, inputs, outputs, trigger_mode="always_last", **options)
+
+
+def follow_news(part: str, fn: Callable, inputs=None, outputs=None, mode: Any = "always_last") -> None:
+    """Call `fn` when there is news of this part of the page: pulse.js presses the button then."""
+    button = gr.Button("", visible="hidden", elem_id=f"pulse-{part}")
+    on(button.click, fn, inputs, outputs, trigger_mode=mode)
