@@ -20,6 +20,7 @@ from thinkswitch.errors import UserError
 from thinkswitch.preset import load_preset
 from thinkswitch.recipe import Schedule
 from ui import header, security, settings_store
+from ui.compare import screen_stream
 from ui.compare import tab as compare
 from ui.explore import tab as explore
 from ui.export import tab as export
@@ -109,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def launch(page: gr.Blocks, studio: Studio, args: argparse.Namespace, auth: tuple[str, str] | None) -> None:
     options = launch_options(args)
-    options["app_kwargs"]["routes"].append(News(studio).route())
+    options["app_kwargs"]["routes"] += [News(studio).route(), screen_stream.route(studio)]
     try:
         page.launch(**options, auth=auth)
     except OSError as error:  # Gradio found no free port

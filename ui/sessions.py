@@ -47,7 +47,7 @@ class Screen:
 
     parts: dict[str, Any] = field(default_factory=dict)
     stoppable: bool = False  # something is at work that can be stopped
-    warnings: tuple[str, ...] = ()  # sentences to be shown once
+    warned: bool = False  # there are warnings to be shown, once
 
 
 class Session:
@@ -64,7 +64,7 @@ class Session:
         self._parts: dict[str, Any] = {}
         self._warnings: list[str] = []
         self._version = 0
-        self.sent: dict[Any, Any] = {}  # what Compare's components were sent last
+        self.sent: dict[str, Any] = {}  # the parts as the browser has them
         self.asked: Any = None  # the question whose answers Compare shows
         self.end_columns: Any = None  # what instruct and thinking show in Compare
         self.curve: Any = None  # the last one that was drawn in Compare
@@ -123,9 +123,14 @@ class Session:
         return self._parts.get(part)
 
     def warn(self, sentence: str) -> None:
-        """Show a sentence once, with the next screen."""
+        """Show a sentence once."""
         with self._changed:
             self._warnings.append(sentence)
+
+    def take_warnings(self) -> list[str]:
+        with self._changed:
+            taken, self._warnings = self._warnings, []
+            return taken
 
     def watch(self, parts: Collection[str]) -> Iterator[Screen]:
         """The screen whenever it changes, until all requests for `parts` have finished; at least once."""
@@ -144,8 +149,8 @@ class Session:
         return [r for part, r in self._newest.items() if part in parts and not r.finished]
 
     def _screen(self, parts: Collection[str]) -> Screen:
-        warnings, self._warnings = tuple(self._warnings), []
-        return Screen(dict(self._parts), any(r.working for r in self.unfinished(parts)), warnings)
+        stoppable = any(r.working for r in self.unfinished(parts))
+        return Screen(dict(self._parts), stoppable, bool(self._warnings))
 
 
 class Sessions:

@@ -157,6 +157,7 @@ def test_news_of_one_tab_is_no_news_of_the_others(root, monkeypatch):
     monkeypatch.setattr("ui.pulse.LOOK_SECONDS", 0)
     studio = Studio(load_preset("tiny"), "tiny")
     run = runs.new_folder(runs.ROOT, "tiny")
+    run.mkdir(parents=True)
     (run / "run.json").write_text("{}")
     news = News(studio)
     first = news.versions()

@@ -119,8 +119,9 @@ def test_a_warning_is_shown_once():
     session = Session()
     session.warn("the prompt is empty")
     session.write(None, {"status": "the prompt is empty"})
-    assert [screen.warnings for screen in session.watch(PARTS)] == [("the prompt is empty",)]
-    assert [screen.warnings for screen in session.watch(PARTS)] == [()]
+    assert [screen.warned for screen in session.watch(PARTS)] == [True]
+    assert session.take_warnings() == ["the prompt is empty"] and session.take_warnings() == []
+    assert [screen.warned for screen in session.watch(PARTS)] == [False]
 
 
 def test_a_page_that_closes_is_stopped_and_forgotten():

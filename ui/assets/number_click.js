@@ -1,5 +1,5 @@
 // Numbers a click, and tells how many frames of the spectrum are rendered.
-(click, frames, ...others) => {
+(click, dots, ...others) => {
   window.clickNumber = (window.clickNumber || 0) + 1;
-  return [window.clickNumber, (frames || []).length, ...others];
+  return [window.clickNumber, ((dots || {}).frames || []).length, ...others];
 }

@@ -5,25 +5,23 @@ A second view shows what training does: instruct before and after, and thinking 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component  # at run time: Gradio reads the types of handlers
-from markupsafe import escape
 
 from thinkswitch.errors import UserError
-from ui.compare import recent_prompts, stages
+from ui.compare import recent_prompts, screen_stream, stages
 from ui.compare.clicks import Click, Handlers
-from ui.compare.question import COLUMNS, STAGES
+from ui.compare.question import STAGES
 from ui.compare.view import View, lay_out
 from ui.run_control import PAIR
 from ui.studio import Studio
 from ui.widgets.assets import asset
 from ui.widgets.events import on, on_choice
 
-WATCHED = (*COLUMNS, *STAGES, "trace_chart")  # what a page waits for
-NO_FRAMES = "() => [[], {frames: []}]"  # neither kept nor shown
+NO_FRAMES = "() => { window.show('compare-dots', { frames: [] }); return []; }"
 
 
 def build(studio: Studio, schedule: gr.State) -> dict[str, Any]:
@@ -69,19 +67,18 @@ def connect(studio: Studio, view: View) -> None:
     for name in ("round", "template", "how"):
         listen(settings[name].input, handlers.setting_changed, view)
     on_choice(settings["round"].input, known_round(studio), settings["round"], settings["round"])
-    settings["schedule"].change(None, None, [view.frames, view.dots], js=NO_FRAMES)
+    settings["schedule"].change(None, None, None, js=NO_FRAMES)
     listen(settings["schedule"].change, handlers.schedule_changed, view)
     # frames of another prompt would mislead
-    settings["prompt"].input(None, None, [view.frames, view.dots], js=NO_FRAMES)
-    settings["t"].input(None, [settings["t"], view.frames], view.cards["blend"], js=asset("scrub.js"))
+    settings["prompt"].input(None, None, None, js=NO_FRAMES)
+    settings["t"].input(None, [settings["t"], view.dots], None, js=asset("scrub.js"))
     listen(settings["t"].release, handlers.slider_released, view)
-    view.frames.change(None, view.frames, view.dots, js="frames => ({frames})")
     listen(view.render.click, handlers.spectrum, view)
     listen(view.stop.click, handlers.stop, view)
     connect_view(studio, view, handlers)
     connect_conversation(studio, view, handlers)
     connect_recent(view, handlers)
-    show_answers(studio, view)
+    screen_stream.follow(studio, view.asked)
 
 
 def connect_view(studio: Studio, view: View, handlers: Handlers) -> None:
@@ -102,7 +99,7 @@ def connect_conversation(studio: Studio, view: View, handlers: Handlers) -> None
     def follow_up(request: gr.Request, *values: Any) -> dict[Component, Any]:
         click = view.click_of(request, *values)
         question = handlers.follow_up(click)
-        updates: dict[Component, Any] = {view.asked: click.number}
+        updates = view.answer_to(click)
         if question is not None:
             updates |= {prompt: question.prompt, view.follow_up: ""}
         return updates
@@ -110,7 +107,7 @@ def connect_conversation(studio: Studio, view: View, handlers: Handlers) -> None
     def new_conversation(request: gr.Request, *values: Any) -> dict[Component, Any]:
         click = view.click_of(request, *values)
         handlers.new_conversation(click)
-        return {view.asked: click.number, prompt: "", view.follow_up: ""}
+        return {**view.answer_to(click), prompt: "", view.follow_up: ""}
 
     outputs = [view.asked, prompt, view.follow_up]
     for event in (view.follow_up.submit, view.ask.click):
@@ -155,32 +152,9 @@ def numbered(event: Callable, fn: Callable, view: View, outputs: Any) -> Any:
 def listen(event: Callable, handler: Callable[[Click], None], view: View) -> Any:
     """`handler` starts what a click asks for; it is answered on the screen of the session."""
 
-    def start(request: gr.Request, *values: Any) -> int:
+    def start(request: gr.Request, *values: Any) -> dict[Component, Any]:
         click = view.click_of(request, *values)
         handler(click)
-        return click.number
+        return view.answer_to(click)
 
     return numbered(event, start, view, view.asked)
-
-
-def show_answers(studio: Studio, view: View) -> None:
-    """Carry the session's screen to the browser, from a click until everything is answered.
-
-    This is one event for all clicks; while it goes on, Gradio lets a later click wait ("always_last"). Two
-    events that write to the same component would not do: Gradio delivers their messages in any order, the
-    last one a second time, and nulls for a generator that has said nothing.
-    """
-
-    def watch(request: gr.Request) -> Iterator[dict[Component, Any]]:
-        session = studio.sessions.get(str(request.session_hash))
-        for screen in session.watch(WATCHED):
-            for sentence in screen.warnings:
-                gr.Warning(escape(sentence))
-            values = view.values(screen)
-            # what is sent again would take the time of the answers, and bring back what the browser has
-            # forgotten by itself: frames of a prompt that was typed over, a frame that was left by dragging
-            changed = {part: value for part, value in values.items() if session.sent.get(part) != value}
-            session.sent = values
-            yield changed or gr.skip()
-
-    on_choice(view.asked.change, watch, None, view.outputs)

@@ -12,7 +12,6 @@ from ui.compare import recent_prompts, sampling_form, stages
 from ui.compare.clicks import Click
 from ui.compare.question import BEFORE_AND_AFTER, SLIDER, read_question
 from ui.run_control import PAIR
-from ui.sessions import Screen
 from ui.studio import Studio
 from ui.widgets import schedule_editor, theme
 from ui.widgets.components import Answer, AnswerCard, Chart, FrameDots, MessageBox
@@ -31,7 +30,7 @@ class View:
     render: gr.Button
     chips: gr.Dataset
     recent: gr.Dropdown
-    dots: Component
+    dots: FrameDots  # its value are the frames of the rendered spectrum
     trace_chart: Component
     status: Component
     schedule_chip: gr.Button
@@ -39,32 +38,20 @@ class View:
     follow_up: gr.Textbox
     ask: gr.Button
     new_conversation: gr.Button
-    frames: gr.JSON  # the frames of the rendered spectrum
     click: gr.Number  # its value is replaced by the number of the click
-    asked: gr.Number  # the last click that the server knows of
+    asked: gr.JSON  # the last click that the server knows of: {page, click}
 
     @property
     def inputs(self) -> list[Component]:
-        return [self.click, self.frames, self.follow_up, *self.settings.values()]
-
-    @property
-    def parts(self) -> dict[str, Component]:
-        """What a screen writes to, by the names of its parts."""
-        written = {"status": self.status, "frames": self.frames, "trace_chart": self.trace_chart}
-        return {**self.cards, **written}
-
-    @property
-    def outputs(self) -> list[Component]:
-        return [*self.parts.values(), self.stop]
+        return [self.click, self.dots, self.follow_up, *self.settings.values()]
 
     def click_of(self, request: gr.Request, number: int, frames: int, follow_up: str, *values: Any) -> Click:
         question = read_question(dict(zip(self.settings, values, strict=True)))
         return Click(str(request.session_hash), number, frames, question, follow_up or "")
 
-    def values(self, screen: Screen) -> dict[Component, Any]:
-        """As Gradio takes them: a component that is left out stays as it is."""
-        values = {self.parts[part]: value for part, value in screen.parts.items()}
-        return values | {self.stop: gr.update(interactive=screen.stoppable)}
+    def answer_to(self, click: Click) -> dict[Component, Any]:
+        """What tells the browser that a click has arrived."""
+        return {self.asked: {"page": click.session_hash, "click": click.number}}
 
 
 def lay_out(studio: Studio, schedule: gr.State) -> View:
@@ -129,9 +116,8 @@ def lay_out(studio: Studio, schedule: gr.State) -> View:
         follow_up=follow_up,
         ask=ask,
         new_conversation=new_conversation,
-        frames=gr.JSON([], visible="hidden", elem_id="compare-film"),
         click=gr.Number(0, precision=0, visible="hidden", elem_id="compare-click"),
-        asked=gr.Number(0, precision=0, visible="hidden", elem_id="compare-asked"),
+        asked=gr.JSON({}, visible="hidden", elem_id="compare-asked"),
     )
 
 

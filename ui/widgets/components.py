@@ -14,6 +14,11 @@ from markupsafe import Markup, escape
 from ui.widgets.assets import asset
 
 
+def script(*names: str) -> str:
+    """Assets put together: they share their names."""
+    return "\n\n".join(map(asset, names))
+
+
 class _WithoutStub(ComponentMeta):
     """Gradio's metaclass writes a .pyi file beside every new component's source; this one does not."""
 
@@ -30,7 +35,7 @@ class MessageBox(gr.HTML, metaclass=_WithoutStub):
         super().__init__(
             value,
             html_template=asset("message.html"),
-            js_on_load=asset("message.js"),
+            js_on_load=script("message.js", "shown.js"),
             apply_default_css=False,
             **{"elem_classes": ["message-box"], **kwargs},
         )
@@ -66,7 +71,7 @@ class Chart(gr.HTML, metaclass=_WithoutStub):
         super().__init__(
             value,
             html_template=str(template),
-            js_on_load=f"{asset('chart.js')}\n\n{asset('chart_tools.js')}",
+            js_on_load=script("chart.js", "chart_tools.js", "shown.js"),
             apply_default_css=False,
             **kwargs,
         )
@@ -106,7 +111,7 @@ class AnswerCard(gr.HTML, metaclass=_WithoutStub):
             value,
             html_template=asset("answer_card.html"),
             css_template=asset("answer_card.css"),
-            js_on_load=asset("answer_card.js"),
+            js_on_load=script("answer_card.js", "shown.js"),
             apply_default_css=False,
             **kwargs,
         )
@@ -133,7 +138,7 @@ class FrameDots(gr.HTML, metaclass=_WithoutStub):
             {"frames": []},
             html_template=asset("frame_dots.html"),
             css_template=asset("frame_dots.css"),
-            js_on_load=asset("frame_dots.js"),
+            js_on_load=script("frame_dots.js", "shown.js"),
             apply_default_css=False,
             **kwargs,
         )

@@ -7,7 +7,7 @@ from ui.widgets.assets import asset
 
 INSTRUCT, THINKING = COLOURS["instruct"], COLOURS["thinking"]
 STYLES = ("studio", "header", "models", "loop", "compare", "explore", "export")  # the page, then its tabs
-SCRIPTS = ("studio.js", "header.js", "pulse.js")
+SCRIPTS = ("studio.js", "header.js", "pulse.js", "screen.js")
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]  # the system's: none is downloaded
 MONO_FONTS = ["ui-monospace", "Consolas", "DejaVu Sans Mono", "monospace"]
 

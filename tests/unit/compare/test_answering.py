@@ -147,7 +147,7 @@ def test_an_error_is_a_sentence_and_stop_is_released(page, monkeypatch, error, s
     screens = list(watch(page))
     assert says in screens[-1].parts["status"] and not screens[-1].stoppable
     assert page.sessions.get("s").end_columns is None
-    warned = [sentence for screen in screens for sentence in screen.warnings]
+    warned = page.sessions.get("s").take_warnings()
     assert warned == ([str(error)] if isinstance(error, UserError) else [])
 
 
@@ -168,9 +168,10 @@ def test_memory_that_runs_out_halves_the_batch(page, monkeypatch):
 
 def test_a_refused_prompt_is_a_sentence(page):
     ask(page, 1, dataclasses.replace(ASK, prompt=" "))
-    [*_, last] = screens = list(watch(page))
-    assert "the prompt is empty" in last.parts["status"] and not last.stoppable
-    assert "the prompt is empty" in "".join(sentence for screen in screens for sentence in screen.warnings)
+    last = shown(page)
+    assert "the prompt is empty" in last.parts["status"] and not last.stoppable and last.warned
+    [sentence] = page.sessions.get("s").take_warnings()
+    assert "the prompt is empty" in sentence
 
 
 def test_a_page_that_opens_before_the_pair_is_there_is_answered(page, monkeypatch):

@@ -1,12 +1,9 @@
-"""What each click of Compare decodes, and who writes to the columns."""
+"""What each click of Compare decodes."""
 
 import dataclasses
 
-import gradio as gr
-
 from thinkswitch.recipe import Schedule
 from ui.compare import clicks as clicks_module
-from ui.compare import tab as compare
 from ui.compare.question import (
     BEFORE_AND_AFTER,
     COLUMNS,
@@ -101,22 +98,3 @@ def test_before_and_after_decodes_its_own_columns_in_one_batch(page, clicks):
     ]
     assert "7" in shown[2]["answer"] and "trace_chart" not in screen.parts
     assert "Before and after" in screen.parts["status"]
-
-
-def test_one_event_alone_writes_to_the_columns(page):
-    """Requests that were superseded sent nulls or came late: columns were empty or stale."""
-    with gr.Blocks() as blocks:
-        view = compare.lay_out(page, gr.State(Schedule()))
-        compare.connect(page, view)
-    written = {part._id for part in view.outputs if part not in (view.cards["blend"], view.frames)}
-    writers = [fn for fn in blocks.fns.values() if written & {output._id for output in fn.outputs}]
-    assert len(writers) == 1 and writers[0].trigger_mode == "always_last"
-    page.sessions.get("s").write(None, {"status": "x"})
-    whole = {view.status: "x", view.stop: gr.update(interactive=False)}
-    [message] = list(writers[0].fn(gr.Request(session_hash="s")))
-    assert message == whole
-    session = page.sessions.get("s")
-    session.write(None, {"frames": [{"t": 0.5}]})
-    assert [list(part) for part in writers[0].fn(gr.Request(session_hash="s"))] == [[view.frames]]
-    # the browser forgets frames when a prompt is typed; a click of before must not bring them back
-    assert list(writers[0].fn(gr.Request(session_hash="s"))) == [gr.skip()]

@@ -44,7 +44,7 @@ def test_a_follow_up_that_cannot_be_asked_is_refused_in_a_sentence(page, slow):
 
     def refusal(click, text):
         assert follow_up(page, click, text) is None
-        return " ".join(next(session.watch(())).warnings)
+        return " ".join(session.take_warnings())
 
     assert "press Run first" in refusal(1, "And?")
     ask(page, 2)
