@@ -1,4 +1,4 @@
-"""Photographs every tab of a running studio, light and dark, wide and narrow; films the slider (slider.gif).
+"""Photographs every tab of a running studio, light and dark, in three sizes; films the slider (slider.gif).
 
     ./start.sh --port 7860 &
     python dev/shots.py http://127.0.0.1:7860/ FOLDER
@@ -17,7 +17,8 @@ from playwright.sync_api import Page, sync_playwright
 
 TABS = ("Models", "Loop", "Compare", "Explore", "Export")
 SIZES = {
-    "wide": {"width": 1280, "height": 860},
+    "wide": {"width": 1280, "height": 720},
+    "stage": {"width": 1920, "height": 1080},
     "narrow": {"width": 390, "height": 844},
 }
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu"]

@@ -95,8 +95,7 @@ class Preset:
     schedule: Schedule = setting(Schedule(), "Factors of t for each kind of module and over depth.")
     labels: str = setting(
         "thinking",
-        "Who writes the answers to train on. For comparison: self = the instruct checkpoint, "
-        "shuffled = answers of other prompts.",
+        "Who writes the answers to train on. Controls: self (the instruct checkpoint), shuffled.",
         choices=("thinking", "self", "shuffled"),
     )
     teacher: str = setting(

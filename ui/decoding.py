@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from ui.pair_loader import Loaded
 
 AT_ONCE = 4  # decodes that share the model; later ones wait
-UPDATE_SECONDS = 0.15  # between two messages to a page: each costs 100 ms in a slow browser
-SLOW_UPDATE_SECONDS = 0.5  # and for a larger pair, which may share its machine with that browser
+UPDATE_SECONDS = 0.1  # between two messages to a page
+SLOW_UPDATE_SECONDS = 0.2  # and for a larger pair, which may share its machine with the browser
 LOOK_SECONDS = 0.1  # how often a waiting decode looks whether it is its turn
 
 

@@ -95,7 +95,7 @@ def accuracy(measured: list[dict], other: Overlay = Overlay()) -> str:
         _, line = charts.banded([row["round"] for row in rows], rows, f"{role}, {other.name}", style)
         traces.append({**_dashed(line), "showlegend": False})
     traces += other.legend if measured else []
-    x, y = charts.axis("round", dtick=1), charts.axis("%", range=[0, 102], ticklabelstandoff=STANDOFF)
+    x, y = _round_axis(measured), charts.axis("%", range=[0, 102], ticklabelstandoff=STANDOFF)
     return charts.figure("Held-out accuracy with 95 % bands", traces, x, y, HEIGHT)
 
 
@@ -115,9 +115,15 @@ def tokens(measured: list[dict], other: Overlay = Overlay()) -> str:
         traces.append({**_dashed(line), "showlegend": False})
     traces += other.legend if measured else []
     right = charts.right_axis("%", range=[0, 104], dtick=25, tickmode="linear")
-    x = charts.axis("round", dtick=1)
+    x = _round_axis(measured)
     y = charts.axis("tokens", rangemode="tozero", ticklabelstandoff=STANDOFF)
     return charts.figure("Tokens (lines), think rate (dotted)", traces, x, y, HEIGHT, yaxis2=right)
+
+
+def _round_axis(measured: list[dict]) -> charts.Axis:
+    """There is no round before round 0, which is alone at first."""
+    last = max((event["round"] for event in measured), default=0)
+    return charts.axis("round", dtick=1, range=[-0.2, max(1, last) + 0.2])
 
 
 def _mean_tokens(rows: list[dict], name: str, style: dict) -> charts.Trace:

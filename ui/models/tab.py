@@ -204,7 +204,7 @@ def loading_html(studio: Studio) -> Markup:
 def failure_html(studio: Studio) -> Markup:
     loader = studio.loader
     style = html.quiet if loader.cancelled else html.error
-    problem = style(studio.public(loader.status))
+    problem = style(f"{studio.public(loader.status).rstrip('.')}.")
     loaded = studio.loaded
     if loaded is None:
         return problem

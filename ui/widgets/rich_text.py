@@ -18,6 +18,7 @@ from mdit_py_plugins.texmath import texmath_plugin
 
 LONGEST_FORMULA = 2000  # characters; what is longer is no formula that somebody reads
 BOX = r"\boxed{"
+BOXED_WORD = re.compile(r"\\boxed\{([^\W\d_]{2,})\}")  # else set as a product of its letters
 ANGLES = {ord("<"): "\ue000", ord(">"): "\ue001"}  # stand-ins, since latex2mathml would take them for tags
 HALF_COMMAND = re.compile(r"\\[a-zA-Z]*$")
 OPENERS = {r"\(": r"\)", r"\[": r"\]", "$$": "$$"}
@@ -135,6 +136,7 @@ def block_formula(renderer, tokens, index, options, env) -> str:
 def formula(latex: str, display: str) -> str:
     """MathML, or the source where it cannot be read."""
     source = f"<code>{escape(latex)}</code>"
+    latex = BOXED_WORD.sub(r"\\boxed{\\text{\1}}", latex)
     if len(latex) > LONGEST_FORMULA:
         return source
     try:
