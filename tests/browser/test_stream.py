@@ -1,6 +1,6 @@
-"""Gradio's stream of answers, where it closes on an event that has just been sent; and a page at rest."""
+"""The streams that carry answers where they break off, and events that need not be sent."""
 
-from browser.driver import answered, fill, until_answer
+from browser.driver import answered, fill, open_tab, until_answer
 
 CLOSE_ONCE = """() => {
     const fetchNow = window.fetch;
@@ -17,7 +17,7 @@ COUNT_EVENTS = """() => {
     const fetchNow = window.fetch;
     window.joined = 0;
     window.fetch = (...call) => {
-        window.joined += String(call[0].url ?? call[0]).includes('/queue/join');
+        window.joined += /queue.join|run.predict/.test(String(call[0].url ?? call[0]));
         return fetchNow(...call);
     };
 }"""
@@ -40,5 +40,42 @@ def test_a_page_at_rest_sends_no_events(tiny, visit):
     page.wait_for_selector("#compare-switch .main-svg")
     page.wait_for_timeout(6000)
     page.evaluate(COUNT_EVENTS)
-    page.wait_for_timeout(5000)
-    assert page.evaluate("() => window.joined") <= 4  # the machine's load may have changed twice
+    for tab in ("Compare", "Loop", "Explore", "Export"):
+        open_tab(page, tab)
+        page.wait_for_timeout(6000)  # until it is drawn, and the one event after that has come
+        page.evaluate("() => { window.joined = 0; }")
+        page.wait_for_timeout(4000)
+        assert page.evaluate("() => window.joined") == 0, tab
+
+
+def test_an_answer_is_one_event_of_gradio_however_many_words_it_has(tiny, visit):
+    """Each message cost the browser 100 ms, on the machine that decodes."""
+    page = visit(tiny.url)
+    answered(page)
+    page.wait_for_selector("#compare-switch .main-svg")
+    page.wait_for_timeout(6000)
+    page.evaluate(COUNT_EVENTS)
+    fill(page, "compare-prompt", "What is 2 + 3 + 4?")
+    page.click("#compare-run")
+    until_answer(page, "thinking", "^9$")
+    assert page.evaluate("() => window.joined") == 1
+
+
+def test_answers_come_on_when_their_stream_broke_off(tiny, visit):
+    """A proxy, or a laptop that slept: the browser opens the stream again and is sent what it lacks."""
+    page = visit(tiny.url)
+    answered(page)
+    broken = []
+
+    def break_once(route):
+        if broken:
+            route.continue_()
+        else:
+            broken.append(route)
+            route.abort("connectionreset")
+
+    page.route("**/screen?*", break_once)
+    fill(page, "compare-prompt", "What is 2 + 3 + 4?")
+    page.click("#compare-run")
+    until_answer(page, "thinking", "^9$")
+    assert broken

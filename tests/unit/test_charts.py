@@ -115,6 +115,14 @@ def test_accuracy_bands_hold_their_line():
 
 def test_tokens_and_think_rate_have_a_scale_each():
     assert run_charts.accuracy([]) == run_charts.tokens([]) == ""
+
+
+def test_there_is_no_round_before_round_0():
+    """A run's first measurement stood in the middle of an axis from -1 to 1."""
+    first, last = measure(0, "instruct", 35), measure(3, "instruct", 62)
+    for chart in (run_charts.accuracy, run_charts.tokens):
+        assert drawn(chart([first]))["layout"]["xaxis"]["range"] == [-0.2, 1.2]
+        assert drawn(chart([first, last]))["layout"]["xaxis"]["range"] == [-0.2, 3.2]
     traces = drawn(run_charts.tokens([measure(0, "instruct", 3), measure(0, "thinking", 9)]))["data"]
     assert len(traces) == 4
     scales = {trace["name"]: trace.get("yaxis", "y") for trace in traces}

@@ -39,6 +39,8 @@ class Reader(HTMLParser):
         (r"The answer is \boxed{17}.", ["menclose", "mn"], "The answer is 17."),
         (r"\boxed{\frac{1}{2}}", ["menclose", "mfrac"], "12"),
         (r"\boxed{\text{yes}}", ["menclose", "mtext"], "yes"),
+        (r"\boxed{yes}", ["menclose", "mtext"], "yes"),  # a word, no product of y, e and s
+        (r"\boxed{x}", ["menclose", "mi"], "x"),
         (r"so $x^2$ and \(\sqrt{y}\)", ["msup", "msqrt"], "so x2 and y"),
         ("\\[\na+b\n\\]", ["math"], "a+b"),
         ("$$\nx\n$$", ["math"], "x"),
