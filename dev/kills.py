@@ -20,7 +20,8 @@ from thinkswitch import runs
 
 SMALL = dict(rounds=2, prompts=48, held_out=24, rows=4, epochs=6, batch=4, micro_batch=4, save_steps=2)
 SETTINGS = [f"{name}={value}" for name, value in SMALL.items()]
-CHANCE_OF_A_KILL = 0.8  # else a process may go on to its end
+CHANCE_OF_A_KILL = 0.9  # else a process may go on to its end
+LATEST_KILL = 0.6  # of the time of a whole command: a resume has less to do
 PATIENCE = 300.0  # seconds until a process is said to hang
 
 forks = multiprocessing.get_context("forkserver")
@@ -42,7 +43,11 @@ def main() -> None:
             life = Path(folder) / f"life-{number}"
             fell += run_through(life, seconds["run"], dice)
             fell += export_through(life, seconds["export"], dice)
-            assert result(life) == whole, f"life {number} (seed {args.seed}) left other bytes"
+            left = result(life)
+            other = sorted(
+                str(path) for path in whole.keys() | left.keys() if whole.get(path) != left.get(path)
+            )
+            assert not other, f"life {number} (seed {args.seed}) left other bytes in {other}"
             shutil.rmtree(life)
             print(f"{sum(fell.values())} kills, {number} lives, all the same bytes", flush=True)
     for phase, count in fell.most_common():
@@ -97,7 +102,7 @@ def export_through(life: Path, seconds: float, dice: random.Random) -> Counter[s
 
 def moment(seconds: float, dice: random.Random) -> float | None:
     """When to kill a process, anywhere in its time; None: let it end."""
-    return dice.uniform(0, seconds) if dice.random() < CHANCE_OF_A_KILL else None
+    return dice.uniform(0, LATEST_KILL * seconds) if dice.random() < CHANCE_OF_A_KILL else None
 
 
 def killed_after(seconds: float | None, command: list[str]) -> bool:
@@ -151,8 +156,8 @@ def result(life: Path) -> dict[Path, bytes]:
 
 
 def is_result(path: Path) -> bool:
-    in_export = path.parts[0] == "export"
-    return (in_export or path.parts[1] == "rounds") and path.name not in ("README.md", "recipe.json")
+    in_rounds = path.parts[:2] == ("run", "rounds")
+    return (in_rounds or path.parts[0] == "export") and path.name not in ("README.md", "recipe.json")
 
 
 if __name__ == "__main__":

@@ -32,11 +32,12 @@ def make_request(
     schedule: Schedule = Schedule(),
     preset: Preset = PRESET,
     adapter: bool = False,
+    gguf: tuple[str, ...] = (),
     replace: bool = False,
     run: Path | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> ExportRequest:
-    point = ExportPoint(pair, state, t, schedule, preset, adapter)
+    point = ExportPoint(pair, state, t, schedule, preset, adapter, gguf)
     return ExportRequest(point, out, replace, run, shard_bytes)
 
 

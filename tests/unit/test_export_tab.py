@@ -37,7 +37,7 @@ def test_the_formats_of_the_form_are_those_of_the_engine():
     """They are named before torch is imported, and so written twice."""
     from thinkswitch.export.formats import FORMATS
 
-    assert list(FORMATS) == [exporting.FOLDER, exporting.ADAPTER]
+    assert list(FORMATS) == list(exporting.FORMAT_NAMES)
 
 
 @pytest.mark.parametrize("name", ["../out", "/tmp/out", "a/b", "..", ".hidden", "x" * 81, "a b"])
@@ -109,7 +109,7 @@ def test_the_outlook_says_what_an_export_waits_for(studio, tmp_path):
 
 def test_m13_a_format_that_cannot_be_had_is_off_and_says_why(studio):
     """The adapter was offered where it could never work, and refused at the click."""
-    folder, adapter = export_report.cards(exporting.offers(studio, wanted()), exporting.FOLDER)["cards"]
+    folder, adapter, *_ = export_report.cards(exporting.offers(studio, wanted()), exporting.FOLDER)["cards"]
     assert (folder["name"], folder["size"], folder["reason"]) == (exporting.FOLDER, "1.7 MB", "")
     assert adapter["size"] == ""
     assert "Round 0, t = 0.5 is no LoRA update of the instruct checkpoint" in adapter["reason"]
@@ -126,7 +126,7 @@ def test_an_adapter_is_offered_where_the_instruct_point_has_been_trained(studio)
     pair, start = studio.loaded.pair, studio.loaded.start
     state = rounds.rebuild(pair, start, random_adapter(pair, 1), 0.8, "original", Schedule())
     point = ExportPoint(pair, state, 0.0, Schedule(), TINY)
-    whole, adapter = formats.offers(point)
+    whole, adapter, *_ = formats.offers(point)
     assert (whole.reason, adapter.reason) == ("", "")
     assert 0 < adapter.size < whole.size
     assert formats.in_format(point, adapter.format).adapter
@@ -154,6 +154,7 @@ class Exported:
     seconds: float = 1.5
     error: float = 3.4e-3
     same_tokens: float = 1.0
+    verified: str = "Nothing differs by more than <0.0034>."
     code: str = "load()"
 
 
@@ -181,7 +182,7 @@ def test_the_tab_follows_an_export_to_its_end():
     task.ended, task.result = True, finished(Path("exports") / HOSTILE).result
     updates = export.refresh(studio, view, updates[view.seen], wanted())
     assert "<b>Exported</b>" in updates[view.status]
-    assert "by more than 3.4e-03" in updates[view.status]
+    assert "by more than &lt;0.0034&gt;" in updates[view.status]
     assert "<img" not in updates[view.status]
     assert updates[view.code] == gr.update(value="load()", visible=True)
     assert updates[view.open]["visible"]

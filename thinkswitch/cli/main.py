@@ -17,6 +17,7 @@ from pathlib import Path
 
 from thinkswitch.cli import verbs
 from thinkswitch.errors import UserError, first_line
+from thinkswitch.export.gguf_kinds import QUANTISATIONS
 from thinkswitch.preset import Preset
 from thinkswitch.remote import distributed
 
@@ -202,6 +203,14 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="as a PEFT adapter: the instruct point of a round above 0; and where thinking is an adapter, "
         "points close to it",
+    )
+    parser.add_argument(
+        "--gguf",
+        nargs="+",
+        choices=QUANTISATIONS,
+        default=[],
+        metavar="KIND",
+        help=f"as GGUF for llama.cpp, Ollama and LM Studio, one or several of {', '.join(QUANTISATIONS)}",
     )
     parser.add_argument("--replace", action="store_true", help="replace an earlier export")
 

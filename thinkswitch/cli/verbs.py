@@ -227,7 +227,9 @@ def export(args: Namespace) -> int:
 
     preset = source.preset
     request = ExportRequest(
-        ExportPoint(source.pair, source.round, args.point, preset.schedule, preset, args.adapter),
+        ExportPoint(
+            source.pair, source.round, args.point, preset.schedule, preset, args.adapter, tuple(args.gguf)
+        ),
         args.out,
         replace=args.replace,
         run=source.run,
@@ -239,9 +241,7 @@ def export(args: Namespace) -> int:
     print(sizes, flush=True)
     done = terminal.progress(_as_percent(exporter.export(request)), "export, %")
     print(f"{done.folder}: {done.files} files, {format_bytes(done.size)}, {done.seconds:.1f} s")
-    same = f"{100 * done.same_tokens:.1f} % of the likeliest tokens are the same"
-    largest = f"no layer's output differs from the live blend's by more than {done.error:.2g} of its norm"
-    print(f"reloaded, {largest}; {same}\n\n{done.code}")
+    print(f"{done.verified}\n\n{done.code}")
     return 0
 
 

@@ -8,11 +8,14 @@
     verify.py               the files loaded again and compared with the live blend
     streaming_verifier.py   the same for a large checkpoint, while it is written
     comparison.py           the parts of two models, and how far apart they are
+    gguf_writer.py          the same as GGUF, for llama.cpp, Ollama and LM Studio
+      gguf_kinds.py, gguf_layout.py, gguf_quantise.py    tensors: names, order, types, rows as bytes
+      gguf_tokenizer.py     vocabulary, special tokens, and how llama.cpp splits text
+      gguf_verify.py        every tensor read back, and what llama.cpp computes (llama_cpp.py asks it)
+      gguf_folder.py        file names, Modelfile, commands
     model_card.py           README.md of the export              mergekit.py   the same point for mergekit
     destination.py          the folder: checked first, filled under a hidden name, renamed when complete
 
-A new format is a writer beside safetensors_writer.py. GGUF would be gguf_writer.py with a function like
-`write_shards`, which takes the planned tensors and yields its progress. It also needs the names and types of
-its tensors in `layout.plan_entries`, a way to read the files back in `verify.load_export`, a field of
-`ExportPoint` that asks for it, and a row in `formats.FORMATS`, which is a card on the page.
+A new format is a writer beside these, which yields its progress; a way to read its files back; a field of
+`ExportPoint` that asks for it; and a row in `formats.FORMATS`, which is a card on the page.
 """

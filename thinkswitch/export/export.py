@@ -1,4 +1,4 @@
-"""Any point of any round as a folder that others can load: a Hugging Face checkpoint, or a PEFT adapter.
+"""Any point of any round as a folder that others can load: a Hugging Face checkpoint, a PEFT adapter, GGUF.
 
 Tensors are computed and written a block of rows at a time, into a hidden folder. That is loaded back and
 compared with the live blend. Only then it takes its name.
@@ -23,6 +23,11 @@ from thinkswitch.export.destination import (
     stale_bytes,
     validate_target,
 )
+from thinkswitch.export.gguf_folder import plan_files, write_modelfile
+from thinkswitch.export.gguf_quantise import require
+from thinkswitch.export.gguf_tokenizer import find_rule
+from thinkswitch.export.gguf_verify import GgufVerification, verify_file
+from thinkswitch.export.gguf_writer import GgufFile, write_files
 from thinkswitch.export.layout import (
     plan_entries,
     small_files,
@@ -31,11 +36,11 @@ from thinkswitch.export.layout import (
     write_small_files,
 )
 from thinkswitch.export.mergekit import mergekit_config
-from thinkswitch.export.model_card import loading_snippet, measured_scores, model_card
+from thinkswitch.export.model_card import measured_scores, model_card, usage
 from thinkswitch.export.point import ExportPoint, ExportRequest
 from thinkswitch.export.safetensors_writer import total_bytes, write_shards
 from thinkswitch.export.streaming_verifier import StreamingVerifier
-from thinkswitch.export.verify import verify
+from thinkswitch.export.verify import make_blend, verify
 from thinkswitch.recipe import Recipe
 from thinkswitch.text import format_bytes
 from thinkswitch.weights.checkpoint import TensorInfo
@@ -53,18 +58,21 @@ Progress = Generator[tuple[str, int, int], None, T]  # yields (stage, done, tota
 class Plan:
     """What an export will write."""
 
-    entries: dict[str, TensorInfo]  # every tensor with its file
+    entries: dict[str, TensorInfo]  # every tensor with its file; none where GGUF files are written
+    gguf: list[GgufFile]
     size: int  # bytes that will be written
     free: int  # bytes free at the destination, once leftovers of killed exports are removed
     template: str  # instruct | thinking: whose tokenizer and chat template are exported
 
     @property
     def tensors(self) -> int:
-        return len(self.entries)
+        return len(self.gguf[0].tensors if self.gguf else self.entries)
 
     @property
     def dtype(self) -> str:
-        """Stored types as safetensors names them: BF16, F32 ..."""
+        """Stored types as safetensors or GGUF name them: BF16, F32, Q8_0 ..."""
+        if self.gguf:
+            return "/".join(file.quantisation for file in self.gguf)
         return "/".join(sorted({entry.dtype for entry in self.entries.values()}))
 
 
@@ -73,10 +81,11 @@ class Exported:
     folder: Path
     size: int  # bytes
     files: int
-    error: float  # see VerificationResult
-    same_tokens: float
+    error: float  # see VerificationResult and GgufResult
+    same_tokens: float | None  # None: llama.cpp, which is not installed, would have to say it
+    verified: str  # the same in words
     seconds: float
-    code: str  # three lines of Python that load it
+    code: str  # three lines of Python that load it, or of a shell
 
 
 def never() -> bool:
@@ -93,8 +102,9 @@ def plan_export(request: ExportRequest) -> Plan:
     out = resolve_path(request.out)
     validate_export_target(request)
     find_device(point.preset)  # a device that is not here shows now
-    entries = plan_entries(point, request.shard_bytes)
-    size = total_bytes(entries) + size_of_small_files(point)
+    entries = {} if point.gguf else plan_entries(point, request.shard_bytes)
+    gguf = plan_files(point)
+    size = export_bytes(point)
     ground = nearest_existing(out)
     free = shutil.disk_usage(ground).free + stale_bytes(out.parent)
     if size * DISK_MARGIN > free:
@@ -102,12 +112,22 @@ def plan_export(request: ExportRequest) -> Plan:
             f"the export takes {format_bytes(size)}, but only {format_bytes(free)} are free at {ground}; "
             "make room, or name a folder on another disk"
         )
-    return Plan(entries, size, free, point.template)
+    return Plan(entries, gguf, size, free, point.template)
+
+
+def export_bytes(point: ExportPoint) -> int:
+    """About what an export takes on the disk."""
+    weights = sum(f.data_bytes for f in plan_files(point)) if point.gguf else total_bytes(plan_entries(point))
+    return weights + size_of_small_files(point)
 
 
 def validate_point(point: ExportPoint) -> None:
     if not 0 <= point.t <= 1:
         raise UserError(f"t must lie between 0 and 1, it is {point.t:g}")
+    for quantisation in point.gguf:
+        require(quantisation)
+    if point.gguf:
+        find_rule(point.template_source)
     if point.adapter and not point.is_update:
         with_adapter = " (and of a thinking adapter all that lies on a straight line, not on SLERP's arc)"
         raise UserError(
@@ -156,9 +176,12 @@ def export(
     remove_stale(out.parent)
     plan = plan_export(request)
     measured = measured_scores(request.run, point.round)
+    steps: Progress[tuple[dict[str, str], VerificationResult | GgufVerification]]
     with atomic_directory(out) as folder:
         write_small_files(folder, point)
-        if point.is_large and not point.adapter and blend is None:
+        if point.gguf:
+            steps = write_and_verify_gguf(folder, point, blend, recipe, turn, cancelled)
+        elif point.is_large and not point.adapter and blend is None:
             steps = write_and_verify_at_once(folder, point, plan.entries, cancelled)
         else:
             steps = write_then_verify(folder, point, plan.entries, blend, recipe, turn, cancelled)
@@ -175,8 +198,9 @@ def export(
         files=len(sizes),
         error=verification.error,
         same_tokens=verification.same_tokens,
+        verified=str(verification),
         seconds=time.monotonic() - began,
-        code=loading_snippet(str(out)),
+        code=usage(point, str(out)),
     )
 
 
@@ -196,6 +220,24 @@ def write_then_verify(
     steps = verify(folder, point, entries, blend, recipe or point.recipe, turn)
     verification = yield from stage("verify", steps, cancelled)
     return hashes, verification
+
+
+def write_and_verify_gguf(
+    folder: Path,
+    point: ExportPoint,
+    blend: Blend | None,
+    recipe: Recipe | None,
+    turn: Callable[[], AbstractContextManager],
+    cancelled: Callable[[], bool],
+) -> Progress[tuple[dict[str, str], GgufVerification]]:
+    files = plan_files(point, folder)
+    hashes = yield from stage("write", write_files(point, files), cancelled)
+    write_modelfile(folder, point)
+    results = []
+    for file in files:
+        steps = verify_file(point, file, blend or make_blend(point), recipe or point.recipe, turn)
+        results.append((yield from stage("verify", steps, cancelled)))
+    return hashes, GgufVerification(tuple(results))
 
 
 def write_and_verify_at_once(
@@ -235,12 +277,13 @@ def describe(
     entries: dict[str, TensorInfo],
     hashes: dict[str, str],
     measured: list[dict],
-    verification: VerificationResult,
+    verification: VerificationResult | GgufVerification,
 ) -> None:
     """Write the model card, mergekit's configuration and recipe.json."""
-    card = model_card(request, measured, entries, verification)
+    stored_as = request.point.gguf or sorted({entry.dtype for entry in entries.values()})
+    card = model_card(request, measured, ", ".join(stored_as), str(verification))
     (folder / "README.md").write_text(card, encoding="utf-8")
-    config = mergekit_config(request.point, entries)
+    config = None if request.point.gguf else mergekit_config(request.point, entries)
     if config:
         (folder / "mergekit.yml").write_text(config, encoding="utf-8")
     write_recipe(folder, request.point, hashes)  # last: it lists the others

@@ -3,10 +3,8 @@
 from dataclasses import dataclass, replace
 
 from thinkswitch.errors import UserError
-from thinkswitch.export.export import size_of_small_files, validate_point
-from thinkswitch.export.layout import plan_entries
+from thinkswitch.export.export import export_bytes, validate_point
 from thinkswitch.export.point import ExportPoint
-from thinkswitch.export.safetensors_writer import total_bytes
 
 
 @dataclass(frozen=True)
@@ -15,7 +13,8 @@ class Format:
 
     name: str
     about: str  # one line
-    adapter: bool = False  # as ExportPoint has it
+    adapter: bool = False  # as ExportPoint has them
+    gguf: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,11 +40,18 @@ FORMATS = by_name(
         "What the rounds have changed, as LoRA matrices for the instruct checkpoint.",
         adapter=True,
     ),
+    Format(
+        "GGUF Q8_0",
+        "One file for llama.cpp, Ollama and LM Studio. 8 bits: as good as 16 to the eye.",
+        gguf=("Q8_0",),
+    ),
+    Format("GGUF Q4_K_M", "The same in about 5 bits: the usual choice for chatting.", gguf=("Q4_K_M",)),
+    Format("GGUF BF16", "The same in 16 bits, to be quantised by other tools.", gguf=("BF16",)),
 )
 
 
 def in_format(point: ExportPoint, format_: Format) -> ExportPoint:
-    return replace(point, adapter=format_.adapter)
+    return replace(point, adapter=format_.adapter, gguf=format_.gguf)
 
 
 def offers(point: ExportPoint) -> list[Offer]:
@@ -56,7 +62,7 @@ def offers(point: ExportPoint) -> list[Offer]:
 def offer(point: ExportPoint, format_: Format) -> Offer:
     try:
         validate_point(point)
-        size = total_bytes(plan_entries(point)) + size_of_small_files(point)
+        size = export_bytes(point)
     except UserError as error:
         return Offer(format_, reason=str(error))
     return Offer(format_, size)

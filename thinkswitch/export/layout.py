@@ -122,8 +122,10 @@ def stack_adapters(point: ExportPoint, key: str, entry: TensorInfo) -> torch.Ten
 def small_files(point: ExportPoint) -> dict[str, Path]:
     """Small files to copy: {name: source}. Never weights, indices or pickles."""
     instruct, thinking = point.pair.checkpoints
-    sources = {name: point.template_source.small_file(name) for name in TOKENIZER_FILES}
-    sources |= {name: instruct.folder / name for name in LICENSE_FILES}
+    sources = {name: instruct.folder / name for name in LICENSE_FILES}
+    if point.gguf:  # which hold all else
+        return {name: path for name, path in sources.items() if path.is_file()}
+    sources |= {name: point.template_source.small_file(name) for name in TOKENIZER_FILES}
     if not point.adapter:
         sampling = instruct if point.t == 0 else thinking  # blends sample as the thinking checkpoint does
         sources["config.json"] = instruct.folder / "config.json"
@@ -134,6 +136,8 @@ def small_files(point: ExportPoint) -> dict[str, Path]:
 def write_small_files(folder: Path, point: ExportPoint) -> None:
     for name, source in small_files(point).items():
         shutil.copyfile(source, folder / name)
+    if point.gguf:
+        return
     if point.adapter:
         write_adapter_config(folder, point)
         return
@@ -181,12 +185,18 @@ def edit_json(path: Path, change: Callable[[dict], None]) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
+def kind_of(point: ExportPoint) -> str:
+    if point.gguf:
+        return "gguf"
+    return "adapter" if point.adapter else "checkpoint"
+
+
 def write_recipe(folder: Path, point: ExportPoint, hashes: dict[str, str]) -> None:
     """recipe.json: the exact coefficients, and the names of all files, which a later export may replace."""
     recipe = {
         "made_by": MADE_BY,
         "version": __version__,
-        "kind": "adapter" if point.adapter else "checkpoint",
+        "kind": kind_of(point),
         "instruct": public_name(point.pair.instruct),
         "thinking": public_name(point.pair.thinking),
         "round": point.round.number,

@@ -11,12 +11,11 @@ from pathlib import Path
 import yaml
 
 from thinkswitch import __version__, runs
-from thinkswitch.export.comparison import VerificationResult
+from thinkswitch.export.gguf_folder import commands, remarks
 from thinkswitch.export.point import ExportPoint, ExportRequest, is_local, public_name
 from thinkswitch.recipe import Coefficients, Schedule, module_kind
 from thinkswitch.rounds import Round
 from thinkswitch.text import format_accuracy
-from thinkswitch.weights.checkpoint import TensorInfo
 
 LONGEST_SYSTEM = 4000  # characters of a system prompt that are quoted
 
@@ -24,29 +23,30 @@ LONGEST_SYSTEM = 4000  # characters of a system prompt that are quoted
 def model_card(
     request: ExportRequest,
     measured: list[dict],
-    entries: dict[str, TensorInfo],
-    verification: VerificationResult,
+    stored_as: str,
+    verification: str,
 ) -> str:
-    """The whole text. `measured`: as from `measured_scores`."""
+    """The whole text. `measured`: as from `measured_scores`; `stored_as`: the types of the weights."""
     point = request.point
     sections = [
         f"---\n{front_matter(point)}---",
         f"# {md_code(point.preset.name or 'ThinkSwitch')}, {point}",
         introduction(point),
-        f"```python\n{loading_snippet(f'./{request.out.name}')}\n```",
+        f"```{'sh' if point.gguf else 'python'}\n{usage(point, f'./{request.out.name}')}\n```",
         *base_note(point),
         *prompting_note(point),
         *(f"Note: {md_text(remark)}." for remark in point.pair.remarks),
+        *gguf_notes(point),
         *vision_note(point),
         "## Lineage",
         lineage_table(point, request.run),
         "## Recipe",
-        recipe_note(entries),
+        recipe_note(stored_as),
         recipe_table(point),
         "## Scores",
         *scores(point, measured),
         "## Verified",
-        str(verification),
+        verification,
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -58,14 +58,20 @@ def front_matter(point: ExportPoint) -> str:
         parents.append(point.pair.thinking)
     hub_ids = [" ".join(parent.name.split()) for parent in parents if not is_local(parent)]
     facts: dict = {
-        "library_name": "peft" if point.adapter else "transformers",
+        "library_name": library(point),
         "pipeline_tag": "text-generation",
     }
     if hub_ids:
         facts["base_model"] = list(dict.fromkeys(hub_ids))
         facts["base_model_relation"] = "adapter" if point.adapter else "merge"
-    facts["tags"] = ["lora" if point.adapter else "merge", "thinkswitch"]
+    facts["tags"] = [*(["gguf"] if point.gguf else []), "lora" if point.adapter else "merge", "thinkswitch"]
     return yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=10**9)
+
+
+def library(point: ExportPoint) -> str:
+    if point.gguf:
+        return "gguf"
+    return "peft" if point.adapter else "transformers"
 
 
 def introduction(point: ExportPoint) -> str:
@@ -109,10 +115,19 @@ def prompting_note(point: ExportPoint) -> list[str]:
     return ["\n".join(["Measured with, and to be used with:", "", *lines])] if lines else []
 
 
+def gguf_notes(point: ExportPoint) -> list[str]:
+    return [f"Note: {remark}." for remark in remarks(point)] if point.gguf else []
+
+
 def vision_note(point: ExportPoint) -> list[str]:
     if not point.pair.instruct.vision:
         return []
     return ["This is the text model of checkpoints that also see images; their vision was left out."]
+
+
+def usage(point: ExportPoint, folder: str) -> str:
+    """A few lines that use the export: of a shell for GGUF, else of Python."""
+    return commands(point, folder) if point.gguf else loading_snippet(folder)
 
 
 def loading_snippet(folder: str) -> str:
@@ -148,11 +163,10 @@ def lineage_table(point: ExportPoint, run: Path | None) -> str:
     return md_table(["", ""], rows)
 
 
-def recipe_note(entries: dict[str, TensorInfo]) -> str:
-    dtypes = ", ".join(sorted({entry.dtype for entry in entries.values()}))
+def recipe_note(stored_as: str) -> str:
     return (
-        "Each tensor is a sum of the following with these coefficients, rounded once to "
-        f"{dtypes}; `recipe.json` has them exactly."
+        "Each tensor is a sum of the following with these coefficients, rounded to "
+        f"{stored_as}; `recipe.json` has them exactly."
     )
 
 

@@ -30,7 +30,7 @@ class Update:
 
 @dataclass(frozen=True)
 class ExportPoint:
-    """A point of a round: as a whole checkpoint, or as a LoRA adapter for the instruct checkpoint."""
+    """A point of a round: as a checkpoint, a LoRA adapter for the instruct checkpoint, or GGUF files."""
 
     pair: Pair
     round: Round
@@ -38,6 +38,7 @@ class ExportPoint:
     schedule: Schedule
     preset: Preset
     adapter: bool = False
+    gguf: tuple[str, ...] = ()  # kinds of GGUF files, see gguf_layout.QUANTISATIONS; empty: none
 
     @cached_property
     def recipe(self) -> Recipe:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thinkswitch.errors import UserError
+from thinkswitch.export.gguf_kinds import OFFERED
 from thinkswitch.recipe import Schedule
 from thinkswitch.text import format_bytes
 from ui.studio import EXPORTS, Studio
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from thinkswitch.export.point import ExportPoint, ExportRequest
 
 FOLDER, ADAPTER = "Hugging Face folder", "PEFT adapter"  # names of formats, known before torch is imported
+FORMAT_NAMES = (FOLDER, ADAPTER, *(f"GGUF {kind}" for kind in OFFERED))
 OUR_NAMES = re.compile(rf"({EXPORTS}/)?[\w. -]+-(round-\d+|pair)-t[\d.]+(-\d+)?")
 MOST_NAMES = 1000  # tried for a free one
 

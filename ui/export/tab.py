@@ -11,7 +11,7 @@ from thinkswitch.errors import UserError
 from thinkswitch.recipe import Schedule
 from ui.export import exporting
 from ui.export import report as export_report
-from ui.export.exporting import ADAPTER, FOLDER, Done, Wanted
+from ui.export.exporting import FOLDER, FORMAT_NAMES, Done, Wanted
 from ui.run_control import PAIR
 from ui.scheduling import BackgroundTask
 from ui.studio import EXPORTS, Studio
@@ -72,7 +72,7 @@ def build(studio: Studio, schedule: gr.State) -> dict:
         plan = MessageBox(elem_id="export-plan")
     status = MessageBox(html.quiet(export_report.INTRODUCTION), elem_id="export-status")
     code = gr.Code(
-        "", language="python", label="How to load it", elem_id="export-code", visible=False, interactive=False
+        "", language="python", label="How to use it", elem_id="export-code", visible=False, interactive=False
     )
     with gr.Row(elem_classes="controls"):
         button["min_width"] = 170
@@ -131,9 +131,7 @@ def lay_out_form(studio: Studio, schedule: gr.State) -> tuple[Form, gr.Button, F
         )
         chip = schedule_editor.chip("export-reset-schedule")
     gr.Markdown("### Format")
-    format_ = gr.Radio(
-        [FOLDER, ADAPTER], value=FOLDER, label="Format", elem_id="export-format", visible="hidden"
-    )
+    format_ = gr.Radio(FORMAT_NAMES, value=FOLDER, label="Format", elem_id="export-format", visible="hidden")
     cards = FormatCards(elem_id="export-cards")
     folder, replaces = lay_out_destination(studio)
     return Form(choice, t, with_schedule, format_, folder, replaces, schedule), chip, cards
@@ -308,7 +306,9 @@ def of_task(studio: Studio, view: View, task: BackgroundTask) -> Updates:
         updates[view.status] = export_report.result_html(done, folder)
     succeeded = task.ended and not task.error
     shown = succeeded and not studio.demo
-    updates[view.code] = gr.update(value=done_of(task).exported.code if shown else "", visible=shown)
+    code = done_of(task).exported.code if shown else ""
+    language = "python" if code.startswith("from ") else "shell"
+    updates[view.code] = gr.update(value=code, language=language, visible=shown)
     updates[view.open] = gr.update(visible=succeeded)
     return updates
 

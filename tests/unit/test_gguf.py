@@ -1,0 +1,367 @@
+"""GGUF files: llama.cpp's names, types, order of rows, tokens; read back, and tried in llama.cpp itself."""
+
+import dataclasses
+import importlib.util
+import json
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as Type
+from gguf import TokenType
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from conftest import TINY, byte_tokenizer, save_pair
+from thinkswitch import rounds
+from thinkswitch.errors import UserError
+from thinkswitch.export import export as exporter
+from thinkswitch.export import gguf_folder, gguf_layout, gguf_quantise, gguf_tokenizer, gguf_verify, llama_cpp
+from thinkswitch.export.formats import FORMATS, offers
+from thinkswitch.export.gguf_kinds import QUANTISATIONS
+from thinkswitch.weights.checkpoint import open_checkpoint
+from thinkswitch.weights.materialise import materialise
+from thinkswitch.weights.pair import open_pair
+from unit.export_helpers import PRESET, after_rounds, export, make_request
+
+needs_llama_cpp = pytest.mark.skipif(
+    not llama_cpp.is_here(), reason="xllamacpp is not installed: pip install -r requirements-gguf.txt"
+)
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+PADDING = 3  # rows
+KINDS = {  # grouped heads, biases, odd heads; every rope type; tied and untied
+    "llama": ("llama", {}, False),
+    "llama, tied, llama3 rope": ("llama", {"rope_parameters": LLAMA3}, True),
+    "llama, linear rope": ("llama", {"rope_parameters": LINEAR}, True),
+    "llama, yarn": ("llama", {"rope_parameters": YARN}, False),
+    "mistral": ("mistral", {}, False),
+    "qwen2": ("qwen2", {}, True),
+    "qwen3": ("qwen3", {}, False),
+}
+
+
+def bpe_tokenizer(rule: gguf_tokenizer.Rule) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with a few hundred merges that splits text as `rule` does."""
+    core = Tokenizer(models.BPE(ignore_merges=rule.whole_words))
+    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in rule.patterns]
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level])
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=420, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    core.train_from_iterator([*gguf_tokenizer.TEXTS, *gguf_tokenizer.QUESTIONS] * 3, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=["<|im_start|>"],
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.add_tokens(["<think>", "</think>"])
+    tokenizer.chat_template = byte_tokenizer().chat_template
+    return tokenizer
+
+
+def save_bpe_pair(folder, family="qwen3", tied=True, rule=gguf_tokenizer.RULES[0], **changes):
+    """As `save_pair`, with merges, and with rows of the embedding that no token has."""
+    tokenizer = bpe_tokenizer(rule)
+    sides = save_pair(folder, family, tied, vocab_size=len(tokenizer) + PADDING, **changes)
+    for side in sides:
+        tokenizer.save_pretrained(side)
+        config = json.loads((Path(side) / "config.json").read_text("utf-8"))
+        (Path(side) / "config.json").write_text(
+            json.dumps({**config, "eos_token_id": tokenizer.eos_token_id}), "utf-8"
+        )
+    return open_pair(*sides)
+
+
+@pytest.fixture(scope="module")
+def pair_of(tmp_path_factory):
+    """`pair_of(kind)`: a random pair of a family."""
+    made = {}
+
+    def get(kind: str):
+        if kind not in made:
+            family, changes, tied = KINDS[kind]
+            made[kind] = save_bpe_pair(tmp_path_factory.mktemp("pair"), family, tied, **changes)
+        return made[kind]
+
+    return get
+
+
+def write(pair, tmp_path, *kinds: str, t: float = 0.4, state=None, preset=PRESET):
+    out = tmp_path / "out"
+    done = export(pair, state or rounds.start(pair), t, out, gguf=kinds, preset=preset)
+    return done, sorted(out.glob("*.gguf"))
+
+
+# ---- tensors
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_tensor_is_the_point_under_llama_cpp_s_name(pair_of, tmp_path, kind):
+    """16 bits hold what a folder export holds; queries and keys of llama lie in another order of rows."""
+    pair = pair_of(kind)
+    _, [file] = write(pair, tmp_path, "BF16")
+    expected = materialise(pair, [], rounds.start(pair).point(0.4)).state_dict()
+    family = pair.config.model_type
+    names = gguf.get_tensor_name_map(gguf_layout.ARCHITECTURE_IDS[gguf_layout.ARCHITECTURES[family]], 2)
+    stored = {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
+    scaling = stored.pop("rope_freqs.weight", None)
+    assert (scaling is not None) == ("llama3" in kind)
+    heads = {"attn_q": pair.config.num_attention_heads, "attn_k": pair.config.num_key_value_heads}
+    for source, weights in expected.items():
+        if source == "lm_head.weight" and pair.config.tie_word_embeddings:
+            continue
+        tensor = stored.pop(names.get_name(source, (".weight", ".bias")))
+        found = gguf.dequantize(tensor.data, tensor.tensor_type).reshape(weights.shape)
+        is_reordered = family in ("llama", "mistral")
+        count = heads.get(tensor.name.split(".")[-2]) if is_reordered else None
+        if count:  # back from neighbours to halves
+            found = found.reshape(count, -1, 2, *weights.shape[1:]).swapaxes(1, 2).reshape(weights.shape)
+        rounded = weights if tensor.tensor_type == Type.F32 else weights.bfloat16().float()
+        assert np.array_equal(found, rounded.numpy()), source
+    assert not stored
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("kind", KINDS)
+def test_llama_cpp_computes_what_the_live_blend_does(pair_of, tmp_path, kind):
+    """A wrong rope, order of rows, bias or tied head makes a fluent model of another mind."""
+    pair = pair_of(kind)
+    done, _ = write(pair, tmp_path, "BF16", "Q8_0")  # it is refused where they differ beyond rounding
+    assert done.same_tokens >= 0.7 and "llama.cpp reads prompts as the same token ids" in done.verified
+
+
+@needs_llama_cpp
+def test_a_round_is_exported_with_its_updates(pair_of, tmp_path):
+    pair = pair_of("qwen3")
+    state = after_rounds(pair, 2)
+    done, [file] = write(pair, tmp_path, "BF16", t=0.0, state=state)
+    assert done.same_tokens >= 0.7
+    _, [plain] = write(pair, tmp_path / "before", "BF16", t=0.0)
+    assert file.read_bytes() != plain.read_bytes()
+
+
+def test_more_bits_go_where_llama_quantize_puts_them():
+    def types(kind: str, tied: bool = False, row: int = 256) -> dict[str, str]:
+        names = ["token_embd.weight", "output.weight", "blk.0.attn_v.weight", "blk.0.ffn_down.weight"]
+        names += ["blk.4.ffn_down.weight", "blk.5.ffn_down.weight", "blk.4.attn_q.weight"]
+        return {name: gguf_layout.type_of(name, (8, row), kind, 16, tied).name for name in names}
+
+    q4 = types("Q4_K_M")
+    assert q4 == {
+        "token_embd.weight": "Q4_K",
+        "output.weight": "Q6_K",
+        "blk.0.attn_v.weight": "Q6_K",  # of the first eighth of the layers
+        "blk.0.ffn_down.weight": "Q6_K",
+        "blk.4.ffn_down.weight": "Q6_K",  # every third one after it
+        "blk.5.ffn_down.weight": "Q4_K",
+        "blk.4.attn_q.weight": "Q4_K",
+    }
+    assert types("Q4_K_M", tied=True)["token_embd.weight"] == "Q6_K"
+    assert set(types("Q6_K").values()) == {"Q6_K"} and set(types("Q8_0").values()) == {"Q8_0"}
+    assert types("Q5_K_M", row=96)["blk.5.ffn_down.weight"] == "Q5_1"  # no multiple of 256
+    assert set(types("Q8_0", row=40).values()) == {"F16"}  # nor of 32
+    for name, shape in (
+        ("blk.0.attn_norm.weight", (8,)),
+        ("blk.0.attn_q.bias", (8,)),
+        ("x_norm.weight", (8, 8)),
+    ):
+        assert gguf_layout.type_of(name, shape, "Q4_K_M", 16, False) == Type.F32
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("type_", [Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.Q8_0, Type.BF16])
+def test_rows_are_quantised_one_by_one(type_):
+    """So a block of rows gives the same bytes as the whole tensor."""
+    rows = np.random.default_rng(0).standard_normal((6, 512)).astype(np.float32)
+    whole = gguf_quantise.quantised(rows, type_)
+    parts = [gguf_quantise.quantised(rows[start : start + 2], type_) for start in (0, 2, 4)]
+    assert np.array_equal(whole, np.concatenate(parts))
+    read = gguf.dequantize(whole, type_)
+    assert np.linalg.norm(read - rows) / np.linalg.norm(rows) < 0.1
+
+
+def test_several_kinds_come_from_one_pass_and_their_sizes_are_known_before(pair_of, tmp_path):
+    kinds = [kind for kind in QUANTISATIONS if kind in ("Q8_0", "BF16", "F16")]
+    pair = pair_of("qwen3")
+    request = make_request(pair, rounds.start(pair), 0.4, tmp_path / "out", gguf=tuple(kinds))
+    planned = exporter.plan_export(request)
+    done, files = write(pair, tmp_path, *kinds)
+    assert len(files) == len(kinds) and planned.dtype == "/".join(kinds)
+    assert {gguf.GGUFReader(file).fields["general.file_type"].contents() for file in files} == {7, 32, 1}
+    assert abs(planned.size - done.size) < 60_000  # keys and vocabulary
+
+
+# ---- tokens
+
+
+def test_the_vocabulary_has_a_text_for_every_row(pair_of):
+    checkpoint = pair_of("qwen3").thinking
+    size = len(checkpoint.tokenizer)
+    tokens, types = gguf_tokenizer.vocabulary(checkpoint, size + PADDING)
+    assert tokens[size:] == [f"[PAD{size + i}]" for i in range(PADDING)]
+    assert types[size:] == [TokenType.UNUSED] * PADDING
+    kinds = dict(zip(tokens, types, strict=True))
+    assert kinds["<|im_end|>"] == TokenType.CONTROL and kinds["<think>"] == TokenType.USER_DEFINED
+    assert kinds["a"] == TokenType.NORMAL
+    with pytest.raises(UserError, match="beyond the 100 rows"):
+        gguf_tokenizer.vocabulary(checkpoint, 100)
+
+
+@needs_llama_cpp
+def test_the_embedded_pair_says_that_rare_text_is_split_otherwise(tmp_path):
+    pair = open_pair(str(TINY / "instruct"), str(TINY / "thinking"))
+    assert gguf_tokenizer.find_rule(pair.thinking) == gguf_tokenizer.FoundRule("gpt-2", exact=False)
+    done, [file] = write(pair, tmp_path, "Q8_0", t=1.0)
+    assert done.same_tokens == 1
+    assert "some rare text is not" in (file.parent / "README.md").read_text("utf-8")
+    fields = gguf.GGUFReader(file).fields
+    assert fields["tokenizer.ggml.pre"].contents() == "gpt-2"
+    assert fields["tokenizer.chat_template"].contents() == pair.thinking.tokenizer.chat_template
+
+
+@pytest.mark.parametrize("rule", gguf_tokenizer.RULES, ids=lambda rule: rule.name)
+def test_a_rule_is_found_by_what_it_does(tmp_path, rule):
+    """By hash, as llama.cpp's converter does it, a tokenizer that somebody trained has none."""
+    checkpoint = save_bpe_pair(tmp_path, rule=rule).thinking
+    assert gguf_tokenizer.find_rule(checkpoint) == gguf_tokenizer.FoundRule(rule.name)
+
+
+def test_a_tokenizer_without_merges_is_refused(folders):
+    with pytest.raises(UserError, match="has no merges"):
+        gguf_tokenizer.find_rule(open_checkpoint(folders()[0]))
+
+
+def test_a_tokenizer_that_llama_cpp_has_no_rule_for_is_refused(monkeypatch, pair_of):
+    monkeypatch.setattr(gguf_tokenizer, "same_ids", lambda *args: False)
+    with pytest.raises(
+        UserError, match=r"none of those of llama\.cpp known here .*export a Hugging Face folder"
+    ):
+        gguf_tokenizer.find_rule(pair_of("qwen3").thinking)
+
+
+def test_sentencepiece_is_refused(monkeypatch, pair_of):
+    checkpoint = pair_of("qwen3").thinking
+    data = gguf_tokenizer.byte_level_data(checkpoint)
+    data["model"]["byte_fallback"] = True
+    monkeypatch.setattr(gguf_tokenizer.json, "loads", lambda text: data)
+    with pytest.raises(UserError, match="is not byte-level BPE"):
+        gguf_tokenizer.byte_level_data(checkpoint)
+
+
+# ---- what cannot be had
+
+
+def test_other_families_and_ropes_are_refused_by_name(tmp_path):
+    for family, changes, says in (
+        ("gemma2", {}, "does not know gemma2 models; it knows llama, mistral, qwen2, qwen3"),
+        (
+            "qwen3",
+            {"rope_parameters": DYNAMIC},
+            "'dynamic'",
+        ),
+    ):
+        pair = save_bpe_pair(tmp_path / family, family, **changes)
+        request = make_request(pair, rounds.start(pair), 0.4, tmp_path / "out", gguf=("Q8_0",))
+        with pytest.raises(UserError, match=says):
+            exporter.plan_export(request)
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_xllamacpp_the_k_types_are_off_and_say_what_enables_them(monkeypatch, pair_of, tmp_path):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "xllamacpp" else found(name)
+    )
+    pair = pair_of("qwen3")
+    point = make_request(pair, rounds.start(pair), 0.4, tmp_path / "out").point
+    by_name = {offer.format.name: offer for offer in offers(point)}
+    assert "pip install -r requirements-gguf.txt" in by_name["GGUF Q4_K_M"].reason
+    assert by_name["GGUF Q8_0"].size and by_name["GGUF BF16"].size > by_name["GGUF Q8_0"].size
+    done, _ = write(pair, tmp_path, "Q8_0")
+    assert done.same_tokens is None and "was not tried there" in done.verified
+
+
+def test_there_are_cards_for_kinds_that_exist():
+    kinds = {kind for format_ in FORMATS.values() for kind in format_.gguf}
+    assert kinds <= set(QUANTISATIONS)
+
+
+def test_a_file_that_is_not_what_was_written_leaves_nothing(monkeypatch, pair_of, tmp_path):
+    """A disk that lies, or a fault of this writer."""
+    write_files = exporter.write_files
+
+    def damaging(point, files):
+        hashes = yield from write_files(point, files)
+        content = bytearray(files[0].path.read_bytes())
+        content[-40] ^= 255
+        files[0].path.write_bytes(content)
+        return hashes
+
+    monkeypatch.setattr(exporter, "write_files", damaging)
+    with pytest.raises(UserError, match="is not what was written; nothing was kept"):
+        write(pair_of("qwen3"), tmp_path, "BF16")
+    assert not (tmp_path / "out").exists()
+
+
+@needs_llama_cpp
+def test_another_model_is_told_from_rounding(monkeypatch, pair_of, tmp_path):
+    """Rows of llama that keep the order of the checkpoint: the classic fault of converters."""
+    monkeypatch.setattr(gguf_layout, "NEIGHBOURS", ())
+    with pytest.raises(UserError, match="computes something else"):
+        write(pair_of("llama"), tmp_path, "BF16")
+    assert not (tmp_path / "out").exists()
+
+
+@needs_llama_cpp
+def test_a_file_that_llama_cpp_cannot_load_is_a_sentence(tmp_path):
+    (tmp_path / "x.gguf").write_bytes(b"GGUF nonsense")
+    with pytest.raises(UserError, match=r"llama\.cpp does not take what was written"):
+        llama_cpp.ask(tmp_path / "x.gguf", [], [])
+
+
+# ---- beside the file
+
+
+def test_beside_the_file_lies_what_ollama_needs(pair_of, tmp_path):
+    preset = dataclasses.replace(
+        PRESET, think_temperature=0.6, think_top_p=0.95, think_top_k=20, think_min_p=0.05, name="my pair"
+    )
+    done, [file] = write(pair_of("qwen3"), tmp_path, "Q8_0", t=1.0, preset=preset)
+    assert file.name == "my-pair-round-0-t1-" + file.name.split("-")[-2] + "-Q8_0.gguf"
+    lines = (file.parent / "Modelfile").read_text("utf-8").splitlines()
+    assert lines[0] == f"FROM ./{file.name}"
+    assert {"PARAMETER temperature 0.6", "PARAMETER top_k 20", "PARAMETER min_p 0.05"} <= set(lines)
+    assert 'PARAMETER stop "<|im_end|>"' in lines
+    card = (file.parent / "README.md").read_text("utf-8")
+    assert "library_name: gguf" in card and "ollama create" in card and "rounded to Q8_0" in card
+    assert "llama-server -m" in done.code and file.name in done.code
+    kept = json.loads((file.parent / "recipe.json").read_text("utf-8"))
+    assert kept["kind"] == "gguf" and list(kept["sha256"]) == [file.name]
+
+
+def test_a_sliding_window_ends_the_context_and_is_said(tmp_path):
+    pair = save_bpe_pair(tmp_path / "pair", "mistral", sliding_window=48)
+    request = make_request(pair, rounds.start(pair), 0.4, tmp_path / "out", gguf=("Q8_0",))
+    assert gguf_layout.context_length(pair.config) == 48
+    assert "attends to the last 48 tokens" in gguf_folder.remarks(request.point)[0]
+    assert gguf_verify.NEAR.keys() == set(QUANTISATIONS)

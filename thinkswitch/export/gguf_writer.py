@@ -1,0 +1,130 @@
+"""A point written as GGUF, a block of rows at a time: as much memory as for safetensors, and no 16-bit copy.
+
+A file consists of a header (keys, then name, shape, type and offset of every tensor), which the gguf package
+writes, and the tensors' data, each padded to 32 bytes.
+"""
+
+import hashlib
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from thinkswitch.export.gguf_layout import (
+    ROPE_FREQS,
+    GgufTensor,
+    add_model_keys,
+    architecture,
+    plan_tensors,
+    reordered,
+    rope_freqs,
+)
+from thinkswitch.export.gguf_quantise import quantised
+from thinkswitch.export.gguf_tokenizer import add_tokenizer_keys
+from thinkswitch.export.layout import checkpoint_entries
+from thinkswitch.export.point import ExportPoint
+from thinkswitch.weights.checkpoint import DTYPES
+from thinkswitch.weights.materialise import merge_blocks, rows_per_block
+
+ALIGNMENT = 32  # bytes; GGUF's default
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """A file to be written."""
+
+    path: Path
+    quantisation: str
+    tensors: list[GgufTensor]
+
+    @property
+    def data_bytes(self) -> int:
+        return sum(padded(tensor.nbytes) for tensor in self.tensors)
+
+
+def padded(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def plan_file(point: ExportPoint, quantisation: str, path: Path = Path()) -> GgufFile:
+    return GgufFile(path, quantisation, plan_tensors(point, quantisation))
+
+
+def write_files(
+    point: ExportPoint, files: list[GgufFile]
+) -> Generator[tuple[int, int], None, dict[str, str]]:
+    """Write every file, each tensor computed once. Yields (bytes written, all); returns {file: SHA-256}."""
+    total = sum(file.data_bytes for file in files)
+    with ExitStack() as stack:
+        writers = [stack.enter_context(OpenGguf(point, file)) for file in files]
+        for number, tensor in enumerate(files[0].tensors):
+            for block in blocks(point, tensor):
+                for writer in writers:
+                    writer.write(number, block)
+            for writer in writers:
+                writer.pad(number)
+            yield sum(writer.written for writer in writers), total
+    return {file.path.name: sha256(file.path) for file in files}
+
+
+def blocks(point: ExportPoint, tensor: GgufTensor) -> Iterator[np.ndarray]:
+    """A tensor's rows in float32, rounded once to the checkpoint's type, in the order of the file."""
+    if tensor.name == ROPE_FREQS:
+        yield rope_freqs(point.pair.config)
+        return
+    stored_as = DTYPES[checkpoint_entries(point.pair)[tensor.source].dtype]
+    head = tensor.shape[0] // tensor.heads if tensor.heads else 1
+    step = max(head, rows_per_block(tensor.shape) // head * head)
+    for block in merge_blocks(point.pair, point.round.adapters, point.recipe, tensor.source, step):
+        rows = block.to(stored_as).float()
+        yield (reordered(rows, head) if tensor.heads else rows).contiguous().numpy()
+
+
+class OpenGguf:
+    """A file whose header is written and whose tensors are being."""
+
+    def __init__(self, point: ExportPoint, file: GgufFile):
+        self.written = 0
+        self._tensors = file.tensors
+        self._writer = gguf.GGUFWriter(file.path, architecture(point))
+        add_model_keys(self._writer, point, file.quantisation)
+        rows = next(t.shape[0] for t in file.tensors if t.name == "token_embd.weight")
+        add_tokenizer_keys(self._writer, point.template_source, rows)
+        for tensor in file.tensors:
+            self._writer.add_tensor_info(
+                tensor.name,
+                (*tensor.shape[:-1], tensor.row_bytes),
+                np.dtype(np.uint8),
+                tensor.nbytes,
+                tensor.type,
+            )
+        self._writer.write_header_to_file()
+        self._writer.write_kv_data_to_file()
+        self._writer.write_ti_data_to_file()
+        assert self._writer.fout  # opened by the lines above
+        [self._file] = self._writer.fout
+        self._writer.write_padding(self._file, self._file.tell())
+
+    def __enter__(self) -> "OpenGguf":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._writer.close()
+
+    def write(self, number: int, block: np.ndarray) -> None:
+        data = quantised(block.reshape(-1, block.shape[-1]), self._tensors[number].type)
+        self._file.write(data.tobytes())
+        self.written += data.nbytes
+
+    def pad(self, number: int) -> None:
+        size = self._tensors[number].nbytes
+        self._writer.write_padding(self._file, size)
+        self.written += padded(size) - size
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,90 @@
+"""What llama.cpp makes of a GGUF file: the token ids of texts, and the likeliest token after them.
+
+    python -m thinkswitch.export.llama_cpp FILE < QUESTIONS      (JSON both ways, see `ask`)
+
+Always a child process: llama.cpp ends the process that loads a file it cannot use.
+"""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+from thinkswitch.errors import UserError
+
+PACKAGE = "xllamacpp"
+PATIENCE = 600.0  # seconds; a large file is read from a slow disk
+ROOM = 1024  # tokens of context
+
+
+def is_here() -> bool:
+    return importlib.util.find_spec(PACKAGE) is not None
+
+
+def ask(file: Path, texts: list[str], prefixes: list[list[int]]) -> tuple[list[list[int]], list[int | None]]:
+    """(token ids of each text, the likeliest token after each prefix), as llama.cpp has them.
+
+    Which of the tokens that end an answer is the likeliest it does not tell: that is None.
+    """
+    question = json.dumps({"texts": texts, "prefixes": prefixes})
+    command = [sys.executable, "-m", __name__, str(file)]
+    try:
+        done = subprocess.run(
+            command, input=question, capture_output=True, encoding="utf-8", timeout=PATIENCE, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(f"llama.cpp did not answer within {PATIENCE:g} s; nothing was kept") from None
+    if done.returncode:
+        raise UserError(
+            f"llama.cpp does not take what was written ({complaint(done.stderr)}); nothing was kept"
+        )
+    answer = json.loads(done.stdout.splitlines()[-1])
+    return answer["ids"], answer["likeliest"]
+
+
+def complaint(log: str) -> str:
+    """The first line of llama.cpp's log that is an error, or the last one of all."""
+    lines = log.strip().splitlines() or ["it said nothing"]
+    errors = [line for line in lines if " E " in line or "Error" in line or "GGML_ASSERT" in line]
+    return " ".join((errors or lines[-1:])[0].split())[:200]
+
+
+# ---- in the child
+
+
+def answer(file: str) -> dict:
+    import xllamacpp
+
+    question = json.load(sys.stdin)
+    settings = xllamacpp.CommonParams()
+    settings.model.path = file
+    settings.n_ctx = ROOM
+    settings.n_parallel = 1
+    settings.warmup = False
+    server = xllamacpp.Server(settings)
+    address = server.listening_address
+    likeliest = []
+    for prefix in question["prefixes"]:
+        asked = {"prompt": prefix, "n_predict": 1, "temperature": 0, "n_probs": 1, "return_tokens": True}
+        written = post(f"{address}/completion", asked)["tokens"]
+        likeliest.append(written[0] if written else None)
+    ids = []
+    for text in question["texts"]:
+        asked = {"content": text, "add_special": False, "parse_special": True}
+        ids.append(post(f"{address}/tokenize", asked)["tokens"])
+    return {"ids": ids, "likeliest": likeliest}
+
+
+def post(address: str, asked: dict) -> dict:
+    request = urllib.request.Request(
+        address, json.dumps(asked).encode(), {"Content-Type": "application/json"}
+    )
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever HTTP_PROXY says
+    with direct.open(request, timeout=PATIENCE) as response:
+        return json.load(response)
+
+
+if __name__ == "__main__":
+    print(json.dumps(answer(sys.argv[1])), flush=True)
