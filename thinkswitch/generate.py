@@ -150,7 +150,7 @@ def decode(
     between_steps: Callable[[], None],
 ) -> Iterator[Chunk]:
     """Decode one batch, a row for each of `texts`; `every` None yields last chunks only."""
-    batch = Batch(model, [text.row for text in texts], texts[0].tokenizer.pad_token_id or 0)
+    batch = Batch(model, [text.row for text in texts])
     shown = time.monotonic()
     while texts:
         between_steps()
@@ -184,11 +184,12 @@ class Batch:
     The first `step` reads the prompts (prefill), every later one the newest token of each row.
     """
 
-    def __init__(self, model, rows: list[Row], pad: int):
+    def __init__(self, model, rows: list[Row]):
         device = next(model.parameters()).device
         width = max(len(row.ids) for row in rows)
         missing = [width - len(row.ids) for row in rows]
-        ids = [[pad] * n + list(row.ids) for n, row in zip(missing, rows, strict=True)]
+        # masked, so any token will do; a tokenizer's own may have no row in the embedding
+        ids = [[0] * n + list(row.ids) for n, row in zip(missing, rows, strict=True)]
         self.model = model
         self.ids = torch.tensor(ids, device=device)
         self.mask = torch.tensor([[0] * n + [1] * (width - n) for n in missing], device=device)

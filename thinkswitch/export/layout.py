@@ -5,18 +5,21 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
+from transformers import PretrainedConfig
 
 from thinkswitch import __version__
 from thinkswitch.errors import UserError
 from thinkswitch.export.destination import MADE_BY
 from thinkswitch.export.point import SHARD_BYTES, ExportPoint, is_local, public_name
 from thinkswitch.export.safetensors_writer import file_order, tensor_bytes
-from thinkswitch.weights.checkpoint import DTYPES, TOKENIZER_FILES, Checkpoint, TensorInfo
+from thinkswitch.weights.checkpoint import DTYPES, Checkpoint, TensorInfo
 from thinkswitch.weights.materialise import merge_blocks, rows_per_block
 from thinkswitch.weights.pair import Pair
+from thinkswitch.weights.tokenizer import TOKENIZER_FILES
 
 LICENSE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
 ADAPTER_FILE = "adapter_model.safetensors"  # this name, and the prefix below, are PEFT's
@@ -139,11 +142,15 @@ def write_small_files(folder: Path, point: ExportPoint) -> None:
         return
     if point.pair.instruct.vision:
         point.pair.config.save_pretrained(folder)  # of the text model alone
-    edit_json(folder / "config.json", forget_origin)
+    edit_json(folder / "config.json", partial(fit_config, point.pair.config))
 
 
-def forget_origin(config: dict) -> None:
+def fit_config(read: PretrainedConfig, config: dict) -> None:
+    """What the pair was read as, where config.json says otherwise."""
     config.pop("_name_or_path", None)  # may be a path on the machine of whoever made the checkpoint
+    config["tie_word_embeddings"] = read.tie_word_embeddings
+    if config.get("pad_token_id") != read.pad_token_id:
+        config["pad_token_id"] = read.pad_token_id
 
 
 def write_adapter_config(folder: Path, point: ExportPoint) -> None:

@@ -17,8 +17,10 @@ from thinkswitch.recipe import Coefficients, Schedule, module_kind
 from thinkswitch.rounds import Round
 from thinkswitch.text import format_accuracy
 from thinkswitch.weights.checkpoint import TensorInfo
+from thinkswitch.weights.pair_report import report_of
 
 LONGEST_SYSTEM = 4000  # characters of a system prompt that are quoted
+LONGEST_REMARK = 400
 
 
 def model_card(
@@ -36,7 +38,7 @@ def model_card(
         f"```python\n{loading_snippet(f'./{request.out.name}')}\n```",
         *base_note(point),
         *prompting_note(point),
-        *(f"Note: {md_text(remark)}." for remark in point.pair.remarks),
+        *(f"Note: {md_text(remark, LONGEST_REMARK)}." for remark in report_of(point.pair).odd),
         *vision_note(point),
         "## Lineage",
         lineage_table(point, request.run),
@@ -221,7 +223,7 @@ def md_code(text: str, longest: int = 120) -> str:
     return f"`{line[:longest] or ' '}`"
 
 
-def md_text(value: object) -> str:
+def md_text(value: object, longest: int = 120) -> str:
     """A value as plain text: one line, with a backslash before what Markdown or HTML would take as markup."""
-    line = " ".join(str(value).split())[:120]
+    line = " ".join(str(value).split())[:longest]
     return re.sub(r"([^\w\s.,:;%+-]|_)", r"\\\1", line)

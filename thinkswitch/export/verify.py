@@ -20,10 +20,11 @@ from thinkswitch.export.comparison import Comparison, PartCall, VerificationResu
 from thinkswitch.export.point import ExportPoint
 from thinkswitch.recipe import Recipe, uniform_recipe
 from thinkswitch.weights.adapter import load_adapter
-from thinkswitch.weights.checkpoint import DTYPES, PROBE, TensorInfo, open_checkpoint
+from thinkswitch.weights.checkpoint import DTYPES, TensorInfo, open_checkpoint
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.offload import open_offloaded
 from thinkswitch.weights.prompting import render_prompt
+from thinkswitch.weights.tokenizer import PROBE
 
 PROMPTS = ("What is 7 + 5 - 3 + 8?", "Is 51 a prime number? Answer yes or no.", PROBE)
 LARGE_TOKENS = 8  # of the first prompt, which is all that a large model is given

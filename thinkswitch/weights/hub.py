@@ -48,6 +48,14 @@ def headers(name: str, folder: Path, files: list[str]) -> list[dict[str, TensorI
         return list(pool.map(header, files))
 
 
+def has_file(name: str, folder: Path, files: list[str], file: str) -> bool:
+    """Whether a repository has a file, in the commit that is in `folder`. `files`: all that hold weights."""
+    from huggingface_hub import file_exists
+
+    with hub_errors(name, folder, files):
+        return file_exists(name, file, revision=folder.name)
+
+
 def missing_on_hub(name: str, file: str, sharded: bool) -> str:
     if sharded:
         return f"{name} lacks {file} on the Hub, which its index names; choose another checkpoint"

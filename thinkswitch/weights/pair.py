@@ -1,7 +1,7 @@
 """A pair: two checkpoints that can be interpolated. The thinking one may be instruct + adapter."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -16,17 +16,18 @@ from thinkswitch.think_tags import THINK, Tags
 from thinkswitch.weights.adapted import AdaptedCheckpoint, fetch_weights, is_adapter, open_adapted
 from thinkswitch.weights.adapter import Adapter
 from thinkswitch.weights.checkpoint import (
-    PROBE,
     Checkpoint,
     find_folder,
     open_checkpoint,
     open_folder,
-    tokenizer_differences,
+    with_own_head,
     with_weights,
 )
 from thinkswitch.weights.families import keys_that_must_agree
 from thinkswitch.weights.hub import Missing
 from thinkswitch.weights.prompting import Prompting, prompting_of, tags_or_default
+from thinkswitch.weights.tokenizer import PROBE, tokenizer_differences
+from thinkswitch.weights.weight_files import HEAD
 
 AS_THEY_CAME = (Prompting(), Prompting())
 
@@ -58,11 +59,6 @@ class Pair:
     def adapter_parameters(self) -> int:
         """Of the thinking checkpoint's adapter, from its header; 0 if that is a whole checkpoint."""
         return self.thinking.parameters if isinstance(self.thinking, AdaptedCheckpoint) else 0
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """What a user should know before using the pair, a clause each."""
-        return self.thinking.remarks if isinstance(self.thinking, AdaptedCheckpoint) else ()
 
     @property
     def config(self) -> PretrainedConfig:
@@ -112,10 +108,14 @@ def open_pair(
     Weights of Hub ids are downloaded once both are known to fit, or never with `headers_only`.
     """
     pair = open_headers(instruct, thinking, prompting)
-    problems = differences(pair)
-    if problems:
-        raise UserError(f"{instruct} and {thinking} cannot be interpolated: {'; '.join(problems)}")
+    refuse(instruct, thinking, differences(pair))
     return pair if headers_only else fetch_missing(pair)
+
+
+def refuse(instruct: str, thinking: str, stops: Sequence[str]) -> None:
+    """A UserError that names all that keeps a pair from being interpolated, if there is anything."""
+    if stops:
+        raise UserError(f"{instruct} and {thinking} cannot be interpolated: {'; '.join(stops)}")
 
 
 def missing_weights(pair: Pair) -> list[Missing]:
@@ -128,8 +128,9 @@ def fetch_missing(pair: Pair) -> Pair:
     """The pair with its weights in its folders: what is not here is downloaded."""
     if isinstance(pair.thinking, AdaptedCheckpoint):
         fetch_weights(pair.thinking)
-        return Pair(with_weights(pair.instruct)[0], pair.thinking)
-    return Pair(*with_weights(*pair.checkpoints))
+        base = with_weights(pair.instruct)[0]
+        return Pair(base, replace(pair.thinking, base=base, config=base.config, entries=base.entries))
+    return with_equal_heads(Pair(*with_weights(*pair.checkpoints)))
 
 
 def open_headers(instruct: str, thinking: str, prompting: tuple[Prompting, Prompting] = AS_THEY_CAME) -> Pair:
@@ -141,7 +142,7 @@ def open_headers(instruct: str, thinking: str, prompting: tuple[Prompting, Promp
         return with_shared_tags(Pair(base, open_adapted(name, folder, on_hub, base, prompting[1])))
     if name != str(thinking):
         raise UserError(f"{name} is no adapter: it has no adapter_config.json, or whole weights beside it")
-    return with_shared_tags(Pair(base, open_folder(name, folder, on_hub, prompting[1])))
+    return with_equal_heads(with_shared_tags(Pair(base, open_folder(name, folder, on_hub, prompting[1]))))
 
 
 def adapter_name(instruct: str, thinking: str) -> str:
@@ -169,10 +170,21 @@ def with_shared_tags(pair: Pair) -> Pair:
     return Pair(with_tags(pair.instruct), with_tags(pair.thinking))
 
 
+def with_equal_heads(pair: Pair) -> Pair:
+    """Both sides with a head of their own if one has it: of the tied one that is its embedding."""
+
+    def as_the_other(side: Checkpoint, other: Checkpoint) -> Checkpoint:
+        alone = HEAD in other.entries and HEAD not in side.entries
+        return with_own_head(side) if alone and side.config.tie_word_embeddings else side
+
+    instruct, thinking = pair.checkpoints
+    return Pair(as_the_other(instruct, thinking), as_the_other(thinking, instruct))
+
+
 def differences(pair: Pair) -> list[str]:
     """What keeps two checkpoints from being interpolated, a clause each. Empty: they are compatible."""
-    text = probe(pair.thinking.think_tags)
-    tokens = tokenizer_differences(pair.instruct.tokenizer, pair.thinking.tokenizer, text)
+    texts = probe(pair.thinking.think_tags), written_texts(pair)
+    tokens = tokenizer_differences(pair.instruct.tokenizer, pair.thinking.tokenizer, *texts)
     return [*config_differences(pair), *tensor_differences(pair), *tokens]
 
 
@@ -187,11 +199,16 @@ def config_differences(pair: Pair) -> list[str]:
 
 def tensor_differences(pair: Pair) -> list[str]:
     instruct, thinking = pair.instruct.entries, pair.thinking.entries
+    wanted = instruct.keys() | thinking.keys() | pair.instruct.lacking | pair.thinking.lacking
     found = []
-    for role, missing in (("thinking", instruct.keys() - thinking), ("instruct", thinking.keys() - instruct)):
+    for role, side in (("instruct", pair.instruct), ("thinking", pair.thinking)):
+        missing = sorted(wanted - side.entries.keys())
         if missing:
-            names = list_some(sorted(missing))
+            names = list_some(missing)
             found.append(f"{len(missing)} tensors are missing from the {role} checkpoint ({names})")
+        if side.misshapen:
+            examples = list_some(list(side.misshapen))
+            found.append(f"{len(side.misshapen)} tensors of {role} do not fit its config ({examples})")
     shapes = [
         f"{name} {list(instruct[name].shape)} / {list(thinking[name].shape)}"
         for name in sorted(instruct.keys() & thinking)
@@ -202,14 +219,10 @@ def tensor_differences(pair: Pair) -> list[str]:
     return found
 
 
-def about_same_weights(pair: Pair) -> str:
-    """What to know of a pair whose sides are one checkpoint."""
-    if pair.instruct.render("?") != pair.thinking.render("?"):
-        return "both sides are the same weights, told apart by the template until a round has trained them"
-    return (
-        "both sides are the same weights and are asked alike; tell them apart with instruct_template_args, "
-        "thinking_template_args, instruct_system or thinking_system"
-    )
+def written_texts(pair: Pair) -> str:
+    """What is written to a model of the pair beside prompts and chat templates."""
+    tags = pair.thinking.think_tags
+    return "\n".join([tags.open, tags.close, *(str(side.prompting) for side in pair.checkpoints)])
 
 
 def probe(tags: Tags) -> str:
