@@ -219,7 +219,9 @@ class Batch:
                 use_cache=True,
                 logits_to_keep=1,
             )
-        tokens = self.sampler(out.logits[:, -1].float())
+        logits = out.logits[:, -1].float()
+        refuse_nan(logits, out.logits.dtype)
+        tokens = self.sampler(logits)
         self.ids = tokens[:, None]
         self.positions = self.positions[:, -1:] + 1
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], 1)
@@ -236,6 +238,16 @@ class Batch:
         self.lengths = self.lengths[chosen]
         self.cache.batch_select_indices(chosen)
         self.sampler.filter(chosen)
+
+
+def refuse_nan(logits: torch.Tensor, dtype: torch.dtype) -> None:
+    """A UserError where nothing but `!!!!`, the token of number 0, would be written."""
+    if logits.amax(-1).isnan().any():
+        name = str(dtype).removeprefix("torch.")
+        raise UserError(
+            f"the model computes no numbers (NaN) in {name}; "
+            "float16 overflows beyond 65,504: set dtype=float32, or bfloat16 if the card has it"
+        )
 
 
 class IncrementalDetokenizer:

@@ -104,7 +104,7 @@ def check(args: Namespace) -> int:
     preset = apply_settings(Preset(instruct=args.instruct, thinking=args.thinking), args.set)
     names = preset.instruct, preset.thinking
     try:
-        report = pair_report.report_of(open_headers(*names, prompting_of(preset)))
+        report = pair_report.report_of(open_headers(*names, prompting_of(preset)), preset)
     except UserError as error:
         if not args.json:
             raise
@@ -255,6 +255,7 @@ def _as_percent(steps: Generator[tuple[str, int, int], None, Any]) -> Generator[
 def _open_source(args: Namespace) -> Source:
     """The preset or run that the arguments name. No weights are read."""
     from thinkswitch import rounds
+    from thinkswitch.run_context import open_pair_of_run
     from thinkswitch.weights.pair import open_pair_of
 
     _silence_libraries()
@@ -263,7 +264,7 @@ def _open_source(args: Namespace) -> Source:
     preset = apply_settings(load_preset(args.source), args.set)
     if args.round and not is_run:
         raise UserError(f"{args.source} is a preset, so it has no round {args.round}; name a run's folder")
-    pair = open_pair_of(preset)
+    pair = open_pair_of_run(preset, folder)[0] if is_run else open_pair_of(preset)
     if not is_run:
         return Source(preset, pair, rounds.start(pair), None)
     number = runs.rounds_done(folder) if args.round is None else args.round

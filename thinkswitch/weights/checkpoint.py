@@ -55,6 +55,11 @@ class Checkpoint:
     misshapen: tuple[str, ...] = field(default=(), kw_only=True)
     own_head: bool = field(default=False, kw_only=True)  # in spite of its config.json: see `settle_head`
 
+    @property
+    def commit(self) -> str:
+        """Of a Hub id, whose folder in the Hub's cache is named after it; empty for a folder."""
+        return "" if self.folder == Path(self.name) else self.folder.name
+
     def small_file(self, name: str) -> Path:
         """Where a file of the tokenizer, or generation_config.json, is, if there is one."""
         return self.folder / name
@@ -179,13 +184,15 @@ class Checkpoint:
         return {}
 
 
-def open_checkpoint(name: str, headers_only: bool = False, prompting: Prompting = Prompting()) -> Checkpoint:
+def open_checkpoint(
+    name: str, headers_only: bool = False, prompting: Prompting = Prompting(), commit: str = ""
+) -> Checkpoint:
     """Config and headers of a folder or Hub id; a UserError for what cannot be used.
 
     Refused are checkpoints that are incomplete, pickled, quantised, of an unknown family or without a chat
     template.
     """
-    checkpoint = open_folder(name, *find_folder(name), prompting)
+    checkpoint = open_folder(name, *find_folder(name, commit), prompting)
     return checkpoint if headers_only else with_weights(checkpoint)[0]
 
 
@@ -241,12 +248,15 @@ def equal_tensors(checkpoint: Checkpoint, one: str, other: str, step: int = 4096
     return True
 
 
-def find_folder(name: str) -> tuple[Path, bool]:
-    """(the folder of a checkpoint or adapter, whether it is that of a Hub id in the Hub's cache)."""
+def find_folder(name: str, commit: str = "") -> tuple[Path, bool]:
+    """(the folder of a checkpoint or adapter, whether it is that of a Hub id in the Hub's cache).
+
+    `commit`: of a Hub id, whatever its newest one is now.
+    """
     if not name:
         raise UserError("no checkpoint given; name a folder or a Hub id for both instruct and thinking")
     on_hub = not Path(name).is_dir()
-    return (hub.small_files(name) if on_hub else Path(name)), on_hub
+    return (hub.small_files(name, commit) if on_hub else Path(name)), on_hub
 
 
 def read_config(name: str, folder: Path) -> PretrainedConfig:

@@ -30,6 +30,7 @@ from thinkswitch.weights.tokenizer import PROBE, tokenizer_differences
 from thinkswitch.weights.weight_files import HEAD
 
 AS_THEY_CAME = (Prompting(), Prompting())
+NEWEST: dict[str, str] = {}  # {Hub id: commit}: none is asked for
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class Pair:
     def adapter_parameters(self) -> int:
         """Of the thinking checkpoint's adapter, from its header; 0 if that is a whole checkpoint."""
         return self.thinking.parameters if isinstance(self.thinking, AdaptedCheckpoint) else 0
+
+    @property
+    def commits(self) -> dict[str, str]:
+        """{Hub id: the commit that was opened}; folders have none."""
+        return {side.name: side.commit for side in self.checkpoints if side.commit}
 
     @property
     def config(self) -> PretrainedConfig:
@@ -91,9 +97,15 @@ def natural_order(name: str) -> list[int | str]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
-def open_pair_of(preset: Preset, headers_only: bool = False) -> Pair:
-    """The pair that a preset names, each side prompted as the preset says."""
-    return open_pair(preset.instruct, preset.thinking, headers_only, prompting_of(preset))
+def open_pair_of(
+    preset: Preset, headers_only: bool = False, commits: dict[str, str] = NEWEST, date: str = ""
+) -> Pair:
+    """The pair that a preset names, each side prompted as the preset says.
+
+    `commits` of Hub ids and the `date` that templates write: those with which a run began, if it is one's.
+    """
+    names = preset.instruct, preset.thinking
+    return open_pair(*names, headers_only, prompting_of(preset, date), commits)
 
 
 def open_pair(
@@ -101,13 +113,14 @@ def open_pair(
     thinking: str,
     headers_only: bool = False,
     prompting: tuple[Prompting, Prompting] = AS_THEY_CAME,
+    commits: dict[str, str] = NEWEST,
 ) -> Pair:
     """Open and compare two checkpoints; a UserError names all that keeps them from being interpolated.
 
     `thinking` may name an adapter on the instruct checkpoint, also as mergekit does: `instruct+adapter`.
     Weights of Hub ids are downloaded once both are known to fit, or never with `headers_only`.
     """
-    pair = open_headers(instruct, thinking, prompting)
+    pair = open_headers(instruct, thinking, prompting, commits)
     refuse(instruct, thinking, differences(pair))
     return pair if headers_only else fetch_missing(pair)
 
@@ -133,11 +146,16 @@ def fetch_missing(pair: Pair) -> Pair:
     return with_equal_heads(Pair(*with_weights(*pair.checkpoints)))
 
 
-def open_headers(instruct: str, thinking: str, prompting: tuple[Prompting, Prompting] = AS_THEY_CAME) -> Pair:
+def open_headers(
+    instruct: str,
+    thinking: str,
+    prompting: tuple[Prompting, Prompting] = AS_THEY_CAME,
+    commits: dict[str, str] = NEWEST,
+) -> Pair:
     """Both checkpoints without their weights, whether or not they fit together."""
-    base = open_checkpoint(instruct, headers_only=True, prompting=prompting[0])
+    base = open_checkpoint(instruct, True, prompting[0], commits.get(instruct, ""))
     name = adapter_name(instruct, str(thinking))
-    folder, on_hub = find_folder(name)
+    folder, on_hub = find_folder(name, commits.get(name, ""))
     if is_adapter(folder):
         return with_shared_tags(Pair(base, open_adapted(name, folder, on_hub, base, prompting[1])))
     if name != str(thinking):
@@ -185,13 +203,13 @@ def differences(pair: Pair) -> list[str]:
     """What keeps two checkpoints from being interpolated, a clause each. Empty: they are compatible."""
     texts = probe(pair.thinking.think_tags), written_texts(pair)
     tokens = tokenizer_differences(pair.instruct.tokenizer, pair.thinking.tokenizer, *texts)
-    return [*config_differences(pair), *tensor_differences(pair), *tokens]
+    return [*config_differences(pair), *tensor_differences(pair), *tokens, *tokens_without_rows(pair)]
 
 
 def config_differences(pair: Pair) -> list[str]:
     found = []
     for key in keys_that_must_agree(pair.config):
-        instruct, thinking = (getattr(checkpoint.config, key, None) for checkpoint in pair.checkpoints)
+        instruct, thinking = (_comparable(checkpoint.config, key) for checkpoint in pair.checkpoints)
         if instruct != thinking:
             found.append(f"{key} differs ({_shorten(instruct)} / {_shorten(thinking)})")
     return found
@@ -219,6 +237,18 @@ def tensor_differences(pair: Pair) -> list[str]:
     return found
 
 
+def tokens_without_rows(pair: Pair) -> list[str]:
+    """A clause for each side whose every prompt holds a token that the embedding has no row for."""
+    found = []
+    for role, side in (("instruct", pair.instruct), ("thinking", pair.thinking)):
+        written = side.tokenizer.encode(side.render("?") + side.think_tags.open + side.think_tags.close)
+        beyond = sorted({i for i in written if i >= side.config.vocab_size})
+        if beyond:
+            tokens = list_some([repr(side.tokenizer.decode([i])) for i in beyond])
+            found.append(f"{role} writes tokens that have no row in the embedding ({tokens})")
+    return found
+
+
 def written_texts(pair: Pair) -> str:
     """What is written to a model of the pair beside prompts and chat templates."""
     tags = pair.thinking.think_tags
@@ -228,6 +258,13 @@ def written_texts(pair: Pair) -> str:
 def probe(tags: Tags) -> str:
     """PROBE with these tags."""
     return PROBE.replace(THINK.open, tags.open).replace(THINK.close, tags.close)
+
+
+def _comparable(config: PretrainedConfig, key: str) -> object:
+    value = getattr(config, key, None)
+    if key == "rope_parameters" and isinstance(value, dict):
+        return {name: setting for name, setting in value.items() if name != "type"}  # rope_type, of old
+    return value
 
 
 def _shorten(value: object) -> str:

@@ -5,13 +5,18 @@ One report for the terminal, the page and the model card.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from thinkswitch.errors import list_some
+from thinkswitch.preset import Preset
 from thinkswitch.think_tags import THINK
 from thinkswitch.weights.adapted import AdaptedCheckpoint
 from thinkswitch.weights.checkpoint import Checkpoint
+from thinkswitch.weights.device import resolve_device
+from thinkswitch.weights.families import OVERFLOWS_FLOAT16
 from thinkswitch.weights.pair import Pair, differences, written_texts
 from thinkswitch.weights.tokenizer import tokens_beyond, unused_tokens
 from thinkswitch.weights.weight_files import HEAD
@@ -33,10 +38,13 @@ class PairReport:
         return {"is": dict(self.facts), "odd": list(self.odd), "stops": list(self.stops)}
 
 
-def report_of(pair: Pair) -> PairReport:
-    """From headers; a head that is stored beside a tied embedding is also read, once it is here."""
-    odd = tuple(dict.fromkeys(remarks(pair)))
-    return PairReport(tuple(facts(pair)), odd, tuple(differences(pair)))
+def report_of(pair: Pair, preset: Preset | None = None) -> PairReport:
+    """From headers; a head that is stored beside a tied embedding is also read, once it is here.
+
+    With a preset also what is odd about the pair on this machine.
+    """
+    odd = [*remarks(pair), *(about_precision(pair, preset) if preset else ())]
+    return PairReport(tuple(facts(pair)), tuple(dict.fromkeys(odd)), tuple(differences(pair)))
 
 
 # ---- what it is
@@ -93,6 +101,16 @@ def about_both(pair: Pair) -> Iterator[str]:
     vision = len(pair.instruct.vision) or len(pair.thinking.vision)
     if vision:
         yield f"text only: the {vision} tensors of its vision are left out"
+
+
+def about_precision(pair: Pair, preset: Preset) -> Iterator[str]:
+    """A remark where a pair would be computed in float16 and its family overflows in it."""
+    machine = resolve_device(replace(preset, four_bit=bool(preset.four_bit)), pair.parameters)
+    if machine["dtype"] == torch.float16 and pair.config.model_type in OVERFLOWS_FLOAT16:
+        yield (
+            f"{pair.config.model_type} models may overflow in float16, which is what this machine computes "
+            'in, and then write nothing but "!!!!"; if so, set dtype=float32'
+        )
 
 
 def about_same_weights(pair: Pair) -> str:

@@ -3,6 +3,7 @@
 import inspect
 import re
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 import yaml
@@ -23,6 +24,7 @@ class Prompting:
     system: str = ""
     template_args: str = ""  # a YAML mapping as text, such as {enable_thinking: false}
     tags: Tags | None = None  # None: find them
+    date: str = ""  # as 2026-11-29, for templates that write one; empty: today
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -50,18 +52,20 @@ def shorten(text: str, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def prompting_of(preset: Preset) -> tuple[Prompting, Prompting]:
+def prompting_of(preset: Preset, date: str = "") -> tuple[Prompting, Prompting]:
     """Those of instruct and thinking."""
     tags = read_setting(preset.think_tags)
     return (
-        Prompting(preset.instruct_system, preset.instruct_template_args, tags),
-        Prompting(preset.thinking_system, preset.thinking_template_args, tags),
+        Prompting(preset.instruct_system, preset.instruct_template_args, tags, date),
+        Prompting(preset.thinking_system, preset.thinking_template_args, tags, date),
     )
 
 
 def render(tokenizer: PreTrainedTokenizerBase, prompting: Prompting, turns: list[dict], **options) -> str:
     """Turns as the chat template shows them to the model, after the side's system prompt."""
     system = [{"role": "system", "content": prompting.system}] if prompting.system else []
+    if prompting.date:
+        options["strftime_now"] = datetime.fromisoformat(prompting.date).strftime
     text = tokenizer.apply_chat_template([*system, *turns], tokenize=False, **options, **prompting.arguments)
     return str(text)
 

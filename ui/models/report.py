@@ -23,7 +23,7 @@ def report_html(preset: Preset) -> Markup:
     from thinkswitch.weights.prompting import prompting_of
 
     pair = open_headers(preset.instruct, preset.thinking, prompting_of(preset))
-    report = report_of(pair)
+    report = report_of(pair, preset)
     parts = [verdict_html(report.stops), differences_html(report.stops)]
     parts.append(
         section("What it is", html.facts([(what.capitalize(), value) for what, value in report.facts]))
