@@ -132,9 +132,13 @@ def open_pair_of_run(preset: Preset, folder: Path) -> tuple[Pair, dict]:
     A repository may move while a run is stopped, and chat templates may write the date.
     """
     known = runs.read_origin(folder)
-    date = known.get("date") or time.strftime("%Y-%m-%d")
+    date = known.get("date") or today()
     pair = open_pair_of(preset, commits=known.get("commits", {}), date=date)
     return pair, {"commits": pair.commits, "date": date}
+
+
+def today() -> str:
+    return time.strftime("%Y-%m-%d")
 
 
 class ProgressMeter:

@@ -1,7 +1,7 @@
 """CASES 1: an export is read by programs of transformers 4, too, and still the same by version 5.
 
-Not run here: version 4.57.3 itself. By hand on 2026-11-29 it loaded exports of all families that it knows, with
-the same logits (relative difference below 1e-6) and tokens. Before, the tokenizer was an error there.
+Not run here: version 4.57.3 itself. By hand on 2026-11-29 it loaded exports of all families that it knows,
+with the same logits (relative difference below 1e-6) and tokens. Before, the tokenizer was an error there.
 """
 
 import json

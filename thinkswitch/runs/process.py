@@ -13,9 +13,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import filelock
 import psutil
@@ -50,9 +52,17 @@ def read_info(folder: Path) -> dict:
 
 
 def read_origin(folder: Path) -> dict:
-    """What a run keeps from its beginning: {"commits": {Hub id: commit}, "date": "2026-11-29"}, or {}."""
-    origin = read_info(folder).get("origin")
-    return origin if isinstance(origin, dict) else {}
+    """What a run keeps from its beginning: {"commits": {Hub id: commit}, "date": "2026-11-29"}.
+
+    What is missing or damaged is left out.
+    """
+    origin: Any = read_info(folder).get("origin")
+    kept: dict = {}
+    with suppress(AttributeError, TypeError, KeyError):
+        kept["commits"] = {str(name): str(commit) for name, commit in origin["commits"].items()}
+    with suppress(TypeError, ValueError, KeyError):
+        kept["date"] = date.fromisoformat(origin["date"]).isoformat()
+    return kept
 
 
 def running_pid(folder: Path) -> int | None:

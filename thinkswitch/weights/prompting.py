@@ -14,6 +14,7 @@ from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset
 from thinkswitch.think_tags import THINK, Tags, read_setting, tags_around, tags_named_in, tags_opened_by
 
+CLOCK = re.compile(r"""strftime_now\(\s*(?P<quote>['"])(?P<form>.*?)(?P=quote)\s*\)""")
 TRACE, ANSWER = "Two of them.", "Four."  # what no template contains
 
 
@@ -65,9 +66,19 @@ def render(tokenizer: PreTrainedTokenizerBase, prompting: Prompting, turns: list
     """Turns as the chat template shows them to the model, after the side's system prompt."""
     system = [{"role": "system", "content": prompting.system}] if prompting.system else []
     if prompting.date:
-        options["strftime_now"] = datetime.fromisoformat(prompting.date).strftime
+        options["chat_template"] = dated_template(tokenizer, prompting.date)
     text = tokenizer.apply_chat_template([*system, *turns], tokenize=False, **options, **prompting.arguments)
     return str(text)
+
+
+def dated_template(tokenizer: PreTrainedTokenizerBase, date: str) -> str:
+    """The chat template with this date where it asks for today's: transformers takes no clock of ours."""
+    moment = datetime.fromisoformat(date)
+
+    def written(found: re.Match) -> str:
+        return repr(moment.strftime(found["form"]))
+
+    return CLOCK.sub(written, tokenizer.get_chat_template())
 
 
 def render_prompt(
