@@ -21,7 +21,7 @@ from thinkswitch.penalties import find_penalties
 from thinkswitch.recipe import Recipe
 from thinkswitch.think_parser import ThinkParser
 from thinkswitch.think_tags import THINK, Tags
-from thinkswitch.weights.device import out_of_memory, release
+from thinkswitch.weights.device import out_of_memory, refuse_nan, release
 from thinkswitch.weights.kv_cache import replace_layers
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.long_rope import find_long_rope, row_lengths
@@ -219,9 +219,9 @@ class Batch:
                 use_cache=True,
                 logits_to_keep=1,
             )
-        logits = out.logits[:, -1].float()
-        refuse_nan(logits, out.logits.dtype)
-        tokens = self.sampler(logits)
+        logits = out.logits[:, -1]
+        refuse_nan(logits)
+        tokens = self.sampler(logits.float())
         self.ids = tokens[:, None]
         self.positions = self.positions[:, -1:] + 1
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], 1)
@@ -238,16 +238,6 @@ class Batch:
         self.lengths = self.lengths[chosen]
         self.cache.batch_select_indices(chosen)
         self.sampler.filter(chosen)
-
-
-def refuse_nan(logits: torch.Tensor, dtype: torch.dtype) -> None:
-    """A UserError where nothing but `!!!!`, the token of number 0, would be written."""
-    if logits.amax(-1).isnan().any():
-        name = str(dtype).removeprefix("torch.")
-        raise UserError(
-            f"the model computes no numbers (NaN) in {name}; "
-            "float16 overflows beyond 65,504: set dtype=float32, or bfloat16 if the card has it"
-        )
 
 
 class IncrementalDetokenizer:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from conftest import byte_tokenizer
 from thinkswitch.cli.main import main
@@ -18,6 +18,7 @@ from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.pair import open_pair
 from thinkswitch.weights.pair_report import report_of
 from thinkswitch.weights.tokenizer import read_tokenizer
+from unit.export_helpers import export
 
 
 @pytest.fixture
@@ -102,6 +103,23 @@ def test_the_end_of_a_turn_is_read_off_the_template(copied, kind):
         assert f"ends a turn with '{end}', which is declared nowhere" in odd[1]
     else:
         assert odd[1:] == []
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["with generation_config", "without"])
+@pytest.mark.parametrize("kind", ["chatml", "llama 3", "mistral"])
+def test_an_export_declares_the_end_that_only_its_template_shows(copied, tmp_path, kind, kept):
+    for folder in copied:
+        write_turns(folder, kind)
+        if kept:
+            eos = json.loads((folder / "config.json").read_text("utf-8"))["eos_token_id"]
+            values = {"temperature": 0.6, "do_sample": True, "eos_token_id": eos}
+            (folder / "generation_config.json").write_text(json.dumps(values), "utf-8")
+    pair = open_pair(*map(str, copied))
+    export(pair, start(pair), 0.5, tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    ids = model.generation_config.eos_token_id
+    assert set(ids if isinstance(ids, list) else [ids]) == pair.instruct.stop_token_ids
+    assert model.generation_config.temperature == (0.6 if kept else None)
 
 
 def test_declared_ends_need_no_remark(folders):

@@ -165,9 +165,10 @@ def test_a_run_that_is_resumed_on_another_day_keeps_its_date(copied, tmp_path, m
     assert info["origin"] == {"commits": {}, "date": "2026-11-29"}
 
 
-@pytest.mark.parametrize(
-    "origin", [None, "x", 3, [], {}, {"commits": {}}, {"date": ""}, {"commits": 3, "date": "2026-13-01"}]
-)
+DAMAGED = [None, "x", 3, [], {}, {"commits": {}}, {"date": ""}, {"commits": 3, "date": "2026-13-01"}]
+
+
+@pytest.mark.parametrize("origin", DAMAGED, ids=str)
 def test_an_origin_that_is_missing_or_damaged_begins_now(tmp_path, monkeypatch, origin):
     monkeypatch.setattr(run_context, "today", lambda: "2026-12-01")
     info = {"pid": 1, "started": 0, "heartbeat": 0, "ended": 1, "origin": origin}

@@ -146,6 +146,8 @@ def write_small_files(folder: Path, point: ExportPoint) -> None:
     if point.pair.instruct.vision:
         point.pair.config.save_pretrained(folder)  # of the text model alone
     edit_json(folder / "config.json", partial(fit_config, point.pair.config))
+    if point.template_source.turn_end not in point.template_source.declared_stops:
+        declare_stops(folder / "generation_config.json", point.template_source)
 
 
 def fit_config(read: PretrainedConfig, config: dict) -> None:
@@ -155,6 +157,13 @@ def fit_config(read: PretrainedConfig, config: dict) -> None:
     add_old_rope(config)
     if config.get("pad_token_id") != read.pad_token_id:
         config["pad_token_id"] = read.pad_token_id
+
+
+def declare_stops(path: Path, source: Checkpoint) -> None:
+    """Name the end of a turn that only the chat template shows, or other programs would write on after it."""
+    values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    values["eos_token_id"] = sorted(source.stop_token_ids)
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def write_adapter_config(folder: Path, point: ExportPoint) -> None:
