@@ -103,7 +103,7 @@ def test_a_header_cannot_put_tags_into_a_report(tmp_path):
 def test_names_and_types_in_a_report_are_text(monkeypatch):
     """Whatever reading a header lets through."""
     hostile = PairReport((("size", HOSTILE), (HOSTILE, "2")), (HOSTILE,), (HOSTILE,))
-    monkeypatch.setattr("thinkswitch.weights.pair_report.report_of", lambda pair: hostile)
+    monkeypatch.setattr("thinkswitch.weights.pair_report.report_of", lambda *args: hostile)
     phase = SimpleNamespace(name=HOSTILE, needs=1, have=2, advice=HOSTILE, parts={HOSTILE: 1})
     said = pair_report.report_html(load_preset("tiny")) + pair_report.memory_row(phase)
     assert "<img" not in said.lower()
