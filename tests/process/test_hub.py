@@ -13,10 +13,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, Qwen3MoeConfig
 
 from conftest import ROOT, TINY, byte_tokenizer, save_pair, wait
 from thinkswitch.weights.weight_files import model_shapes
+from unit.adapter_helpers import save_adapter
 
 pty = pytest.importorskip("pty", reason="Windows has no pseudo-terminals")
 termios = pytest.importorskip("termios", reason="Windows has no pseudo-terminals")
@@ -396,6 +398,23 @@ def test_a_revision_that_is_named(hub, online, publish, tmp_path):
         said = online.refusal("check", pair.instruct, f"{pair.thinking}@{wrong}")
         assert said.startswith(f"{pair.thinking}@{wrong}: the Hub has no such revision of it")
     assert "neither an existing folder nor a Hub id" in online.refusal("check", "a@b", pair.thinking)
+
+
+def test_a_head_of_its_own_is_found_once_the_weights_are_here(hub, online, publish, tmp_path):
+    """From headers nobody can tell whether it is a copy of the embedding."""
+    copy = Path(shutil.copytree(TINY / "thinking", tmp_path / "thinking"))
+    weights = load_file(copy / "model.safetensors")
+    head = weights["model.embed_tokens.weight"] * 2
+    save_file({**weights, "lm_head.weight": head}, copy / "model.safetensors", {"format": "pt"})
+    pair = publish([TINY / "instruct", copy])
+    assert "left out (not compared before it is here)" in online("check", *pair.names)
+    assert online(*ask(pair.preset)) == online(*ask(pair.preset))
+    said = online("check", *pair.names)
+    assert "untied embeddings" in said and "but a different one is stored; that one is used" in said
+    adapter = save_adapter(str(copy), tmp_path / "adapter")
+    base = hub.publish(f"models/{pair.thinking}-again", copy)
+    online("fetch", base, adapter)
+    assert "untied embeddings" in online("check", base, adapter)
 
 
 def test_a_stale_index_on_the_hub(hub, online, publish):

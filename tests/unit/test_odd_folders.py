@@ -320,7 +320,22 @@ def state_of_bitsandbytes(folder):
     edit(folder, lambda weights: {**weights, name: torch.ones(1)})
 
 
+def an_unknown_activation(folder):
+    edit_config(folder, hidden_act="none of them")
+
+
+def nothing_that_ends_an_answer(folder):
+    edit_config(folder, eos_token_id=None)
+    (folder / "generation_config.json").unlink()
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "eos_token": None}), "utf-8")
+    template = (folder / "chat_template.jinja").read_text("utf-8")
+    (folder / "chat_template.jinja").write_text(template.replace("<|im_", "<|in_"), "utf-8")
+
+
 REFUSED = {
+    an_unknown_activation: "config.json describes no model: ",
+    nothing_that_ends_an_answer: "has nothing that ends an answer, neither in its configs nor in its chat",
     shards_without_index: "model.safetensors is missing, and so is model.safetensors.index.json for what is",
     only_a_pickle: "pickled weights are never opened",
     only_another_file: "(consolidated.safetensors); add the index",

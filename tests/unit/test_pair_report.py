@@ -133,6 +133,12 @@ def test_what_a_pair_is():
     assert facts["thinking"] == "its chat template opens the trace; answers end at '<|im_end|>'"
 
 
+def test_a_padded_vocabulary_is_a_fact(tmp_path):
+    pair = open_pair(*save_pair(tmp_path, vocab_size=320))
+    assert dict(report_of(pair).facts)["vocabulary"] == "vocabulary 320 (57 of it padding), tied embeddings"
+    assert report_of(pair).odd == ()
+
+
 def test_obstacles_are_all_named_and_the_odd_ones_with_them(copied, capsys):
     no_generation_config(copied)
     edit(copied[1] / "config.json", rms_norm_eps=1e-5, num_attention_heads=4)

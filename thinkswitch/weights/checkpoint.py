@@ -86,14 +86,14 @@ class Checkpoint:
     @property
     def stop_token_ids(self) -> set[int]:
         """Tokens that end an answer: copies of base models declare only the end of a document."""
-        return self.declared_stops | {self.turn_end}
+        template = self.template_turn_end
+        return self.declared_stops if template is None else self.declared_stops | {template}
 
     @property
     def turn_end(self) -> int:
         """The token that ends an assistant's turn, as answers are taught to end."""
-        if self.template_turn_end is None:
-            return self.tokenizer.eos_token_id
-        return self.template_turn_end
+        ends = (self.template_turn_end, self.tokenizer.eos_token_id, *sorted(self.declared_stops))
+        return next(end for end in ends if end is not None)  # there is one: see `check_chat_template`
 
     def prompt_ids(self, prompt: str, conversation: Conversation = Conversation()) -> list[int]:
         """Token ids of a prompt, chat template applied."""
@@ -273,7 +273,8 @@ def read_config(name: str, folder: Path) -> PretrainedConfig:
         raise UserError(f"{name} is quantised; interpolation needs the original weights")
     config = text_config(config)
     require_supported(name, config)
-    if (config.pad_token_id or 0) >= config.vocab_size:
+    pad = getattr(config, "pad_token_id", None)
+    if isinstance(pad, int) and pad >= config.vocab_size:
         config.pad_token_id = None  # no model can be made with it, and padding is masked
     return config
 
@@ -289,6 +290,11 @@ def check_chat_template(checkpoint: Checkpoint) -> None:
     try:
         check_prompting(name, checkpoint.tokenizer, checkpoint.prompting)
         _ = checkpoint.stop_token_ids, checkpoint.template_opens_think
+        if not checkpoint.stop_token_ids:
+            raise UserError(
+                f"{name} has nothing that ends an answer, neither in its configs nor in its chat template; "
+                "write the token into generation_config.json, as eos_token_id"
+            )
     except UserError:
         raise
     except Exception as error:  # templates are programs: they raise what they like

@@ -60,7 +60,9 @@ def facts(pair: Pair) -> Iterator[tuple[str, str]]:
         f"{config.model_type}, {config.num_hidden_layers} layers, hidden {config.hidden_size}",
     )
     yield "size", f"{pair.parameters:,} parameters in {len(pair.names)} tensors ({dtypes})"
-    yield "vocabulary", f"vocabulary {config.vocab_size:,}, {embeddings} embeddings"
+    padding = config.vocab_size - max(len(side.tokenizer) for side in pair.checkpoints)
+    padded = f" ({padding:,} of it padding)" if padding > 0 else ""
+    yield "vocabulary", f"vocabulary {config.vocab_size:,}{padded}, {embeddings} embeddings"
     for role, side in zip(ROLES, pair.checkpoints, strict=True):
         yield role, about_side(side)
 
@@ -166,7 +168,7 @@ def about_template(role: str, side: Checkpoint) -> Iterator[str]:
     if end is None:
         yield (
             f"{role}: its chat template ends a turn with no token of its own; answers end at "
-            f"{side.tokenizer.eos_token!r}, if the model writes that"
+            f"{side.tokenizer.decode([side.turn_end])!r}, if the model writes that"
         )
     elif end not in side.declared_stops:
         yield (

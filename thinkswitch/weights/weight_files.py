@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from thinkswitch.errors import UserError, list_some
+from thinkswitch.errors import UserError, first_line, list_some
 from thinkswitch.weights import hub
 from thinkswitch.weights.safetensors_reader import TensorInfo, read_header
 from thinkswitch.weights.text_model import split_vision
@@ -39,7 +39,10 @@ class StoredTensors:
 def read_tensors(name: str, folder: Path, config: PretrainedConfig, on_hub: bool = False) -> StoredTensors:
     """From headers alone. `on_hub`: headers of absent files are downloaded."""
     stored, vision = split_vision(read_headers(name, folder, on_hub))
-    shapes = model_shapes(config)
+    try:
+        shapes = model_shapes(config)
+    except Exception as error:  # the library raises whatever odd settings lead to
+        raise UserError(f"{name}/config.json describes no model: {first_line(error)}") from None
     entries: dict[str, TensorInfo] = {}
     unused = {}
     for key, info in stored.items():
