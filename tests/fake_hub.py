@@ -43,6 +43,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.endpoint = f"http://127.0.0.1:{self.server_port}"
         self.repos: dict[str, dict[str, bytes]] = {}
+        self.commits: dict[tuple[str, str], dict[str, bytes]] = {}  # (repository, commit) -> its files
         self.refused: dict[str, tuple[int, str]] = {}  # repository -> (status, X-Error-Code) of its files
         self.cut: dict[str, list[int]] = {}  # file -> [where the connection breaks, how many times it does]
         self.stall: dict[str, int] = {}  # file -> where nothing comes any more
@@ -59,6 +60,7 @@ class Hub(ThreadingHTTPServer):
         )
         kept = {**files, **changes}
         self.repos[repo] = {name: content for name, content in kept.items() if content is not None}
+        self.commits[repo, self.sha(repo)] = self.repos[repo]
         return repo.partition("/")[2]
 
     def sha(self, repo: str) -> str:
@@ -121,8 +123,8 @@ class Handler(BaseHTTPRequestHandler):
         if repo not in self.server.repos or code == "RepoNotFound":
             self.refuse(status or 401, "RepoNotFound")  # the real one says 401 to those it does not know
             return
-        sha, files = self.server.sha(repo), self.server.repos[repo]
-        if revision not in (None, "main", sha):
+        sha, files = self.commit(repo, revision or "main")
+        if files is None:
             self.refuse(404, "RevisionNotFound")
         elif what == "paths-info":
             body = self.rfile.read(int(self.headers["Content-Length"])).decode()
@@ -147,12 +149,18 @@ class Handler(BaseHTTPRequestHandler):
             }
             self.reply({**described, "siblings": siblings})
 
+    def commit(self, repo: str, revision: str) -> tuple[str, dict[str, bytes] | None]:
+        """(commit, its files) of main or of an earlier commit; no files if there is none of that name."""
+        if revision == "main":
+            return self.server.sha(repo), self.server.repos[repo]
+        return revision, self.server.commits.get((repo, revision))
+
     def file(self, asked: Asked, repo: str, revision: str, file: str, from_cdn: bool) -> None:
         if repo in self.server.refused or repo not in self.server.repos:
             self.refuse(*self.server.refused.get(repo, (401, "RepoNotFound")))
             return
-        sha, files = self.server.sha(repo), self.server.repos[repo]
-        if revision not in ("main", sha):
+        sha, files = self.commit(repo, revision)
+        if files is None:
             self.refuse(404, "RevisionNotFound")
         elif file not in files:
             self.refuse(404, "EntryNotFound", {"X-Repo-Commit": sha})

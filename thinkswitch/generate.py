@@ -21,7 +21,7 @@ from thinkswitch.penalties import find_penalties
 from thinkswitch.recipe import Recipe
 from thinkswitch.think_parser import ThinkParser
 from thinkswitch.think_tags import THINK, Tags
-from thinkswitch.weights.device import out_of_memory, release
+from thinkswitch.weights.device import out_of_memory, refuse_nan, release
 from thinkswitch.weights.kv_cache import replace_layers
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.long_rope import find_long_rope, row_lengths
@@ -150,7 +150,7 @@ def decode(
     between_steps: Callable[[], None],
 ) -> Iterator[Chunk]:
     """Decode one batch, a row for each of `texts`; `every` None yields last chunks only."""
-    batch = Batch(model, [text.row for text in texts], texts[0].tokenizer.pad_token_id or 0)
+    batch = Batch(model, [text.row for text in texts])
     shown = time.monotonic()
     while texts:
         between_steps()
@@ -184,11 +184,12 @@ class Batch:
     The first `step` reads the prompts (prefill), every later one the newest token of each row.
     """
 
-    def __init__(self, model, rows: list[Row], pad: int):
+    def __init__(self, model, rows: list[Row]):
         device = next(model.parameters()).device
         width = max(len(row.ids) for row in rows)
         missing = [width - len(row.ids) for row in rows]
-        ids = [[pad] * n + list(row.ids) for n, row in zip(missing, rows, strict=True)]
+        # masked, so any token will do; a tokenizer's own may have no row in the embedding
+        ids = [[0] * n + list(row.ids) for n, row in zip(missing, rows, strict=True)]
         self.model = model
         self.ids = torch.tensor(ids, device=device)
         self.mask = torch.tensor([[0] * n + [1] * (width - n) for n in missing], device=device)
@@ -218,7 +219,9 @@ class Batch:
                 use_cache=True,
                 logits_to_keep=1,
             )
-        tokens = self.sampler(out.logits[:, -1].float())
+        logits = out.logits[:, -1]
+        refuse_nan(logits)
+        tokens = self.sampler(logits.float())
         self.ids = tokens[:, None]
         self.positions = self.positions[:, -1:] + 1
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], 1)

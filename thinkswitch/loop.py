@@ -54,7 +54,7 @@ def _run_rounds(context: RunContext) -> Iterator[Event]:
     """Every event is recorded before it is yielded."""
     rounds_to_run = context.preset.rounds
     number = 0
-    with runs.claim(context.folder):
+    with runs.claim(context.folder, context.origin):
         try:
             for number in range(rounds_to_run + 1):
                 for event in one_round(context, number):

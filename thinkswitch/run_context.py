@@ -1,5 +1,6 @@
 """What the stages of a run share: its preset, pair, problems and machine, and the events already recorded."""
 
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,10 +21,13 @@ from thinkswitch.weights.checkpoint import Checkpoint
 from thinkswitch.weights.device import Machine, release
 from thinkswitch.weights.materialise import materialise
 from thinkswitch.weights.pair import Pair, open_pair_of
+from thinkswitch.weights.pair_report import about_precision
 
 ROLES = ("instruct", "thinking")
 EVENT_SECONDS = 0.25  # shortest time between two events of one stage
 PULSE_SECONDS = 5.0  # a long answer reports its length this often
+
+logger = logging.getLogger(__name__)
 
 
 class Stopped(Exception):
@@ -40,6 +44,7 @@ class RunContext:
     train: list[Problem]
     held_out: list[Problem]
     machine: Machine
+    origin: dict  # see `open_pair_of_run`
 
     def checkpoint(self, role: str) -> Checkpoint:
         """The base checkpoint of a role (instruct | thinking): its tokenizer and chat template."""
@@ -114,9 +119,26 @@ def prepare(preset: Preset, folder: Path) -> RunContext:
     if owner:
         raise UserError(f"{folder} is in use by process {owner}; stop it first: thinkswitch stop {folder}")
     train, held_out = train_and_held_out(preset)
-    pair = open_pair_of(preset)  # last, as it may download gigabytes
+    pair, origin = open_pair_of_run(preset, folder)  # last, as it may download gigabytes
     check_targets(preset, pair)
-    return RunContext(preset, folder, pair, train, held_out, resolve_machine(pair, preset, LOOP))
+    for remark in about_precision(pair, preset):
+        logger.warning(remark)
+    return RunContext(preset, folder, pair, train, held_out, resolve_machine(pair, preset, LOOP), origin)
+
+
+def open_pair_of_run(preset: Preset, folder: Path) -> tuple[Pair, dict]:
+    """The pair with which a run began, or begins, and what it keeps of that: commits, and the date.
+
+    A repository may move while a run is stopped, and chat templates may write the date.
+    """
+    known = runs.read_origin(folder)
+    date = known.get("date") or today()
+    pair = open_pair_of(preset, commits=known.get("commits", {}), date=date)
+    return pair, {"commits": pair.commits, "date": date}
+
+
+def today() -> str:
+    return time.strftime("%Y-%m-%d")
 
 
 class ProgressMeter:

@@ -8,13 +8,17 @@ import shutil
 import struct
 import subprocess
 import sys
+from math import prod
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from transformers import Qwen3MoeConfig
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, Qwen3MoeConfig
 
-from conftest import ROOT, byte_tokenizer, save_pair, wait
+from conftest import ROOT, TINY, byte_tokenizer, save_pair, wait
+from thinkswitch.weights.weight_files import model_shapes
+from unit.adapter_helpers import save_adapter
 
 pty = pytest.importorskip("pty", reason="Windows has no pseudo-terminals")
 termios = pytest.importorskip("termios", reason="Windows has no pseudo-terminals")
@@ -241,7 +245,11 @@ def spoiled(folder: Path, flaw: str) -> dict[str, bytes | None]:
     if flaw == "tokens":
         tokenizer = byte_tokenizer()
         tokenizer.add_tokens(["<new>"])
-        return {"tokenizer.json": tokenizer.backend_tokenizer.to_str().encode()}
+        template = tokenizer.chat_template + "<new>"  # one that nobody uses would do no harm
+        return {
+            "tokenizer.json": tokenizer.backend_tokenizer.to_str().encode(),
+            "chat_template.jinja": template.encode(),
+        }
     if flaw == "pickled":
         gone = [*(shard.name for shard in shards(folder)), "model.safetensors.index.json"]
         return {**dict.fromkeys(gone), "pytorch_model.bin": b"pickle"}
@@ -317,9 +325,13 @@ def test_nothing_here_and_no_network(hub, online, offline, pair):
 
 def test_a_disk_that_is_too_small_is_seen_before_weights_are_fetched(hub, online, publish, folders):
     """By the headers the pair takes terabytes. What fills a disk with the first checkpoint helps nobody."""
-    index = json.loads((folders[0] / "model.safetensors.index.json").read_text("utf-8"))
-    tensor = {"dtype": "BF16", "shape": [10**5, 10**6], "data_offsets": [0, 2 * 10**11]}
-    huge = {"model.safetensors": safetensors(dict.fromkeys(index["weight_map"], tensor))}
+    config = json.loads((folders[0] / "config.json").read_text("utf-8"))
+    config |= {"hidden_size": 10**6, "intermediate_size": 10**6}
+    shapes = model_shapes(AutoConfig.for_model(**config))
+    tensors = {}
+    for name, shape in shapes.items():
+        tensors[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [0, 2 * prod(shape)]}
+    huge = {"model.safetensors": safetensors(tensors), "config.json": json.dumps(config).encode()}
 
     def swollen(folder: Path) -> dict[str, bytes]:
         return {p.name: p.read_bytes() for p in folder.iterdir() if "safetensors" not in p.name} | huge
@@ -327,7 +339,7 @@ def test_a_disk_that_is_too_small_is_seen_before_weights_are_fetched(hub, online
     pair = publish([swollen(folder) for folder in folders])
     with hub.watched() as seen:
         said = online.refusal(*ask(pair.preset))
-    takes = f"{len(index['weight_map']) * 400:,}.0 GB"
+    takes = f"{4 * sum(map(prod, shapes.values())) / 1e9:,.1f} GB"
     assert pair.instruct in said and pair.thinking in said and takes in said
     assert "GB free" in said and "HF_HOME" in said
     assert headers(seen) and not weights(seen)
@@ -341,3 +353,76 @@ def test_a_disk_that_is_full_in_the_middle(hub, online, pair, folders):
     with hub.watched() as seen:
         online(*ask(pair.preset))
     assert 0 < len(of_instruct(seen, pair)) < 6  # the smaller ones had arrived
+
+
+# ---- revisions
+
+SMALL = ["rounds=1", "prompts=8", "held_out=6", "rows=8", "epochs=1", "batch=4"]
+
+
+def test_a_repository_that_moves_between_run_and_resume(hub, online, publish, tmp_path):
+    """verl 7658: a resumed run went on with other weights than it had begun with."""
+    pair = publish([TINY / "instruct", TINY / "thinking"])
+    sets = [f"train_set={TINY / 'train.jsonl'}", f"held_out_set={TINY / 'held_out.jsonl'}"]
+    began_with = {name: hub.sha(f"models/{name}") for name in pair.names}
+    run = tmp_path / "run"
+    online("run", pair.preset, "--out", run, "--set", *SMALL, *sets)
+    question = ("--prompt", "What is 4 + 5 - 2?", "--t", "1", "--greedy", "--json")
+    before, first = online("ask", run, *question), online("ask", pair.preset, *question)
+    hub.publish(f"models/{pair.thinking}", TINY / "instruct")  # a push, of all things
+    assert hub.sha(f"models/{pair.thinking}") != began_with[pair.thinking]
+    with hub.watched() as seen:
+        online("resume", run)
+        assert online("ask", run, *question) == before
+        online("export", run, "--point", "0.5", "--out", tmp_path / "out")
+    assert not weights(seen)
+    assert json.loads((run / "run.json").read_text("utf-8"))["origin"]["commits"] == began_with
+    assert json.loads((tmp_path / "out" / "recipe.json").read_text("utf-8"))["commits"] == began_with
+    assert online("ask", pair.preset, *question) != first  # the preset follows the Hub
+
+
+def test_a_revision_that_is_named(hub, online, publish, tmp_path):
+    pair = publish([TINY / "instruct", TINY / "thinking"])
+    old = hub.sha(f"models/{pair.thinking}")
+    hub.publish(f"models/{pair.thinking}", TINY / "instruct")
+    opens = "thinking: its chat template opens the trace"
+    assert opens in online("check", pair.instruct, f"{pair.thinking}@{old}")
+    assert opens not in online("check", pair.instruct, pair.thinking)
+    assert opens not in online("check", pair.instruct, f"{pair.thinking}@main")
+    named = tmp_path / "named.yaml"
+    named.write_text(f"instruct: {pair.instruct}@main\nthinking: {pair.thinking}@{old}\n", "utf-8")
+    online("export", named, "--point", "1", "--out", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert f"- {pair.thinking}\n" in card and f"`{pair.thinking}@{old}`" in card
+    for wrong in ("v9", "0" * 40, "main2"):
+        said = online.refusal("check", pair.instruct, f"{pair.thinking}@{wrong}")
+        assert said.startswith(f"{pair.thinking}@{wrong}: the Hub has no such revision of it")
+    assert "neither an existing folder nor a Hub id" in online.refusal("check", "a@b", pair.thinking)
+
+
+def test_a_head_of_its_own_is_found_once_the_weights_are_here(hub, online, publish, tmp_path):
+    """From headers nobody can tell whether it is a copy of the embedding."""
+    copy = Path(shutil.copytree(TINY / "thinking", tmp_path / "thinking"))
+    weights = load_file(copy / "model.safetensors")
+    head = weights["model.embed_tokens.weight"] * 2
+    save_file({**weights, "lm_head.weight": head}, copy / "model.safetensors", {"format": "pt"})
+    pair = publish([TINY / "instruct", copy])
+    assert "left out (not compared before it is here)" in online("check", *pair.names)
+    assert online(*ask(pair.preset)) == online(*ask(pair.preset))
+    said = online("check", *pair.names)
+    assert "untied embeddings" in said and "but a different one is stored; that one is used" in said
+    adapter = save_adapter(str(copy), tmp_path / "adapter")
+    base = hub.publish(f"models/{pair.thinking}-again", copy)
+    online("fetch", base, adapter)
+    assert "untied embeddings" in online("check", base, adapter)
+
+
+def test_a_stale_index_on_the_hub(hub, online, publish):
+    """CoSER 3: the single file was on the Hub, and an index of shards that were not."""
+    index = {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
+    stale = {"model.safetensors.index.json": json.dumps(index).encode()}
+    pair = publish([TINY / "instruct", TINY / "thinking"], **stale)
+    assert online("check", *pair.names).startswith("compatible: qwen3")
+    assert json.loads(online(*ask(pair.preset)))
+    with hub.unreachable():
+        assert online("check", *pair.names).startswith("compatible: qwen3")

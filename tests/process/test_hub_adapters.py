@@ -71,7 +71,8 @@ said = []
 while loader.loading:
     said.append(loader.status)
     time.sleep(0.001)
-print(loader.status, any("Downloading instruct: 0 of" in line for line in said), loader.loaded.pair.remarks)
+remarks = loader.loaded.pair.thinking.remarks
+print(loader.status, any("Downloading instruct: 0 of" in line for line in said), remarks)
 """
 
 

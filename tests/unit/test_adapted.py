@@ -198,7 +198,7 @@ def test_the_ways_to_name_an_adapter(instruct, tmp_path, monkeypatch):
     for thinking in (adapter, plain, f"{instruct}+{plain}"):
         pair = open_pair(instruct, thinking, headers_only=True)
         assert pair.thinking.name in (adapter, plain)
-        assert "thinking is instruct + adapter of rank 4 on 14 linear layers" in pair.remarks
+        assert "thinking is instruct + adapter of rank 4 on 14 linear layers" in pair.thinking.remarks
     with pytest.raises(UserError, match="is an adapter on other/model, but instruct is"):
         open_pair(instruct, f"other/model+{plain}")
     with pytest.raises(UserError, match="is no adapter: it has no adapter_config"):
@@ -240,7 +240,7 @@ def test_whole_weights_beside_an_adapter_are_a_checkpoint(folders, tmp_path):
 def test_another_base_is_a_remark(instruct, tmp_path, base, says):
     adapter = save_adapter(instruct, tmp_path / "adapter")
     edit_config(adapter, base_model_name_or_path=base)
-    _, *remarks = open_pair(instruct, adapter, headers_only=True).remarks
+    _, *remarks = open_pair(instruct, adapter, headers_only=True).thinking.remarks
     assert len(remarks) == bool(says) and all(says in remark for remark in remarks)
 
 
@@ -265,7 +265,7 @@ def test_a_template_alone_goes_with_the_instruct_tokenizer(instruct, tmp_path):
 
 def test_a_tokenizer_of_another_vocabulary_is_not_used(instruct, tmp_path):
     adapter = save_adapter(instruct, tmp_path / "adapter")
-    tokenizer = byte_tokenizer("<think>\n")
+    tokenizer = byte_tokenizer("<new><think>\n")
     tokenizer.add_tokens(["<new>"])
     tokenizer.save_pretrained(adapter)
     thinking = open_pair(instruct, adapter).thinking

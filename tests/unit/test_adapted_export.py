@@ -72,7 +72,7 @@ def test_any_point_of_a_straight_line_as_an_adapter(instruct, tmp_path, number, 
     again = open_pair(instruct, str(tmp_path / "out"))
     assert again.update.low_rank.keys() == pair.update.low_rank.keys()
     ranks = {(0, 0.3): 4, (0, 1.0): 4, (1, 0.5): 7, (1, 0.0): 3}
-    assert f"adapter of rank {ranks[number, t]} " in again.remarks[0]
+    assert f"adapter of rank {ranks[number, t]} " in again.thinking.remarks[0]
 
 
 def small_round(pair: Pair):

@@ -127,7 +127,7 @@ def test_sweep_shows_the_switch(command, tmp_path):
 
 def test_check_says_what_the_pair_is(command):
     shown = command("check", TINY / "instruct", TINY / "thinking")
-    assert shown.startswith("compatible: qwen3, 8")
+    assert shown.startswith("compatible: qwen3, 4 layers, hidden 128, 835,840 parameters in ")
     instruct, thinking = shown.splitlines()[-2:]
     assert instruct.startswith("instruct: ") and thinking.startswith("thinking: ")
     assert instruct.partition(": ")[2] != thinking.partition(": ")[2]  # whether its template opens the trace

@@ -189,10 +189,29 @@ def test_a_tied_head_that_a_vendor_stores_twice_is_written_once(folders, tmp_pat
         save_file(weights, copy / "model.safetensors", {"format": "pt"})
         sides.append(str(copy))
     pair = open_pair(*sides)
-    assert "lm_head.weight" in pair.names
+    assert "lm_head.weight" not in pair.names and "lm_head.weight" in pair.instruct.unused
     done = export(pair, rounds.start(pair), 0.5, tmp_path / "out")
     assert done.error < 1e-5 and load_strictly(tmp_path / "out")
     assert "lm_head.weight" not in load_tensors(tmp_path / "out")
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("sides", [(0,), (1,), (0, 1)], ids=str)
+def test_a_head_that_differs_from_its_tied_embedding_is_exported(folders, tmp_path, sides):
+    """mergekit 464: "1 tensors are missing". Now the pair is untied, and the export says so."""
+    copies = [Path(shutil.copytree(folder, tmp_path / Path(folder).name)) for folder in folders("qwen3")]
+    for side in sides:
+        weights = load_file(copies[side] / "model.safetensors")
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"] + side + 1
+        save_file(weights, copies[side] / "model.safetensors", {"format": "pt"})
+    pair = open_pair(*map(str, copies))
+    assert not pair.config.tie_word_embeddings and "lm_head.weight" in pair.names
+    state = after_rounds(pair, 1)
+    done = export(pair, state, 0.5, tmp_path / "out")
+    model = load_strictly(tmp_path / "out")
+    assert done.error < 1e-5 and model.config.tie_word_embeddings is False
+    expected = materialise(pair, state.adapters, state.point(0.5))(input_ids=IDS).logits
+    assert relative_error(model(input_ids=IDS).logits, expected) < 1e-5
 
 
 # ---- adapters

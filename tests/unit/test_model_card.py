@@ -121,11 +121,18 @@ def test_no_path_of_this_machine_is_written(pair, tmp_path):
 
 
 def test_the_card_of_a_local_adapter_says_that_its_base_must_be_named_anew(pair, tmp_path):
-    """adapter_config.json holds a path, or the adapter would not load here; the card claimed to name none."""
+    """unsloth 327: the path of the maker's disk stood inside, was wrong elsewhere and told who it was."""
     state = after_rounds(pair, 1)
-    local = read_card(export(pair, state, 0, tmp_path / "local", adapter=True).folder)[1]
-    assert "edit `base_model_name_or_path` in `adapter_config.json`" in local
-    assert str(pair.instruct.folder) not in local
+    done = export(pair, state, 0, tmp_path / "local", adapter=True)
+    local = read_card(done.folder)[1]
+    assert "write the base's Hub id into `base_model_name_or_path` in `adapter_config.json`" in local
+    assert "from_pretrained('path/to/instruct', dtype=" in local
+    assert f"from_pretrained({str(pair.instruct.folder)!r}, dtype=" in done.code
+    config = json.loads((done.folder / "adapter_config.json").read_text("utf-8"))
+    assert config["base_model_name_or_path"] == "instruct"
+    for path in done.folder.iterdir():
+        assert str(tmp_path).encode() not in path.read_bytes(), path
+        assert str(pair.instruct.folder).encode() not in path.read_bytes(), path
     hub = with_names(pair, "somebody/instruct", "somebody/thinking")
     card = read_card(export(hub, state, 0, tmp_path / "hub", adapter=True).folder)[1]
     assert "base_model_name_or_path" not in card

@@ -14,6 +14,7 @@ from conftest import TINY
 from thinkswitch.catalogue import Machine
 from thinkswitch.errors import UserError
 from thinkswitch.preset import PRESETS, load_preset
+from thinkswitch.weights.pair_report import PairReport
 from ui.models import report as pair_report
 from ui.models import tab as models
 from ui.studio import Studio
@@ -66,8 +67,8 @@ def test_a_report_says_what_the_pair_is():
         "free",
     ):
         assert fact in said
-    assert '<b class="thinking">thinking</b> opens the trace' in said
-    assert '<b class="instruct">instruct</b> does not open the trace' in said
+    assert "<th>Thinking</th><td>its chat template opens the trace" in said
+    assert "<th>Instruct</th><td>its chat template does not open the trace" in said
 
 
 def with_header(folder, change) -> str:
@@ -99,19 +100,14 @@ def test_a_header_cannot_put_tags_into_a_report(tmp_path):
     assert "<img" not in said
 
 
-def test_names_and_types_in_a_report_are_text():
+def test_names_and_types_in_a_report_are_text(monkeypatch):
     """Whatever reading a header lets through."""
-    entry = SimpleNamespace(dtype=HOSTILE)
-    side = SimpleNamespace(entries={"x": entry})
-    config = SimpleNamespace(
-        model_type=HOSTILE, num_hidden_layers=1, hidden_size=1, vocab_size=1, tie_word_embeddings=True
-    )
-    pair = SimpleNamespace(instruct=side, thinking=side, parameters=1, names=["x"], config=config)
+    hostile = PairReport((("size", HOSTILE), (HOSTILE, "2")), (HOSTILE,), (HOSTILE,))
+    monkeypatch.setattr("thinkswitch.weights.pair_report.report_of", lambda *args: hostile)
     phase = SimpleNamespace(name=HOSTILE, needs=1, have=2, advice=HOSTILE, parts={HOSTILE: 1})
-    rows = [("Size", pair_report.size(pair)), ("Architecture", pair_report.architecture(pair))]
-    said = html.facts(rows) + pair_report.differences_html([HOSTILE]) + pair_report.memory_row(phase)
-    assert "<img" not in said
-    assert said.count("&lt;img") == 7 and said.count("&lt;Img") == 0
+    said = pair_report.report_html(load_preset("tiny")) + pair_report.memory_row(phase)
+    assert "<img" not in said.lower()
+    assert said.lower().count("&lt;img") == 8
 
 
 def test_the_status_says_what_failed_and_stays_text():

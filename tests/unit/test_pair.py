@@ -99,17 +99,17 @@ def test_shapes_and_names_that_differ(copied):
     path = copied[1] / "model.safetensors"
     weights = load_file(path)
     weights["model.norm.weight"] = torch.ones(7)
-    weights["extra.weight"] = weights.pop("model.layers.0.mlp.up_proj.weight")
+    del weights["model.layers.0.mlp.up_proj.weight"]
     save_file(weights, path)
     sentence = refusal(copied)
     assert "missing from the thinking checkpoint (model.layers.0.mlp.up_proj.weight)" in sentence
-    assert "missing from the instruct checkpoint (extra.weight)" in sentence
     assert "model.norm.weight [64] / [7]" in sentence
 
 
 def test_tokenizers_that_differ(copied):
     tokenizer = byte_tokenizer()
     tokenizer.add_tokens(["<new>"])
+    tokenizer.chat_template += "<new>"
     tokenizer.save_pretrained(copied[1])
     assert "the tokenizers differ in 1 tokens ('<new>')" in refusal(copied)
 

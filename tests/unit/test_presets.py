@@ -337,7 +337,7 @@ def test_a_mixture_of_experts_is_refused_before_its_weights_are_fetched(tmp_path
     Qwen3MoeConfig(num_experts=128).save_pretrained(tmp_path)
     fetched = []
 
-    def snapshot_download(name, allow_patterns):
+    def snapshot_download(name, allow_patterns, **others):
         fetched.append(allow_patterns)
         return str(tmp_path)
 

@@ -209,7 +209,7 @@ def test_a_row_s_text_depends_on_its_own_penalties_alone(pair, model):
 
 def test_a_batch_takes_the_prompts_and_not_their_padding(pair, model):
     rows = [Row((5, 6), Sampling(repetition_penalty=1.2)), Row((7, 8, 9, 9), Sampling())]
-    batch = Batch(model, rows, pad=0)
+    batch = Batch(model, rows)
     tokens = batch.step()
     for row, seen, token in zip(rows, batch.sampler.penalties.seen, tokens, strict=True):
         assert set(seen.tolist()) == {*row.ids, token}

@@ -215,10 +215,15 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--replace", action="store_true", help="replace an earlier export")
 
 
-def add_check(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("instruct", help="a folder or a Hub id")
-    parser.add_argument("thinking", help="a folder or a Hub id")
+def add_pair(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("instruct", help="a folder or a Hub id; owner/name@revision names a commit")
+    parser.add_argument("thinking", help="the same, or an adapter on the instruct checkpoint")
     add_settings(parser)
+
+
+def add_check(parser: argparse.ArgumentParser) -> None:
+    add_pair(parser)
+    parser.add_argument("--json", action="store_true", help="as one JSON object: is, odd, stops")
 
 
 def parse_point(text: str) -> float:
@@ -262,5 +267,5 @@ VERBS = (
     Verb("plan", verbs.plan, "show how much memory each phase needs; reads only file headers", add_plan),
     Verb("export", verbs.export, "write a point as a folder that transformers loads; verified", add_export),
     Verb("check", verbs.check, "check if two checkpoints can be interpolated; reads only headers", add_check),
-    Verb("fetch", verbs.fetch, "download a pair's weights; what is here is kept", add_check),
+    Verb("fetch", verbs.fetch, "download a pair's weights; what is here is kept", add_pair),
 )

@@ -13,7 +13,6 @@ from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset, apply_settings, load_preset
 from thinkswitch.remote import distributed
 from thinkswitch.text import format_bytes
-from thinkswitch.think_tags import THINK
 
 if TYPE_CHECKING:
     from thinkswitch.rounds import Round
@@ -97,33 +96,29 @@ def status(args: Namespace) -> int:
 
 
 def check(args: Namespace) -> int:
-    from thinkswitch.weights.pair import about_same_weights, open_pair_of
+    from thinkswitch.weights import pair_report
+    from thinkswitch.weights.pair import open_headers, refuse
+    from thinkswitch.weights.prompting import prompting_of
 
     _silence_libraries()
     preset = apply_settings(Preset(instruct=args.instruct, thinking=args.thinking), args.set)
-    pair = open_pair_of(preset, headers_only=True)
-    config = pair.config
-    checkpoints = {"instruct": pair.instruct, "thinking": pair.thinking}
-    dtypes = {entry.dtype for checkpoint in checkpoints.values() for entry in checkpoint.entries.values()}
-    size = f"{pair.parameters:,} parameters in {len(pair.names)} tensors ({', '.join(sorted(dtypes))})"
-    shape = f"{config.num_hidden_layers} layers, hidden {config.hidden_size}"
-    embeddings = "tied" if config.tie_word_embeddings else "untied"
-    vocabulary = f"vocabulary {config.vocab_size:,}, {embeddings} embeddings"
-    print(f"compatible: {config.model_type}, {size}, {shape}, {vocabulary}")
-    for role, checkpoint in checkpoints.items():
-        opens = "opens" if checkpoint.template_opens_think else "does not open"
-        print(f"{role}: its chat template {opens} the trace")
-        if str(checkpoint.prompting):
-            print(f"{role}: asked with {checkpoint.prompting}")
-        if checkpoint.vision:
-            print(f"{role}: text only; the {len(checkpoint.vision)} tensors of its vision are left out")
-    tags = pair.thinking.think_tags
-    if tags != THINK:
-        print(f"a trace stands between {tags.open} and {tags.close}")
-    if pair.same_weights:
-        print(about_same_weights(pair))
-    for remark in pair.remarks:
-        print(remark)
+    names = preset.instruct, preset.thinking
+    try:
+        report = pair_report.report_of(open_headers(*names, prompting_of(preset)), preset)
+    except UserError as error:
+        if not args.json:
+            raise
+        report = pair_report.PairReport((), (), (str(error),))
+    if args.json:
+        print(json.dumps(report.to_dict(), ensure_ascii=False))
+        return 1 if report.stops else 0
+    refuse(*names, report.stops)
+    about_both, about_sides = report.facts[:-2], report.facts[-2:]
+    print(f"compatible: {', '.join(value for _, value in about_both)}")
+    for what, value in about_sides:
+        print(f"{what}: {value}")
+    for remark in report.odd:
+        print(f"odd: {remark}")
     return 0
 
 
@@ -260,6 +255,7 @@ def _as_percent(steps: Generator[tuple[str, int, int], None, Any]) -> Generator[
 def _open_source(args: Namespace) -> Source:
     """The preset or run that the arguments name. No weights are read."""
     from thinkswitch import rounds
+    from thinkswitch.run_context import open_pair_of_run
     from thinkswitch.weights.pair import open_pair_of
 
     _silence_libraries()
@@ -268,7 +264,7 @@ def _open_source(args: Namespace) -> Source:
     preset = apply_settings(load_preset(args.source), args.set)
     if args.round and not is_run:
         raise UserError(f"{args.source} is a preset, so it has no round {args.round}; name a run's folder")
-    pair = open_pair_of(preset)
+    pair = open_pair_of_run(preset, folder)[0] if is_run else open_pair_of(preset)
     if not is_run:
         return Source(preset, pair, rounds.start(pair), None)
     number = runs.rounds_done(folder) if args.round is None else args.round

@@ -8,8 +8,7 @@ from thinkswitch.errors import UserError
 from thinkswitch.loop import distil
 from thinkswitch.memory_plan import LOOP, resolve_machine
 from thinkswitch.remote import distributed
-from thinkswitch.run_context import RunContext
-from thinkswitch.weights.pair import open_pair_of
+from thinkswitch.run_context import RunContext, open_pair_of_run
 
 
 def worker_main() -> None:
@@ -22,8 +21,8 @@ def worker_main() -> None:
 def train_along(folder: Path, number: int) -> None:
     """This process's share of one round's distillation."""
     preset = runs.open_run(folder)
-    pair = open_pair_of(preset)
-    context = RunContext(preset, folder, pair, [], [], resolve_machine(pair, preset, LOOP))
+    pair, origin = open_pair_of_run(preset, folder)
+    context = RunContext(preset, folder, pair, [], [], resolve_machine(pair, preset, LOOP), origin)
     samples = runs.read_lines(runs.round_dir(folder, number) / "samples.jsonl")
     kept = [sample for sample in samples if sample["kept"]]
     with suppress(UserError):  # rank 0 raises the same error and reports it

@@ -4,6 +4,7 @@ Tensors are computed and written a block of rows at a time, into a hidden folder
 compared with the live blend. Only then it takes its name.
 """
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Generator
@@ -36,7 +37,7 @@ from thinkswitch.export.layout import (
     write_small_files,
 )
 from thinkswitch.export.mergekit import mergekit_config
-from thinkswitch.export.model_card import measured_scores, model_card, usage
+from thinkswitch.export.model_card import measured_scores, model_card, named_base, usage
 from thinkswitch.export.point import ExportPoint, ExportRequest
 from thinkswitch.export.safetensors_writer import total_bytes, write_shards
 from thinkswitch.export.streaming_verifier import StreamingVerifier
@@ -192,6 +193,7 @@ def export(
             request
         )  # again: minutes have passed, and somebody else may have that name now
     sizes = [path.stat().st_size for path in out.iterdir()]
+    base = os.path.abspath(point.pair.instruct.folder) if named_base(point) else ""
     return Exported(
         folder=out,
         size=sum(sizes),
@@ -200,7 +202,7 @@ def export(
         same_tokens=verification.same_tokens,
         verified=str(verification),
         seconds=time.monotonic() - began,
-        code=usage(point, str(out)),
+        code=usage(point, str(out), base),
     )
 
 

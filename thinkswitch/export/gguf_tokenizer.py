@@ -12,7 +12,8 @@ from gguf import TokenType
 from tokenizers import Tokenizer
 
 from thinkswitch.errors import UserError
-from thinkswitch.weights.checkpoint import PROBE, Checkpoint
+from thinkswitch.weights.checkpoint import Checkpoint
+from thinkswitch.weights.tokenizer import PROBE
 
 LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 SIGNS_AND_SPACE = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

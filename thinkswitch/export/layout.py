@@ -1,22 +1,26 @@
 """What an export consists of: tensors, the files they go to, and the small files with them."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
+from transformers import PretrainedConfig
 
 from thinkswitch import __version__
 from thinkswitch.errors import UserError
 from thinkswitch.export.destination import MADE_BY
+from thinkswitch.export.older_readers import add_old_rope, use_old_tokenizer_names
 from thinkswitch.export.point import SHARD_BYTES, ExportPoint, is_local, public_name
 from thinkswitch.export.safetensors_writer import file_order, tensor_bytes
-from thinkswitch.weights.checkpoint import DTYPES, TOKENIZER_FILES, Checkpoint, TensorInfo
+from thinkswitch.weights import hub
+from thinkswitch.weights.checkpoint import DTYPES, Checkpoint, TensorInfo
 from thinkswitch.weights.materialise import merge_blocks, rows_per_block
 from thinkswitch.weights.pair import Pair
+from thinkswitch.weights.tokenizer import TOKENIZER_FILES
 
 LICENSE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
 ADAPTER_FILE = "adapter_model.safetensors"  # this name, and the prefix below, are PEFT's
@@ -138,16 +142,32 @@ def write_small_files(folder: Path, point: ExportPoint) -> None:
         shutil.copyfile(source, folder / name)
     if point.gguf:
         return
+    if (folder / "tokenizer_config.json").is_file():
+        edit_json(folder / "tokenizer_config.json", use_old_tokenizer_names)
     if point.adapter:
         write_adapter_config(folder, point)
         return
     if point.pair.instruct.vision:
         point.pair.config.save_pretrained(folder)  # of the text model alone
-    edit_json(folder / "config.json", forget_origin)
+    edit_json(folder / "config.json", partial(fit_config, point.pair.config))
+    if point.template_source.turn_end not in point.template_source.declared_stops:
+        declare_stops(folder / "generation_config.json", point.template_source)
 
 
-def forget_origin(config: dict) -> None:
+def fit_config(read: PretrainedConfig, config: dict) -> None:
+    """What the pair was read as, where config.json says otherwise."""
     config.pop("_name_or_path", None)  # may be a path on the machine of whoever made the checkpoint
+    config["tie_word_embeddings"] = read.tie_word_embeddings
+    add_old_rope(config)
+    if config.get("pad_token_id") != read.pad_token_id:
+        config["pad_token_id"] = read.pad_token_id
+
+
+def declare_stops(path: Path, source: Checkpoint) -> None:
+    """Name the end of a turn that only the chat template shows, or other programs would write on after it."""
+    values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    values["eos_token_id"] = sorted(source.stop_token_ids)
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def write_adapter_config(folder: Path, point: ExportPoint) -> None:
@@ -161,6 +181,7 @@ def write_adapter_config(folder: Path, point: ExportPoint) -> None:
         task_type="CAUSAL_LM",
         inference_mode=True,
         base_model_name_or_path=adapter_base(point.pair.instruct),
+        revision=hub.revision_of(point.pair.instruct.name) or None,
     )
     config.save_pretrained(str(folder))
     edit_json(folder / "adapter_config.json", sort_target_modules)
@@ -171,12 +192,12 @@ def sort_target_modules(config: dict) -> None:
 
 
 def adapter_base(checkpoint: Checkpoint) -> str:
-    """Where peft and transformers find an adapter's base: a Hub id, or a path, which the model card warns of.
+    """What an adapter names as its base: a Hub id, or the bare name of a folder.
 
-    The path is absolute: both libraries would take a relative one from the working directory of whoever loads
-    the adapter, not from the adapter's folder (transformers 5.23, peft 0.21).
+    No path: it would be wrong on every other machine, and tell who made the adapter. So a folder is named
+    where the adapter is loaded, as the model card shows.
     """
-    return os.path.abspath(checkpoint.folder) if is_local(checkpoint) else checkpoint.name
+    return checkpoint.folder.resolve().name if is_local(checkpoint) else hub.repo_of(checkpoint.name)
 
 
 def edit_json(path: Path, change: Callable[[dict], None]) -> None:
@@ -206,6 +227,7 @@ def write_recipe(folder: Path, point: ExportPoint, hashes: dict[str, str]) -> No
         "files": sorted({path.name for path in folder.iterdir()} | {"recipe.json"}),
         "sha256": hashes,
         "basis": point.basis,
+        "commits": {hub.repo_of(name): commit for name, commit in point.pair.commits.items()},
         "coefficients": point.recipe,
     }
     (folder / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")

@@ -16,8 +16,11 @@ from thinkswitch.export.point import ExportPoint, ExportRequest, is_local, publi
 from thinkswitch.recipe import Coefficients, Schedule, module_kind
 from thinkswitch.rounds import Round
 from thinkswitch.text import format_accuracy
+from thinkswitch.weights.hub import repo_of
+from thinkswitch.weights.pair_report import report_of
 
 LONGEST_SYSTEM = 4000  # characters of a system prompt that are quoted
+LONGEST_REMARK = 400
 
 
 def model_card(
@@ -28,14 +31,15 @@ def model_card(
 ) -> str:
     """The whole text. `measured`: as from `measured_scores`; `stored_as`: the types of the weights."""
     point = request.point
+    code = usage(point, f"./{request.out.name}", named_base(point))
     sections = [
         f"---\n{front_matter(point)}---",
         f"# {md_code(point.preset.name or 'ThinkSwitch')}, {point}",
         introduction(point),
-        f"```{'sh' if point.gguf else 'python'}\n{usage(point, f'./{request.out.name}')}\n```",
+        f"```{'sh' if point.gguf else 'python'}\n{code}\n```",
         *base_note(point),
         *prompting_note(point),
-        *(f"Note: {md_text(remark)}." for remark in point.pair.remarks),
+        *(f"Note: {md_text(remark, LONGEST_REMARK)}." for remark in report_of(point.pair).odd),
         *gguf_notes(point),
         *vision_note(point),
         "## Lineage",
@@ -56,7 +60,7 @@ def front_matter(point: ExportPoint) -> str:
     parents = [point.pair.instruct]
     if not point.adapter:
         parents.append(point.pair.thinking)
-    hub_ids = [" ".join(parent.name.split()) for parent in parents if not is_local(parent)]
+    hub_ids = [" ".join(repo_of(parent.name).split()) for parent in parents if not is_local(parent)]
     facts: dict = {
         "library_name": library(point),
         "pipeline_tag": "text-generation",
@@ -90,16 +94,22 @@ def introduction(point: ExportPoint) -> str:
     return f"{what}, made by ThinkSwitch Studio {__version__} (method: arXiv 2606.01080)."
 
 
-def base_note(point: ExportPoint) -> list[str]:
-    """A warning where an adapter's base is a folder: libraries find it by the path in adapter_config.json."""
+def named_base(point: ExportPoint) -> str:
+    """What stands for an adapter's base where that is a folder; empty if libraries find it by its Hub id."""
     if not point.adapter or not is_local(point.pair.instruct):
+        return ""
+    return f"path/to/{point.pair.instruct.folder.resolve().name}"
+
+
+def base_note(point: ExportPoint) -> list[str]:
+    """A warning where an adapter's base is a folder, which libraries cannot find by themselves."""
+    if not named_base(point):
         return []
     name = md_code(public_name(point.pair.instruct))
     return [
-        f"**The base checkpoint, {name}, is a folder of the machine that made this adapter.** Before you "
-        "load the adapter elsewhere, or publish it, edit `base_model_name_or_path` in "
-        "`adapter_config.json`: it holds the path of that folder, and must name the checkpoint as it is "
-        "found there, or by its Hub id."
+        f"**The base checkpoint, {name}, was a folder of the machine that made this adapter.** Name "
+        "the folder where you have it, as above. Before you publish the adapter, write the base's "
+        "Hub id into `base_model_name_or_path` in `adapter_config.json`."
     ]
 
 
@@ -125,20 +135,19 @@ def vision_note(point: ExportPoint) -> list[str]:
     return ["This is the text model of checkpoints that also see images; their vision was left out."]
 
 
-def usage(point: ExportPoint, folder: str) -> str:
+def usage(point: ExportPoint, folder: str, base: str) -> str:
     """A few lines that use the export: of a shell for GGUF, else of Python."""
-    return commands(point, folder) if point.gguf else loading_snippet(folder)
+    return commands(point, folder) if point.gguf else loading_snippet(folder, base)
 
 
-def loading_snippet(folder: str) -> str:
-    """Three lines of Python. They load an adapter too: its base is named in adapter_config.json."""
-    return "\n".join(
-        [
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
-            f"tokenizer = AutoTokenizer.from_pretrained({folder!r})",
-            f'model = AutoModelForCausalLM.from_pretrained({folder!r}, dtype="auto")',
-        ]
-    )
+def loading_snippet(folder: str, base: str = "") -> str:
+    """Lines of Python. They load an adapter, too: on `base`, or on the Hub id in adapter_config.json."""
+    lines = [
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        f"tokenizer = AutoTokenizer.from_pretrained({folder!r})",
+        f'model = AutoModelForCausalLM.from_pretrained({(base or folder)!r}, dtype="auto")',
+    ]
+    return "\n".join([*lines, f"model.load_adapter({folder!r})"] if base else lines)
 
 
 def lineage_table(point: ExportPoint, run: Path | None) -> str:
@@ -235,7 +244,7 @@ def md_code(text: str, longest: int = 120) -> str:
     return f"`{line[:longest] or ' '}`"
 
 
-def md_text(value: object) -> str:
+def md_text(value: object, longest: int = 120) -> str:
     """A value as plain text: one line, with a backslash before what Markdown or HTML would take as markup."""
-    line = " ".join(str(value).split())[:120]
+    line = " ".join(str(value).split())[:longest]
     return re.sub(r"([^\w\s.,:;%+-]|_)", r"\\\1", line)

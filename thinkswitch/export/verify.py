@@ -20,10 +20,11 @@ from thinkswitch.export.comparison import Comparison, PartCall, VerificationResu
 from thinkswitch.export.point import ExportPoint
 from thinkswitch.recipe import Recipe, uniform_recipe
 from thinkswitch.weights.adapter import load_adapter
-from thinkswitch.weights.checkpoint import DTYPES, PROBE, TensorInfo, open_checkpoint
+from thinkswitch.weights.checkpoint import DTYPES, TensorInfo, open_checkpoint
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.offload import open_offloaded
 from thinkswitch.weights.prompting import render_prompt
+from thinkswitch.weights.tokenizer import PROBE
 
 PROMPTS = ("What is 7 + 5 - 3 + 8?", "Is 51 a prime number? Answer yes or no.", PROBE)
 LARGE_TOKENS = 8  # of the first prompt, which is all that a large model is given
@@ -103,13 +104,13 @@ def load_adapted(folder: Path, point: ExportPoint) -> PreTrainedModel | Blend:
         return blend
     from peft import PeftModel  # it takes two seconds to import
 
-    base = load_in_transformers(point.pair.instruct.folder, large=False)
+    base = load_in_transformers(point.pair.instruct.folder, large=False, ours=False)
     adapted: Any = PeftModel.from_pretrained(base, folder)
     return adapted.eval().get_base_model()
 
 
-def load_in_transformers(folder: Path, large: bool) -> PreTrainedModel:
-    """Load with transformers, which must know every tensor and miss none. `large`: checked, but not read."""
+def load_in_transformers(folder: Path, large: bool, ours: bool = True) -> PreTrainedModel:
+    """Load with transformers, which must miss no tensor, and know each of `ours`. `large`: not read."""
     with tempfile.TemporaryDirectory() as scratch:  # stays empty: safetensors are read from where they are
         options: dict[str, Any] = dict(local_files_only=True, output_loading_info=True)
         if large:
@@ -118,6 +119,8 @@ def load_in_transformers(folder: Path, large: bool) -> PreTrainedModel:
             options |= dict(dtype=torch.float32)
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
     model, report = loaded
+    if not ours:
+        report.pop("unexpected_keys", None)  # left out when the pair was opened, too
     wrong = {kind.replace("_", " "): sorted(map(str, names))[:3] for kind, names in report.items() if names}
     if wrong:
         raise UserError(f"transformers does not load what was written, so nothing was kept: {wrong}")

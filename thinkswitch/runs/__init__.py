@@ -30,7 +30,7 @@ from thinkswitch.runs.folder import (
     stop_requested,
 )
 from thinkswitch.runs.power import gpu_watts
-from thinkswitch.runs.process import HEARTBEAT_SECONDS, claim, read_info, running_pid, start
+from thinkswitch.runs.process import HEARTBEAT_SECONDS, claim, read_info, read_origin, running_pid, start
 
 __all__ = [
     "ENDED",
@@ -51,6 +51,7 @@ __all__ = [
     "open_run",
     "read_info",
     "read_lines",
+    "read_origin",
     "refuse_running",
     "rename",
     "request_stop",

@@ -13,9 +13,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import filelock
 import psutil
@@ -47,6 +49,20 @@ def read_info(folder: Path) -> dict:
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return info if valid else {}
+
+
+def read_origin(folder: Path) -> dict:
+    """What a run keeps from its beginning: {"commits": {Hub id: commit}, "date": "2026-11-29"}.
+
+    What is missing or damaged is left out.
+    """
+    origin: Any = read_info(folder).get("origin")
+    kept: dict = {}
+    with suppress(AttributeError, TypeError, KeyError):
+        kept["commits"] = {str(name): str(commit) for name, commit in origin["commits"].items()}
+    with suppress(TypeError, ValueError, KeyError):
+        kept["date"] = date.fromisoformat(origin["date"]).isoformat()
+    return kept
 
 
 def running_pid(folder: Path) -> int | None:
@@ -108,8 +124,11 @@ def _open_existing(path: Path) -> int:
 
 
 @contextmanager
-def claim(folder: Path) -> Iterator[None]:
-    """Be the one process that writes this run. Raises UserError while another one does."""
+def claim(folder: Path, origin: dict | None = None) -> Iterator[None]:
+    """Be the one process that writes this run. Raises UserError while another one does.
+
+    `origin`: what the run keeps from its beginning; see `read_origin`.
+    """
     owner = running_pid(folder)
     if owner:
         raise UserError(f"{folder} is in use by process {owner}; stop it first: thinkswitch stop {folder}")
@@ -119,7 +138,8 @@ def claim(folder: Path) -> Iterator[None]:
         remove_temporary_files(folder)
         for path in (folder / "events.jsonl", *folder.glob("rounds/*/*.jsonl")):
             truncate_partial_line(path)
-        heartbeat = Heartbeat(folder, _new_info(read_info(folder)), time.monotonic, gpu_watts)
+        info = _new_info(read_info(folder)) | {"origin": origin or read_origin(folder)}
+        heartbeat = Heartbeat(folder, info, time.monotonic, gpu_watts)
         heartbeat.start()
         logger.debug("process %d writes %s", os.getpid(), folder)
         try:
@@ -268,7 +288,7 @@ def start(arguments: list[str], folder: Path) -> int:
     threading.Thread(target=child.wait, daemon=True).start()
     info = read_info(folder)
     if info.get("pid") != child.pid:  # else it has been quicker and has claimed the run
-        kept = {key: info[key] for key in ("seconds", "joules") if key in info}
+        kept = {key: info[key] for key in ("seconds", "joules", "origin") if key in info}
         command = info.get("command") or ["python", "-m", "thinkswitch", *arguments]
         record = {"pid": child.pid, "started": started, "heartbeat": time.time(), "command": command, **kept}
         write_atomic(folder / "run.json", json.dumps(record))

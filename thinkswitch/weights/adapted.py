@@ -16,17 +16,11 @@ from thinkswitch.recipe import module_kind
 from thinkswitch.weights import adapter as peft_format
 from thinkswitch.weights import hub
 from thinkswitch.weights.adapter import Adapter, load_adapter, update_shapes
-from thinkswitch.weights.checkpoint import (
-    INDEX,
-    ONE_FILE,
-    TOKENIZER_FILES,
-    Checkpoint,
-    check_chat_template,
-    read_tokenizer,
-    tokenizer_differences,
-)
+from thinkswitch.weights.checkpoint import Checkpoint, check_chat_template
 from thinkswitch.weights.prompting import Prompting
 from thinkswitch.weights.safetensors_reader import TensorInfo, quote, read_header
+from thinkswitch.weights.tokenizer import TOKENIZER_FILES, read_tokenizer, tokenizer_differences
+from thinkswitch.weights.weight_files import INDEX, ONE_FILE
 
 TEMPLATE = "chat_template.jinja"
 QUANTISED = ("-unsloth-bnb-4bit", "-bnb-4bit", "-4bit")  # Unsloth's names for copies of a checkpoint

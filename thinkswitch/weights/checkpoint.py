@@ -6,14 +6,15 @@ Every refusal says what is wrong and comes before any weight is read. Weights ar
 import json
 import shutil
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
-from thinkswitch.errors import UserError, first_line, list_some
+from thinkswitch.errors import UserError, first_line
 from thinkswitch.think_tags import Tags
 from thinkswitch.weights import hub
 from thinkswitch.weights.families import require_supported
@@ -22,7 +23,6 @@ from thinkswitch.weights.prompting import (
     Prompting,
     check_prompting,
     find_tags,
-    render,
     render_prompt,
     tags_or_default,
 )
@@ -31,29 +31,13 @@ from thinkswitch.weights.safetensors_reader import (
     BlockReader,
     TensorInfo,
     open_safetensors,
-    read_header,
     tensor_offsets,
 )
-from thinkswitch.weights.text_model import split_vision, text_config
+from thinkswitch.weights.text_model import text_config
+from thinkswitch.weights.tokenizer import read_tokenizer, turn_end
+from thinkswitch.weights.weight_files import EMBEDDING, HEAD, StoredTensors, read_tensors
 
 __all__ = ["DTYPES", "Checkpoint", "TensorInfo", "open_checkpoint", "tensor_offsets", "with_weights"]
-
-INDEX = "model.safetensors.index.json"
-ONE_FILE = "model.safetensors"
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-# Numbers, spaces, accents, scripts, emoji, tags: what tokenizers of one vocabulary may split differently.
-PROBE = "Wait, 3·7 = 21?\n\tNaïve ½ – 你好 \U0001f914 <think>\n</think>\n\n\\boxed{-12}"
 
 
 @dataclass(frozen=True)
@@ -66,6 +50,15 @@ class Checkpoint:
     entries: dict[str, TensorInfo]
     prompting: Prompting = Prompting()
     vision: dict[str, TensorInfo] = field(default_factory=dict, kw_only=True)  # not used: see text_model.py
+    unused: dict[str, TensorInfo] = field(default_factory=dict, kw_only=True)  # see weight_files.py
+    lacking: frozenset[str] = field(default=frozenset(), kw_only=True)
+    misshapen: tuple[str, ...] = field(default=(), kw_only=True)
+    own_head: bool = field(default=False, kw_only=True)  # in spite of its config.json: see `settle_head`
+
+    @property
+    def commit(self) -> str:
+        """Of a Hub id, whose folder in the Hub's cache is named after it; empty for a folder."""
+        return "" if self.folder == Path(self.name) else self.folder.name
 
     def small_file(self, name: str) -> Path:
         """Where a file of the tokenizer, or generation_config.json, is, if there is one."""
@@ -76,8 +69,8 @@ class Checkpoint:
         return read_tokenizer(self.name, self.folder)
 
     @cached_property
-    def stop_token_ids(self) -> set[int]:
-        """Tokens that end an answer."""
+    def declared_stops(self) -> set[int]:
+        """Tokens that end an answer, by generation_config.json or the config, and the tokenizer."""
         path = self.small_file("generation_config.json")
         ids = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
         if ids is None:
@@ -86,17 +79,29 @@ class Checkpoint:
         return {i for i in [*listed, self.tokenizer.eos_token_id] if i is not None}
 
     @cached_property
+    def template_turn_end(self) -> int | None:
+        """The token with which the chat template ends an assistant's turn, whether declared or not."""
+        return turn_end(self.tokenizer, self.prompting, self.declared_stops)
+
+    @property
+    def stop_token_ids(self) -> set[int]:
+        """Tokens that end an answer: copies of base models declare only the end of a document."""
+        template = self.template_turn_end
+        return self.declared_stops if template is None else self.declared_stops | {template}
+
+    @property
     def turn_end(self) -> int:
-        """The token that ends an assistant's turn in this chat template."""
-        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
-        text = render(self.tokenizer, self.prompting, turns)
-        after_answer = text[text.rindex("!") + 1 :]
-        ids = self.tokenizer.encode(after_answer, add_special_tokens=False)
-        return next((i for i in ids if i in self.stop_token_ids), self.tokenizer.eos_token_id)
+        """The token that ends an assistant's turn, as answers are taught to end."""
+        ends = (self.template_turn_end, self.tokenizer.eos_token_id, *sorted(self.declared_stops))
+        return next(end for end in ends if end is not None)  # there is one: see `check_chat_template`
 
     def prompt_ids(self, prompt: str, conversation: Conversation = Conversation()) -> list[int]:
         """Token ids of a prompt, chat template applied."""
-        return self.tokenizer.encode(self.render(prompt, conversation), add_special_tokens=False)
+        ids = self.tokenizer.encode(self.render(prompt, conversation), add_special_tokens=False)
+        if max(ids, default=0) >= self.config.vocab_size:
+            token = self.tokenizer.convert_ids_to_tokens(max(ids))
+            raise UserError(f"{self.name} has no weights for the token {token!r}, which the prompt holds")
+        return ids
 
     def render(self, prompt: str, conversation: Conversation = Conversation()) -> str:
         """A prompt as the chat template shows it to the model."""
@@ -162,11 +167,16 @@ class Checkpoint:
 
     def stored(self) -> list[TensorInfo]:
         """All that the files hold."""
-        return [*self.entries.values(), *self.vision.values()]
+        return [*self.entries.values(), *self.vision.values(), *self.unused.values()]
+
+    @property
+    def files(self) -> list[str]:
+        """Those that hold its weights."""
+        return sorted({info.file for info in self.stored()})
 
     def missing(self) -> hub.Missing:
         """Its weights that are not in its folder yet."""
-        return hub.missing_weights(self.name, self.folder, read_index(self.folder)[0], self.stored())
+        return hub.missing_weights(self.name, self.folder, self.files, self.stored())
 
     @cached_property
     def _offsets(self) -> dict[Path, dict[str, int]]:
@@ -174,31 +184,79 @@ class Checkpoint:
         return {}
 
 
-def open_checkpoint(name: str, headers_only: bool = False, prompting: Prompting = Prompting()) -> Checkpoint:
+def open_checkpoint(
+    name: str, headers_only: bool = False, prompting: Prompting = Prompting(), commit: str = ""
+) -> Checkpoint:
     """Config and headers of a folder or Hub id; a UserError for what cannot be used.
 
     Refused are checkpoints that are incomplete, pickled, quantised, of an unknown family or without a chat
     template.
     """
-    checkpoint = open_folder(name, *find_folder(name), prompting)
+    checkpoint = open_folder(name, *find_folder(name, commit), prompting)
     return checkpoint if headers_only else with_weights(checkpoint)[0]
 
 
 def open_folder(name: str, folder: Path, on_hub: bool, prompting: Prompting = Prompting()) -> Checkpoint:
     """A checkpoint from its headers. `folder`, `on_hub`: as from `find_folder`."""
     config = read_config(name, folder)
-    entries, vision = split_vision(read_headers(name, folder, on_hub))
-    checkpoint = Checkpoint(name, folder, config, entries, prompting, vision=vision)
+    tensors = read_tensors(name, folder, config, on_hub)
+    checkpoint = Checkpoint(name, folder, config, tensors.entries, prompting)
     check_chat_template(checkpoint)
-    return checkpoint
+    return with_tensors(checkpoint, tensors)
 
 
-def find_folder(name: str) -> tuple[Path, bool]:
-    """(the folder of a checkpoint or adapter, whether it is that of a Hub id in the Hub's cache)."""
+def with_tensors(checkpoint: Checkpoint, tensors: StoredTensors) -> Checkpoint:
+    """The checkpoint of these tensors, with the meaning of its head settled once its weights are here."""
+    opened = replace(checkpoint, **vars(tensors))
+    if HEAD in opened.unused and EMBEDDING in opened.entries and not opened.missing().files:
+        return settle_head(opened)
+    return opened
+
+
+def settle_head(checkpoint: Checkpoint) -> Checkpoint:
+    """A head that is stored although the config ties it: left out if it is the embedding, else it counts.
+
+    So do transformers 5; other programs follow the config.
+    """
+    head, embedding = checkpoint.unused[HEAD], checkpoint.entries[EMBEDDING]
+    stored = replace(checkpoint, entries={**checkpoint.entries, HEAD: head})
+    if head.shape == embedding.shape and equal_tensors(stored, HEAD, EMBEDDING):
+        return checkpoint
+    unused = {name: info for name, info in checkpoint.unused.items() if name != HEAD}
+    return replace(stored, config=untied(checkpoint.config), unused=unused, own_head=True)
+
+
+def with_own_head(checkpoint: Checkpoint) -> Checkpoint:
+    """The same checkpoint, if it is tied, as an untied one: its head is its embedding, read again."""
+    head = replace(checkpoint.entries[EMBEDDING], stored_as=checkpoint.stored_name(EMBEDDING))
+    entries = {**checkpoint.entries, HEAD: head}
+    return replace(checkpoint, config=untied(checkpoint.config), entries=entries)
+
+
+def untied(config: PretrainedConfig) -> PretrainedConfig:
+    changed = deepcopy(config)
+    changed.tie_word_embeddings = False
+    return changed
+
+
+def equal_tensors(checkpoint: Checkpoint, one: str, other: str, step: int = 4096) -> bool:
+    """Whether two tensors of a checkpoint hold the same numbers."""
+    for start in range(0, checkpoint.entries[one].shape[0], step):
+        rows = slice(start, start + step)
+        if not torch.equal(checkpoint.tensor(one, rows).float(), checkpoint.tensor(other, rows).float()):
+            return False
+    return True
+
+
+def find_folder(name: str, commit: str = "") -> tuple[Path, bool]:
+    """(the folder of a checkpoint or adapter, whether it is that of a Hub id in the Hub's cache).
+
+    `commit`: of a Hub id, whatever its newest one is now.
+    """
     if not name:
         raise UserError("no checkpoint given; name a folder or a Hub id for both instruct and thinking")
     on_hub = not Path(name).is_dir()
-    return (hub.small_files(name) if on_hub else Path(name)), on_hub
+    return (hub.small_files(name, commit) if on_hub else Path(name)), on_hub
 
 
 def read_config(name: str, folder: Path) -> PretrainedConfig:
@@ -215,31 +273,10 @@ def read_config(name: str, folder: Path) -> PretrainedConfig:
         raise UserError(f"{name} is quantised; interpolation needs the original weights")
     config = text_config(config)
     require_supported(name, config)
+    pad = getattr(config, "pad_token_id", None)
+    if isinstance(pad, int) and pad >= config.vocab_size:
+        config.pad_token_id = None  # no model can be made with it, and padding is masked
     return config
-
-
-def read_tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
-    try:
-        return AutoTokenizer.from_pretrained(
-            folder, padding_side="left", local_files_only=True, trust_remote_code=False
-        )
-    except Exception as error:  # the library raises whatever a damaged file leads to
-        raise UserError(f"{name} has no readable tokenizer: {first_line(error)}") from None
-
-
-def tokenizer_differences(
-    ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase, probe: str = PROBE
-) -> list[str]:
-    """What tells two tokenizers apart, a clause or none."""
-    our_ids, their_ids = ours.get_vocab(), theirs.get_vocab()
-    if our_ids != their_ids:
-        different = sorted(set(our_ids.items()) ^ set(their_ids.items()), key=lambda token: token[1])
-        tokens = {text for text, _ in different}
-        examples = list_some([repr(text) for text, _ in different])
-        return [f"the tokenizers differ in {len(tokens)} tokens ({examples})"]
-    if ours.encode(probe) != theirs.encode(probe):
-        return ["the tokenizers have the same tokens but split a probe text differently"]
-    return []
 
 
 def check_chat_template(checkpoint: Checkpoint) -> None:
@@ -252,61 +289,18 @@ def check_chat_template(checkpoint: Checkpoint) -> None:
     asked = f" with {checkpoint.prompting}" if str(checkpoint.prompting) else ""
     try:
         check_prompting(name, checkpoint.tokenizer, checkpoint.prompting)
-        _ = checkpoint.stop_token_ids, checkpoint.turn_end, checkpoint.template_opens_think
+        _ = checkpoint.stop_token_ids, checkpoint.template_opens_think
+        if not checkpoint.stop_token_ids:
+            raise UserError(
+                f"{name} has nothing that ends an answer, neither in its configs nor in its chat template; "
+                "write the token into generation_config.json, as eos_token_id"
+            )
     except UserError:
         raise
     except Exception as error:  # templates are programs: they raise what they like
         raise UserError(
             f"{name}: chat template or generation_config.json cannot be used{asked}: {first_line(error)}"
         ) from None
-
-
-def read_headers(name: str, folder: Path, on_hub: bool = False) -> dict[str, TensorInfo]:
-    """What the headers say about all tensors. `on_hub`: headers of absent files are downloaded."""
-    files, listed = read_index(folder)
-    missing = hub.missing_files(folder, files)
-    if missing and not on_hub:
-        refuse_missing_weights(name, folder, files, missing)
-    tables = hub.headers(name, folder, files) if missing else [read_header(folder / file) for file in files]
-    entries = {tensor: info for table in tables for tensor, info in table.items() if is_weight(tensor)}
-    lost = sorted(listed - entries.keys())
-    if lost:
-        raise UserError(
-            f"{name}: {len(lost)} tensors that the index lists are in no shard ({list_some(lost)}); "
-            "download it again"
-        )
-    return entries
-
-
-def is_weight(name: str) -> bool:
-    """Old Llama files store the rotary table, too, which the config describes."""
-    return not name.endswith("rotary_emb.inv_freq")
-
-
-def refuse_missing_weights(name: str, folder: Path, files: list[str], missing: list[str]) -> None:
-    if (folder / INDEX).is_file():
-        raise UserError(
-            f"{name} lacks {len(missing)} of its {len(files)} shards ({list_some(missing)}); "
-            "download it again"
-        )
-    if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
-        raise UserError(
-            f"{name} has no weights: {ONE_FILE} is missing; its pickled weights are never opened, "
-            "convert them to safetensors"
-        )
-    raise UserError(f"{name} has no weights: {ONE_FILE} is missing")
-
-
-def read_index(folder: Path) -> tuple[list[str], set[str]]:
-    """The files that hold the weights, and the tensors that an index, if there is one, says are in them."""
-    path = folder / INDEX
-    if not path.is_file():
-        return [ONE_FILE], set()
-    try:
-        file_of_tensor = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        return sorted(set(file_of_tensor.values())), set(file_of_tensor)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{path} is not a readable index of shards; download it again") from None
 
 
 def with_weights(*checkpoints: Checkpoint) -> list[Checkpoint]:
@@ -327,8 +321,7 @@ def with_weights(*checkpoints: Checkpoint) -> list[Checkpoint]:
     for checkpoint, one in zip(checkpoints, missing, strict=True):
         if one.files:
             name, folder = checkpoint.name, checkpoint.folder
-            hub.fetch(name, folder, one.files, read_index(folder)[0], one.nbytes)
-            entries, vision = split_vision(read_headers(name, folder))
-            checkpoint = replace(checkpoint, entries=entries, vision=vision)
+            hub.fetch(name, folder, one.files, checkpoint.files, one.nbytes)
+            checkpoint = with_tensors(checkpoint, read_tensors(name, folder, checkpoint.config))
         complete.append(checkpoint)
     return complete

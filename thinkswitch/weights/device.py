@@ -119,6 +119,16 @@ def out_of_memory(error: Exception) -> bool:
     return any(message in str(error) for message in OUT_OF_MEMORY_MESSAGES)
 
 
+def refuse_nan(logits: torch.Tensor) -> None:
+    """A UserError where nothing but `!!!!`, the token of number 0, would be written."""
+    if logits.amax(-1).isnan().any():
+        name = str(logits.dtype).removeprefix("torch.")
+        raise UserError(
+            f"the model computes no numbers (NaN) in {name}; "
+            "float16 overflows beyond 65,504: set dtype=float32, or bfloat16 if the card has it"
+        )
+
+
 def release() -> None:
     """After `del model`: give its memory back before the next model is made."""
     gc.collect()

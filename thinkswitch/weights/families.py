@@ -89,6 +89,9 @@ CONFIG_KEYS_THAT_MUST_AGREE = (
     "use_bidirectional_attention",
 )
 
+# Their activations overflow in float16: nothing but "!!!!" is written.
+OVERFLOWS_FLOAT16 = ("qwen2",)
+
 # One of these in a config means a mixture of experts.
 EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
 

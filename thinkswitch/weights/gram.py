@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+from thinkswitch.errors import UserError
 from thinkswitch.recipe import Gram
 from thinkswitch.weights.adapter import Adapter
+from thinkswitch.weights.checkpoint import Checkpoint
 from thinkswitch.weights.pair import Pair
 
 CHUNK = 1 << 19  # values of a tensor multiplied at once: they stay in a core's cache
@@ -29,11 +31,25 @@ def base_gram(pair: Pair) -> Gram:
         step = max(1, CHUNK // row_values)
         blocks = zip(pair.instruct.stream(name, step), pair.thinking.stream(name, step), strict=True)
         ii, it, tt = dots(blocks)
+        for checkpoint, square in zip(pair.checkpoints, (ii, tt), strict=True):
+            if not math.isfinite(square):
+                refuse_broken(checkpoint, name)
         return [[ii, it], [it, tt]]
 
     names = pair.names[::-1]
     with ThreadPoolExecutor(min(THREADS, usable_cpus())) as pool:
         return dict(zip(names, pool.map(measure, names), strict=True))
+
+
+def refuse_broken(checkpoint: Checkpoint, name: str) -> None:
+    """A UserError for a tensor with NaN or infinity; nothing if its numbers are only too large to square."""
+    weight = checkpoint.tensor(name)
+    broken = weight.numel() - int(weight.isfinite().sum())
+    if broken:
+        raise UserError(
+            f"{checkpoint.name} holds NaN or infinity in {name} ({broken:,} of {weight.numel():,} numbers); "
+            "download it again, or choose another checkpoint"
+        )
 
 
 def usable_cpus() -> int:

@@ -14,20 +14,33 @@ SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
 HEADERS_AT_ONCE = 8
 
 
-def small_files(name: str) -> Path:
+def small_files(name: str, commit: str = "") -> Path:
     """Download everything but weights; returns the folder in the Hub's cache.
 
-    A checkpoint that cannot be used is so refused before gigabytes of it arrive.
+    A checkpoint that cannot be used is so refused before gigabytes of it arrive. `name` may end in @revision;
+    `commit`, where it is known, comes before that.
     """
     from huggingface_hub import snapshot_download
 
-    parts = name.split("/")
+    repo, _, revision = name.partition("@")
+    parts = repo.split("/")
     if len(parts) != 2 or not all(parts) or name.startswith((".", "~")):
         raise UserError(
             f"{name} is neither an existing folder nor a Hub id such as Qwen/Qwen3-4B-Instruct-2507"
         )
-    with hub_errors(name):
-        return Path(snapshot_download(name, allow_patterns=SMALL_FILES))
+    with hub_errors(f"{repo}@{commit}" if commit else name):
+        wanted = commit or revision or None
+        return Path(snapshot_download(repo, revision=wanted, allow_patterns=SMALL_FILES))
+
+
+def repo_of(name: str) -> str:
+    """`owner/name` of `owner/name@revision`."""
+    return name.partition("@")[0]
+
+
+def revision_of(name: str) -> str:
+    """`revision` of `owner/name@revision`; empty if none is named."""
+    return name.partition("@")[2]
 
 
 def headers(name: str, folder: Path, files: list[str]) -> list[dict[str, TensorInfo]]:
@@ -37,7 +50,7 @@ def headers(name: str, folder: Path, files: list[str]) -> list[dict[str, TensorI
 
     def header(file: str) -> dict[str, TensorInfo]:
         try:
-            tensors = parse_safetensors_file_metadata(name, file, revision=folder.name).tensors
+            tensors = parse_safetensors_file_metadata(repo_of(name), file, revision=folder.name).tensors
         except RemoteEntryNotFoundError:
             raise UserError(missing_on_hub(name, file, sharded=len(files) > 1)) from None
         return {
@@ -46,6 +59,14 @@ def headers(name: str, folder: Path, files: list[str]) -> list[dict[str, TensorI
 
     with hub_errors(name, folder, files), ThreadPoolExecutor(HEADERS_AT_ONCE) as pool:
         return list(pool.map(header, files))
+
+
+def has_file(name: str, folder: Path, files: list[str], file: str) -> bool:
+    """Whether a repository has a file, in the commit that is in `folder`. `files`: all that hold weights."""
+    from huggingface_hub import file_exists
+
+    with hub_errors(name, folder, files):
+        return file_exists(repo_of(name), file, revision=folder.name)
 
 
 def missing_on_hub(name: str, file: str, sharded: bool) -> str:
@@ -68,7 +89,7 @@ def fetch(name: str, folder: Path, files: list[str], all_files: list[str], size:
     if not constants.HF_HUB_DISABLE_PROGRESS_BARS:
         enable_progress_bars("huggingface_hub.snapshot_download")  # silence_libraries() turned them off
     with hub_errors(name, folder, all_files):
-        snapshot_download(name, revision=folder.name, allow_patterns=files)
+        snapshot_download(repo_of(name), revision=folder.name, allow_patterns=files)
 
 
 def missing_files(folder: Path, files: Sequence[str]) -> list[str]:
@@ -119,6 +140,8 @@ def explain(error: Exception, name: str, state: str) -> str:
     reason = first_line(error)
     if isinstance(error, errors.GatedRepoError):
         return f"{name} is gated: ask for access at {constants.ENDPOINT}/{name}, then `hf auth login`"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{name}: the Hub has no such revision of it; name another commit, tag or branch"
     if isinstance(error, errors.RepositoryNotFoundError):
         return (
             f"{name} is no folder here, and the Hub has no such checkpoint, or none for you; "

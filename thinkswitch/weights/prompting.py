@@ -3,6 +3,7 @@
 import inspect
 import re
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 import yaml
@@ -13,6 +14,7 @@ from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset
 from thinkswitch.think_tags import THINK, Tags, read_setting, tags_around, tags_named_in, tags_opened_by
 
+CLOCK = re.compile(r"""strftime_now\(\s*(?P<quote>['"])(?P<form>.*?)(?P=quote)\s*\)""")
 TRACE, ANSWER = "Two of them.", "Four."  # what no template contains
 
 
@@ -23,6 +25,7 @@ class Prompting:
     system: str = ""
     template_args: str = ""  # a YAML mapping as text, such as {enable_thinking: false}
     tags: Tags | None = None  # None: find them
+    date: str = ""  # as 2026-11-29, for templates that write one; empty: today
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -50,20 +53,32 @@ def shorten(text: str, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def prompting_of(preset: Preset) -> tuple[Prompting, Prompting]:
+def prompting_of(preset: Preset, date: str = "") -> tuple[Prompting, Prompting]:
     """Those of instruct and thinking."""
     tags = read_setting(preset.think_tags)
     return (
-        Prompting(preset.instruct_system, preset.instruct_template_args, tags),
-        Prompting(preset.thinking_system, preset.thinking_template_args, tags),
+        Prompting(preset.instruct_system, preset.instruct_template_args, tags, date),
+        Prompting(preset.thinking_system, preset.thinking_template_args, tags, date),
     )
 
 
 def render(tokenizer: PreTrainedTokenizerBase, prompting: Prompting, turns: list[dict], **options) -> str:
     """Turns as the chat template shows them to the model, after the side's system prompt."""
     system = [{"role": "system", "content": prompting.system}] if prompting.system else []
+    if prompting.date:
+        options["chat_template"] = dated_template(tokenizer, prompting.date)
     text = tokenizer.apply_chat_template([*system, *turns], tokenize=False, **options, **prompting.arguments)
     return str(text)
+
+
+def dated_template(tokenizer: PreTrainedTokenizerBase, date: str) -> str:
+    """The chat template with this date where it asks for today's: transformers takes no clock of ours."""
+    moment = datetime.fromisoformat(date)
+
+    def written(found: re.Match) -> str:
+        return repr(moment.strftime(found["form"]))
+
+    return CLOCK.sub(written, tokenizer.get_chat_template())
 
 
 def render_prompt(
