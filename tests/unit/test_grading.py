@@ -2,7 +2,8 @@
 
 import pytest
 
-from thinkswitch.grading import boxed, canonical, final_answer, grade
+from thinkswitch import claims
+from thinkswitch.grading import canonical, final_answer, grade
 
 INTEGERS = [  # right answer, response, is it right
     ("25", r"\boxed{25}", True),
@@ -92,13 +93,14 @@ BOXES = {
 
 @pytest.mark.parametrize("text, content", BOXES.items(), ids=BOXES)
 def test_boxed(text, content):
-    assert boxed(text) == content
+    box = claims.last_box(text)
+    assert (box and box.content) == content
 
 
 def test_a_model_that_repeats_an_open_box_is_read_in_one_pass():
     """Each open box was once searched to the end of the text: 10 000 of them took a minute."""
-    assert boxed("\\boxed{" * 20_000) is None
-    assert boxed("\\boxed{" * 20_000 + "7}") == "7"
+    assert claims.last_box("\\boxed{" * 20_000) is None
+    assert claims.last_box("\\boxed{" * 20_000 + "7}").content == "7"
 
 
 def test_mathematics_needs_a_box_too():
