@@ -17,10 +17,10 @@ WORDS = (
 IS = r"\b(?:is|be|ist|lautet|es|est|jest)\b|(?<!\w)[èé](?!\w)"
 # what stands before an answer: 'the answer is', 'conclusion:', 'I would say', '答案是'
 STATEMENT = re.compile(
-    rf"{WORDS}(?P<between>[^.:=\n]{{0,40}}?)(?:(?:{IS})\s*:?|[:=—–])\s*"
+    rf"{WORDS}(?P<between>[^.:=\n]{{0,40}}?)(?:(?:{IS})\s*:?|[:=—–]|\s-\s)\s*"
     r"|\bI(?:'d|’d| would| will|'ll|’ll)? (?:say|answer|choose|pick|go with)\b:?\s*"
     r"|(?:选择?|選)\s*(?=\(?[A-J](?!\w))"
-    r"|(?:答案|答え|정답|답)\s*(?:应该|應該)?(?:是|为|為|は|은|는|:)\s*:?\s*"
+    r"|(?:答案|选项|答え|정답|답|答(?=:)|الجواب|الإجابة)\s*(?:应该|應該)?(?:是|为|為|は|은|는|هو|هي|:)\s*:?\s*"
     rf"|^[^\w\n]*(?:the )?(?:final |correct )?{WORDS}[^\w\n]*\n\s*",
     re.IGNORECASE | re.MULTILINE,
 )

@@ -23,16 +23,18 @@ GROUPED = r"\d{1,3}(?:,\d{2,3})*,\d{3}(?!\d)|\d{1,3}(?:[ '’]\d{3})+(?!\d)"  # 
 DECIMAL = rf"(?:{GROUPED}|\d+)(?:\.\d*)?|\.\d+"
 POWER = r"\s*(?:\\times|\\cdot|[×x*·])\s*10\s*\^\s*\{?\s*([-+]?\d{1,3})\s*\}?|[eE]([-+]?\d{1,3})(?!\d)"
 WHOLE = re.compile(rf"(?P<sign>[-+]?)\s*(?P<decimal>{DECIMAL})")
-FRACTION = re.compile(
-    r"(?P<sign>[-+]?)\s*(?:(?P<whole>\d+)\s*)?\\[dtc]?frac\s*"
-    r"(?:\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}|(\d)\s*(\d))|(?P<sign2>[-+]?)\s*(\d+)\s*/\s*(\d+)"
+TEX_FRACTION = re.compile(
+    r"(?P<sign>[-+]?)\s*(?P<whole>\d*)\s*\\[dtc]?frac\s*"
+    r"(?:\{\s*(?P<over>[-+]?\d+)\s*\}\s*\{\s*(?P<under>\d+)\s*\}|(?P<digit>\d)\s*(?P<digit_under>\d))"
 )
+FRACTION = re.compile(r"(?P<sign>[-+]?)\s*(?:(?P<whole>\d+)\s+)?(?P<over>\d+)\s*/\s*(?P<under>\d+)")
 POWER_OF_TEN = re.compile(r"(?P<sign>[-+]?)\s*10\s*\^\s*\{?\s*(?P<power>[-+]?\d{1,3})\s*\}?")
 SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 SCALE = re.compile(rf"\s*({'|'.join(SCALES)})\b", re.IGNORECASE)
 
+SEVERAL = re.compile(r"=[^=]*(?:,(?!\d{3})|;|\b(?:and|or)\b)[^=]*=")  # x = 96, y = 3
 FILLER = re.compile(
-    r"^(?:(?:\\approx|\\sim|[≈~]|(?:about|approximately|approx\.?|roughly|around|exactly|therefore|thus|hence|then"
+    r"^(?:\([A-J]\)|(?:\\approx|\\sim|[≈~]|(?:about|approximately|approx\.?|roughly|around|exactly|therefore|thus|hence|then"
     r"|simply|just|indeed|still|equal to)(?!\w))[\s,:]*)+",
     re.IGNORECASE,
 )
@@ -85,22 +87,25 @@ def read_integer(text: str) -> str | None:
 
 def read_number(text: str) -> str | None:
     """The number that an answer is, as a float is written; also a fraction or a power of ten."""
+    text = re.sub(r"\s*(?:\\pm|±|\+/-).*", "", text)  # 4.5 ± 0.1
     number = exact(text)
+    if number is None:  # 4,5 in many languages
+        number = exact(re.sub(r"(?<![\d,.])(\d+),(\d{1,2}|\d{4,})(?![\d,.])", r"\1.\2", text, count=1))
     return None if number is None else format(float(number), ".12g")
 
 
 def exact(text: str) -> Fraction | None:
     """The number that an answer is."""
-    text = re.sub(r"\s*(?:\\pm|±|\+/-).*", "", text)  # 4.5 ± 0.1
-    for grammar in (FRACTION, POWER_OF_TEN, WHOLE):
+    for grammar in (TEX_FRACTION, FRACTION, POWER_OF_TEN, WHOLE):
         if (number := _number(text, grammar)) is not None:
             return number
-    decimal_comma = re.sub(r"(?<![\d,.])(\d+),(\d{1,2}|\d{4,})(?![\d,.])", r"\1.\2", text, count=1)
-    return _number(decimal_comma, WHOLE) if decimal_comma != text else None
+    return None
 
 
 def _number(text: str, grammar: re.Pattern) -> Fraction | None:
     if len(text) > MOST_CHARACTERS:
+        return None
+    if SEVERAL.search(text):
         return None
     text = tidy(re.split(r"=|\\approx|≈", tidy(text))[-1])  # m + n = 601
     text = CURRENCY.sub(r"\1", FILLER.sub("", text))
@@ -119,14 +124,14 @@ def _number(text: str, grammar: re.Pattern) -> Fraction | None:
 
 def _value(found: re.Match) -> Fraction | None:
     groups = found.groupdict()
-    sign = -1 if "-" in (groups["sign"] or "", groups.get("sign2") or "") else 1
+    sign = -1 if groups["sign"] == "-" else 1
     if found.re is POWER_OF_TEN:
         return sign * Fraction(10) ** int(found["power"])
     if found.re is WHOLE:
         return sign * Fraction(re.sub(r"[^\d.]", "", found["decimal"]).rstrip("."))
     whole = int(found["whole"] or 0)
-    over, under = (int(part) for part in found.groups()[2:] if part and part.isdigit())
-    return sign * (whole + Fraction(over, under)) if under else None
+    over, under = groups["over"] or found["digit"], groups["under"] or found["digit_under"]
+    return sign * (whole + Fraction(int(over), int(under))) if int(under) else None
 
 
 def is_unit(text: str) -> bool:

@@ -21,9 +21,12 @@ WITHOUT_SPACES = {  # whole: 是否 is 'whether'
 ANY = "|".join(WORDS.values())
 FILLER = (
     r"(?:(?:a|an|the|most|very|clear(?:ly)?|definite(?:ly)?|definitive|likely|probably|simply|just|therefore|thus"
-    r"|then|actually|indeed|clearly|firm|final|answer|decision|is)\b[\s:,]*|[\s\"'(:*_—–-])*+"
+    r"|then|actually|indeed|clearly|firm|final|answer|decision|is)\b[\s:,]*|[^\w?])*+"
 )
-HEDGE = re.compile(rf"\s*(?:/|,?\s*(?:and|or|und|oder|et|ou|y|o|e|и|или)\s+)\s*(?:also\s+)?(?:{ANY})(?!\w)|\s+(?:{ANY})(?!\w)|\s*\?")
+HEDGE = re.compile(
+    rf"\s*(?:/|,?\s*(?:and|or|und|oder|et|ou|y|o|e|и|или)\s+)\s*(?:also\s+)?(?P<and>{ANY})(?!\w)"
+    rf"|,?\s+(?P<next>{ANY})(?=\W*$|[,;?])|\s+(?P<then>{ANY})(?!\w)|\s*(?P<asked>\?)"
+)
 # 'No' before a noun says what there is not, and may be part of either answer: 'No effect was found.'
 AFTER_NO = re.compile(
     r"\s*(?:$|[^\w\s-]|[—–-](?!\w))|\s+(?:because|since|as|it|they|this|that|these|he|she|we|there|not|but|for"
@@ -43,7 +46,10 @@ AFTER_BARE = re.compile(
 )
 TWO_LETTERS = re.compile(r"\s*(?:,|/|&|and|or|und|oder|et|ou|y|o)\s*(?:also\s+)?\(?[A-J]\)?(?![\w'’])")
 CALLED_RIGHT = re.compile(
-    r"(?<!\w)\(?([A-J])(?:[.):] ?[^.\n]{0,60}|\))? is (?:the |a )?(?:correct|right|best)\b(?! or\b)"
+    r"(?:^|[.,;:(]\s*|\b(?i:option|choice|answer|letter|so|thus|therefore|hence|that)\s+)"
+    r"\(?([A-J])(?:[.):] ?[^.\n]{0,60}|\))? is (?:the |a )?(?:correct|right|best)"
+    r"(?: (?:answer|option|choice|one|response))?(?=\s*(?:[.,;:!)]|$)|\s+(?:because|since|as)\b)",
+    re.MULTILINE,
 )
 
 
@@ -56,10 +62,16 @@ def choice_at(text: str) -> str | None:
             return choice
     for choice, words in WORDS.items():
         found = re.compile(rf"(?:{words})(?![\w])(?!-\w)").match(plain, start)
-        if found and not HEDGE.match(plain, found.end()):
+        if found and not _is_hedged(plain, found.end(), words):
             is_determiner = choice == "no" and not AFTER_NO.match(plain, found.end())
             return None if is_determiner else choice
     return None
+
+
+def _is_hedged(plain: str, start: int, words: str) -> bool:
+    """Whether another choice or a question mark follows."""
+    hedge = HEDGE.match(plain, start)
+    return bool(hedge) and not re.fullmatch(words, hedge[hedge.lastgroup])  # type: ignore[index]
 
 
 def choice_alone(text: str) -> str | None:
