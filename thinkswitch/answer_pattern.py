@@ -35,6 +35,8 @@ def take(pattern: str, text: str) -> str | None:
 
 
 def is_asked_for(pattern: str, prompt: str) -> bool:
-    """Whether a prompt shows the form that the pattern describes: a match, or what the pattern begins with."""
+    """Whether a prompt shows the form of the pattern: a match, or the characters that it begins with."""
     beginning = regex.match(r"[^\\.^$*+?{}\[\]|()]*", pattern)[0].strip()
-    return bool(pattern) and (bool(beginning) and beginning in prompt or take(pattern, prompt) is not None)
+    if beginning and beginning in prompt:
+        return True
+    return bool(pattern) and take(pattern, prompt) is not None

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 MOST_CHARACTERS = 200  # of a statement: a longer sentence explains
+MOST_CLAIMS = 50  # that are read, from the last one back: a model may repeat itself until it is cut off
 
 WORDS = (
     r"\b(?:answer|ans|conclusion|decision|(?:correct|right|best) (?:option|choice)|antwort|antwoord|respuesta"
@@ -55,9 +56,10 @@ class Claim(NamedTuple):
     end: int
 
 
-def half_width(text: str) -> str:
-    """The text with ASCII in the place of full-width digits, letters and signs."""
-    return text.translate(FULL_WIDTH)
+def normalised(text: str) -> str:
+    """The text with ASCII for full-width signs and one space for several: no search meets a run of them."""
+    text = re.sub(r"[^\S\n\u00a0\u202f]+", " ", text.translate(FULL_WIDTH))
+    return re.sub(r"\n[ \n]*\n", "\n\n", re.sub(r"[\u00a0\u202f]{2,}", " ", text))
 
 
 def without_markup(text: str) -> str:
@@ -69,7 +71,7 @@ def without_markup(text: str) -> str:
 
 
 def last_box(text: str) -> Box | None:
-    r"""The last complete box that is not empty: `\boxed{…}`, which may hold braces, or `<answer>…</answer>`."""
+    r"""The last complete box with something in it: `\boxed{…}`, which may hold braces, or one of TAGS."""
     boxes = [*_braced_boxes(text), *_bare_boxes(text), *_tagged(text)]
     filled = [(start, end) for start, end in boxes if text[start:end].strip()]
     if not filled:
@@ -110,7 +112,7 @@ def statements(text: str) -> list[Claim]:
     found = []
     text = re.sub(r"(?<!\s)\s+\\\]", r"\\]", re.sub(r"\\\[\s+", r"\\[", text))  # a formula's own lines
     text = re.sub(r"\$\$([^$]+)\$\$", lambda formula: f"$${formula[1].strip()}$$", text)
-    for match in STATEMENT.finditer(text):
+    for match in list(STATEMENT.finditer(text))[-MOST_CLAIMS:]:
         claim = _sentence(text, match.end())
         denied = NEGATED.search(match["between"] or "") or NEGATED.match(claim.text)
         asked = text[claim.end : claim.end + 1] == "?"
@@ -126,13 +128,14 @@ def _sentence(text: str, start: int) -> Claim:
     return Claim(claim if "{" in claim else claim.rstrip("}"), stop)  # {"answer": 12}
 
 
-def correction(tail: str, read: Callable[[str], str | None]) -> tuple[bool, str | None]:
-    """Whether the text after a claim takes it back, and what `read` finds there instead."""
+def corrected(answer: str | None, tail: str, read: Callable[[str], str | None]) -> str | None:
+    """The answer, or what `read` finds in its stead where the text after it takes it back."""
     back = TAKEN_BACK.search(tail)
     if not back:
-        return False, None
-    found = (read(_sentence(tail, one.end()).text) for one in INSTEAD.finditer(tail, back.start()))
-    return True, next((answer for answer in reversed(list(found)) if answer), None)
+        return answer
+    instead = list(INSTEAD.finditer(tail, back.start()))[-MOST_CLAIMS:]
+    found = (read(_sentence(tail, one.end()).text) for one in reversed(instead))
+    return next((answer for answer in found if answer), None)
 
 
 def first_line(text: str) -> str:

@@ -33,7 +33,9 @@ class Kind:
     read: Reader  # a text that is nothing but an answer: what a box holds, or the right answer of a problem
     claimed: Reader  # the rest of a sentence that begins with 'the answer is'
     alone: Reader  # a response with neither box nor such a sentence
-    mentions: str = r"(?!)"  # what a sentence has that gives an answer, even one that cannot be read ('2 or 3')
+    mentions: str = (
+        r"(?!)"  # what a sentence has that gives an answer, even one that cannot be read ('2 or 3')
+    )
     expected: str = ""  # what the right answer must be; empty: anything
 
 
@@ -57,16 +59,16 @@ def final_answer(text: str, kind: str, pattern: str = "") -> str | None:
     answer. Any other number could be a step, or the lucky end of an unfinished text.
     """
     reader = KINDS[kind]
-    text = claims.half_width(text)
+    text = claims.normalised(text)
     if pattern and (taken := answer_pattern.take(pattern, text)) is not None:
         return _read(taken, reader)
     box = claims.last_box(text)
     if box:
-        return _unless_corrected(_read(box.content, reader), text[box.end :], reader)
+        return claims.corrected(_read(box.content, reader), text[box.end :], reader.claimed)
     plain = claims.without_markup(text)
     for claim in claims.statements(plain):
         if answer := reader.claimed(claim.text):
-            return _unless_corrected(answer, plain[claim.end :], reader)
+            return claims.corrected(answer, plain[claim.end :], reader.claimed)
         if re.match(reader.mentions, claim.text, re.IGNORECASE):
             return None  # it gives two, or none of this kind
     return reader.alone(text)
@@ -74,7 +76,7 @@ def final_answer(text: str, kind: str, pattern: str = "") -> str | None:
 
 def canonical(text: str, kind: str) -> str | None:
     """An answer without what makes no difference (spacing, units, case of a choice); None when it is none."""
-    text = claims.half_width(text)
+    text = claims.normalised(text)
     box, reader = claims.last_box(text), KINDS[kind]
     return _read(box.content if box else text, reader) or reader.alone(text)
 
@@ -85,11 +87,6 @@ def _read(content: str, reader: Kind) -> str | None:
         return answer
     stated = claims.statements(claims.without_markup(numerals.tidy(content[: numerals.MOST_CHARACTERS])))
     return reader.claimed(stated[0].text) if stated else None
-
-
-def _unless_corrected(answer: str | None, tail: str, reader: Kind) -> str | None:
-    is_corrected, instead = claims.correction(tail, reader.claimed)
-    return instead if is_corrected else answer
 
 
 # ---- readers
@@ -154,7 +151,11 @@ KINDS = {
         "an integer",
     ),
     "choice": Kind(
-        options.choice_at, options.choice_at, options.choice_alone, rf"\W*(?:{options.ANY})\b", "yes, no or maybe"
+        options.choice_at,
+        options.choice_at,
+        options.choice_alone,
+        rf"\W*(?:{options.ANY})\b",
+        "yes, no or maybe",
     ),
     "letter": Kind(
         options.letter_at, options.letter_at, options.letter_alone, r"\W*[A-J]\b", "a letter from A to J"

@@ -1,8 +1,8 @@
 """A child process that compares mathematical answers with math-verify. Torch-free.
 
 A process, because some comparisons never end, eat all memory or crash, and hold the interpreter's lock: only
-killing stops them. (math-verify's own limit needs SIGALRM, which only a main thread may use.) It starts at the
-first question and stays, because importing sympy takes longer than most comparisons.
+killing stops them. (math-verify's own limit needs SIGALRM, which only a main thread may use.) It starts at
+the first question and stays, because importing sympy takes longer than most comparisons.
 
 The protocol is JSON, a value a line. The child first writes {"ready": true}; then, for each
 [right, found, seconds] that it reads, {"equal": bool} or {"error": text}. It ends when its stdin does.
@@ -36,7 +36,8 @@ class MathWorker:
     def equal(self, right: str, found: str, seconds: float) -> bool | None:
         """Whether math-verify calls `found` equal to `right`.
 
-        None when that fails, takes longer than `seconds` or more than MOST_BYTES; the next question is answered.
+        None when that fails, or takes longer than `seconds` or more than MOST_BYTES; then the next question
+        starts another process.
         Raises RuntimeError where math-verify cannot be used at all.
         """
         with self._turn:

@@ -10,7 +10,9 @@ from fractions import Fraction
 MOST_CHARACTERS = 500  # of an answer; a longer one is an essay
 MOST_DIGITS = 300  # a float holds no more, and int() refuses 4300
 
-FONTS = "text|textbf|textit|textrm|texttt|mathrm|mathbf|mathit|mathsf|mbox|operatorname|underline|bm|boldsymbol"
+FONTS = (
+    "text|textbf|textit|textrm|texttt|mathrm|mathbf|mathit|mathsf|mbox|operatorname|underline|bm|boldsymbol"
+)
 FONT = re.compile(rf"\\(?:{FONTS})\s*\{{((?:[^{{}}]++|\{{[^{{}}]*\}})*+)\}}")
 COMMAND_BEFORE_FONT = re.compile(rf"(\\[a-zA-Z]+)(?=\\(?:{FONTS})\s*\{{)")  # \mu\text{m} is no \mum
 NOTHING = re.compile(
@@ -39,15 +41,15 @@ FILLER = re.compile(
     re.IGNORECASE,
 )
 CURRENCY = re.compile(r"^([-+]?)\s*(?:(?:US)?\\?[$€£¥₹]|Rs\.?|USD|EUR)\s*")
-# What may follow a number without changing it: degrees, per cent, words, exponents of units. It never goes back.
-UNIT = re.compile(
-    r"(?>\s|\\?[%$€£¥]|\^?\{?(?:\\circ|°)\}?|[a-zA-Zµμ]\^\s*\{?\s*-?\d\s*\}?|\\(?:cdot|times)|\\(?:mu|Omega|degree|AA)(?![a-z])"
-    r"|[·*/.()'’-](?!\s*[\d\\])"
-    r"|[^\W\d_])*+"
+# What may follow a number without changing it: degrees, per cent, words, exponents of units.
+UNIT = re.compile(  # possessive: it never goes back
+    r"(?>\s|\\?[%$€£¥]|\^?\{?(?:\\circ|°)\}?|[a-zA-Zµμ]\^\s*\{?\s*-?\d\s*\}?|\\(?:cdot|times)"
+    r"|\\(?:mu|Omega|degree|AA)(?![a-z])|[·*/.()'’-](?!\s*[\d\\])|[^\W\d_])*+"
 )
-NO_UNITS = set(  # words that go on with the sum or the sentence
-    "and or plus minus times but is are was were the a to half dozen more less than not if then by with which "
-    "that so because since there they it we und oder ou et y".split()
+NO_UNIT = re.compile(  # words that go on with the sum or the sentence
+    r"(?<!\w)(?:and|or|plus|minus|times|but|is|are|was|were|the|a|to|half|dozen|more|less|than|not|if|then|by|with"
+    r"|which|that|so|because|since|there|they|it|we|und|oder|ou|et|y)(?!\w)",
+    re.IGNORECASE,
 )
 VARIABLES = "[abceiknpqrtxyz]"
 VARIABLE = re.compile(rf"{VARIABLES}+(?![\w\\])|\s+{VARIABLES}(?![\w\\])")  # 2x, 2ab, 2pi; but 2 in
@@ -71,7 +73,14 @@ def tidy(text: str) -> str:
 
 def _unwrapped(text: str) -> str:
     """Without dollars, brackets or braces that hold all of it, and without a full stop."""
-    for opening, closing in (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("(", ")"), ("{", "}")):
+    for opening, closing in (
+        ("$$", "$$"),
+        ("$", "$"),
+        (r"\(", r"\)"),
+        (r"\[", r"\]"),
+        ("(", ")"),
+        ("{", "}"),
+    ):
         text = text.strip()
         inner = text[len(opening) : -len(closing)]
         if text.startswith(opening) and text.endswith(closing) and opening not in inner and inner.strip():
@@ -87,7 +96,7 @@ def read_integer(text: str) -> str | None:
 
 def read_number(text: str) -> str | None:
     """The number that an answer is, as a float is written; also a fraction or a power of ten."""
-    text = re.sub(r"\s*(?:\\pm|±|\+/-).*", "", text)  # 4.5 ± 0.1
+    text = re.sub(r"(?:\\pm|±|\+/-).*", "", text)  # 4.5 ± 0.1
     number = exact(text)
     if number is None:  # 4,5 in many languages
         number = exact(re.sub(r"(?<![\d,.])(\d+),(\d{1,2}|\d{4,})(?![\d,.])", r"\1.\2", text, count=1))
@@ -139,4 +148,4 @@ def is_unit(text: str) -> bool:
     words = re.findall(r"[^\W\d_]+", re.sub(r"\\[a-zA-Z]+", "", text))
     if len(words) > MOST_WORDS or text.startswith(". ") or VARIABLE.match(text):
         return False
-    return bool(UNIT.fullmatch(text)) and NO_UNITS.isdisjoint(word.lower() for word in words)
+    return bool(UNIT.fullmatch(text)) and not NO_UNIT.search(text)

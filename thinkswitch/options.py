@@ -19,7 +19,7 @@ WITHOUT_SPACES = {  # whole: 是否 is 'whether'
     "maybe": "也许|可能|或许|たぶん|아마도?",
 }
 ANY = "|".join(WORDS.values())
-FILLER = (
+FILLER = re.compile(
     r"(?:(?:a|an|the|most|very|clear(?:ly)?|definite(?:ly)?|definitive|likely|probably|simply|just|therefore|thus"
     r"|then|actually|indeed|clearly|firm|final|answer|decision|is)\b[\s:,]*|[^\w?])*+"
 )
@@ -31,6 +31,9 @@ HEDGE = re.compile(
 AFTER_NO = re.compile(
     r"\s*(?:$|[^\w\s-]|[—–-](?!\w))|\s+(?:because|since|as|it|they|this|that|these|he|she|we|there|not|but|for"
     r"|in|based|according|due|given|when|if|—|–|-)\b"
+)
+CONCLUDING = re.compile(
+    r"\W*(?:in conclusion|in summary|overall|therefore|thus|so|hence)\b[\s,:]*", re.IGNORECASE
 )
 
 LETTER_NAMES = (
@@ -56,33 +59,32 @@ CALLED_RIGHT = re.compile(
 def choice_at(text: str) -> str | None:
     """The choice that a text begins with; None for none, and for two ('yes and no')."""
     plain = numerals.tidy(text[: numerals.MOST_CHARACTERS]).casefold()
-    start = re.match(FILLER, plain).end()  # type: ignore[union-attr]
+    start = FILLER.match(plain).end()  # type: ignore[union-attr]  # it may be empty, so it always matches
     for choice, words in WITHOUT_SPACES.items():
         if re.compile(rf"(?:{words})(?=$|[\s.,;:!、。，；：！)]|です|だ)").match(plain, start):
             return choice
     for choice, words in WORDS.items():
-        found = re.compile(rf"(?:{words})(?![\w])(?!-\w)").match(plain, start)
-        if found and not _is_hedged(plain, found.end(), words):
+        found = re.compile(rf"(?:{words})(?!\w|-\w)").match(plain, start)
+        if found and not _is_hedged(words, HEDGE.match(plain, found.end())):
             is_determiner = choice == "no" and not AFTER_NO.match(plain, found.end())
             return None if is_determiner else choice
     return None
 
 
-def _is_hedged(plain: str, start: int, words: str) -> bool:
-    """Whether another choice or a question mark follows."""
-    hedge = HEDGE.match(plain, start)
-    return bool(hedge) and not re.fullmatch(words, hedge[hedge.lastgroup])  # type: ignore[index]
+def _is_hedged(words: str, hedge: re.Match | None) -> bool:
+    """Whether another choice than `words` follows, or a question mark."""
+    return hedge is not None and not re.fullmatch(words, hedge[hedge.lastgroup or 0])
 
 
 def choice_alone(text: str) -> str | None:
-    """What a response without box or statement chooses: in its last line, if that is all it says, or its first."""
+    """What a response without box or statement chooses: in its last line, if that is all, or its first."""
     plain = claims.without_markup(text)
     last = claims.last_line(plain)
     whole = re.fullmatch(rf"\W*(?:{ANY}|{'|'.join(WITHOUT_SPACES.values())})\W*", last.casefold())
-    concluding = re.match(r"\W*(?:in conclusion|in summary|overall|therefore|thus|so|hence)\b[\s,:]*", last, re.I)
-    if whole or concluding:
-        answer = choice_at(last[concluding.end() :] if concluding else last)
-    return (answer if whole or concluding else None) or choice_at(claims.first_line(plain))
+    concluding = CONCLUDING.match(last)
+    if (whole or concluding) and (answer := choice_at(last[concluding.end() :] if concluding else last)):
+        return claims.corrected(answer, last, choice_at)
+    return claims.corrected(choice_at(claims.first_line(plain)), plain, choice_at)
 
 
 def letter_at(text: str) -> str | None:
@@ -121,4 +123,4 @@ def letter_alone(text: str) -> str | None:
         return letter_at(claims.without_markup(last))
     first = claims.first_line(plain)
     is_option = re.match(r"\(?[A-J](?:[).:]|$| [-–—] |,? (?:because|since|as)\b)", first)
-    return letter_at(first) if is_option else None
+    return claims.corrected(letter_at(first), plain, letter_at) if is_option else None
