@@ -37,6 +37,6 @@ def take(pattern: str, text: str) -> str | None:
 def is_asked_for(pattern: str, prompt: str) -> bool:
     """Whether a prompt shows the form of the pattern: a match, or the characters that it begins with."""
     beginning = regex.match(r"[^\\.^$*+?{}\[\]|()]*", pattern)[0].strip()
-    if beginning and beginning in prompt:
+    if len(beginning) > 1 and beginning in prompt:
         return True
     return bool(pattern) and take(pattern, prompt) is not None

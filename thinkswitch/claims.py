@@ -29,12 +29,14 @@ NEGATED = re.compile(r"\bnot\b|n['’]t\b|\bcannot\b|\bnever\b|\bneither\b", re.
 CONDITION = re.compile(r"\b(?:if|whether|suppose|assuming|unless)\b[^.\n]{0,30}$", re.IGNORECASE)
 SENTENCE_END = re.compile(r"[.!;](?=\s|$)|\?|[。！？]|\n")  # not the point of 2.5
 
+# Only where a sentence begins so, or at once: that some other option 'is wrong' is what explanations say.
 TAKEN_BACK = re.compile(
-    r"\b(?:wait|hmm+|oops|sorry|hold on|scratch that|correction)\b[^\n]{0,80}?"
+    r"(?:^\W*|[.!?…:;,\n—–(]\s*|\bno,? |\bbut )(?:wait|hmm+|oops|sorry|hold on|scratch that)\b[^\n]{0,80}?"
     r"(?:\bwrong\b|\bincorrect\b|\bnot (?:right|correct)\b|(?<!no )\bmistake\b|\bshould (?:be|have been)\b)"
     r"|\bwait\b[\s,.…:—–-]{1,3}(?:actually\b|(?:actually,? )?no\b\s*[,.:;—–-])"
     r"|\bno\b[\s,.…:—–-]{1,3}wait\b|\bcorrection\s*:"
-    r"|\b(?:that|this|it|which) (?:is|was) (?:wrong|incorrect|not right|not correct)\b",
+    r"|^\W*(?:no, )?(?:that|this) (?:is|was) (?:wrong|incorrect|not right|not correct)"
+    r"(?=\W*(?:$|\n|[.,;:!—–]))",
     re.IGNORECASE,
 )
 INSTEAD = re.compile(
@@ -63,7 +65,9 @@ def normalised(text: str) -> str:
 
 
 def without_markup(text: str) -> str:
-    """The text without Markdown's marks and without quotation marks."""
+    """The text without Markdown's marks and quotation marks; a formula on lines of its own is on one."""
+    text = re.sub(r"(?<!\s)\s+\\\]", r"\\]", re.sub(r"\\\[\s+", r"\\[", text))
+    text = re.sub(r"\$\$([^$]+)\$\$", lambda formula: f"$${formula[1].strip()}$$", text)
     text = re.sub(r"^[ \t]*(?:#{1,6}[ \t]+|>[ \t]?)+", "", text, flags=re.MULTILINE)
     text = re.sub(r"\*\*|__|[`\"“”„«»]|(?<!\w)['‘]|['’](?!\w)", "", text)
     text = re.sub(r"(?<![\w*])\*(?=\S)([^*\n]+)(?<=\S)\*(?![\w*])", r"\1", text)
@@ -110,8 +114,6 @@ def statements(text: str) -> list[Claim]:
     Without those that deny ('cannot be'), ask or suppose. `text` has no markup.
     """
     found = []
-    text = re.sub(r"(?<!\s)\s+\\\]", r"\\]", re.sub(r"\\\[\s+", r"\\[", text))  # a formula's own lines
-    text = re.sub(r"\$\$([^$]+)\$\$", lambda formula: f"$${formula[1].strip()}$$", text)
     for match in list(STATEMENT.finditer(text))[-MOST_CLAIMS:]:
         claim = _sentence(text, match.end())
         denied = NEGATED.search(match["between"] or "") or NEGATED.match(claim.text)

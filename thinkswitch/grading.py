@@ -18,7 +18,7 @@ MATH_CHARACTERS = 1000  # a longer expression is compared as text
 # where the sentence of an answer goes on to explain it
 EXPLANATION = re.compile(
     r"(?:,\s*|\s+)(?:because|since|as|which|so|where|given|meaning|but|if|i\.e\.|for)\b|,\s+(?=[^\W\d_])(?!or\b|and\b)"
-    r"|\s+\(|\s+[—–]\s|:\s"
+    r"|\s+\(|\s+[—–]\s|:\s(?!\d)"
 )
 
 _math_worker = MathWorker()  # starts no process before the first question
@@ -82,7 +82,7 @@ def canonical(text: str, kind: str) -> str | None:
 
 
 def _read(content: str, reader: Kind) -> str | None:
-    """An answer that may be introduced: \text{Answer: } 8."""
+    r"""An answer that may be introduced: \text{Answer: } 8."""
     if answer := reader.read(content):
         return answer
     stated = claims.statements(claims.without_markup(numerals.tidy(content[: numerals.MOST_CHARACTERS])))

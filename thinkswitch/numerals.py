@@ -100,7 +100,8 @@ def read_number(text: str) -> str | None:
     number = exact(text)
     if number is None:  # 4,5 in many languages
         number = exact(re.sub(r"(?<![\d,.])(\d+),(\d{1,2}|\d{4,})(?![\d,.])", r"\1.\2", text, count=1))
-    return None if number is None else format(float(number), ".12g")
+    # 10^999 is beyond a float
+    return None if number is None or abs(number) >= 10**MOST_DIGITS else format(float(number), ".12g")
 
 
 def exact(text: str) -> Fraction | None:

@@ -121,7 +121,7 @@ def test_random_text_is_read_without_a_complaint(kind, text):
 @pytest.mark.parametrize("piece", [*PIECES, "\t", "  °", "1 ", "A. is the ", "answer is ", "answer is not "])
 def test_long_text_is_read_in_a_second(kind, piece):
     """The worst one took 2 s: a search that began anew at each of 10,000 spaces. Now it is 0.05 s."""
-    for before, after in (("", ""), ("The answer is ", "!"), ("\\boxed{", "}"), ("\\boxed{1}", "?")):
+    for before, after in (("The answer is ", "!"), ("\\boxed{", "}")):
         text = before + piece * (10_000 // len(piece)) + after
         started = time.process_time()  # of this process: whatever else the machine does is not counted
         grading.final_answer(text, kind)
