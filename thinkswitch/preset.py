@@ -84,8 +84,8 @@ class Preset:
     )
     answer_pattern: str = setting(
         "",
-        "Regular expression that takes the answer out of its column, such as ####\\s*(.+); also out of "
-        "responses, where the prompt shows that form. Empty = the column holds the answer.",
+        "Regular expression that takes the answer out of its column, such as ####\\s*(.+); and out of "
+        "responses, where prompts show that form.",
     )
     tolerance: float = setting(
         TOLERANCE, "Answers of the kind number: how far off is right, as a share of the right answer.", 0, 1
