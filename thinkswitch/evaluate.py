@@ -63,10 +63,10 @@ def score(problem: Problem, question: int, chunk: Chunk) -> Score:
     assert chunk.finish is not None
     return Score(
         question=question,
-        correct=grade(chunk.answer, problem.answer, problem.kind),
+        correct=grade(chunk.answer, problem.answer, problem.kind, problem.pattern, problem.tolerance),
         thought=chunk.state in ("closed", "doubled"),
         tokens=chunk.tokens,
-        said=final_answer(chunk.answer, problem.kind),
+        said=final_answer(chunk.answer, problem.kind, problem.pattern),
         finish=chunk.finish,
     )
 

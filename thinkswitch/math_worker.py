@@ -1,8 +1,8 @@
 """A child process that compares mathematical answers with math-verify. Torch-free.
 
-A process, because some comparisons never end and hold the interpreter's lock: only killing stops them.
-(math-verify's own limit needs SIGALRM, which only a main thread may use.) It starts at the first question and
-stays, because importing sympy takes longer than most comparisons.
+A process, because some comparisons never end, eat all memory or crash, and hold the interpreter's lock: only
+killing stops them. (math-verify's own limit needs SIGALRM, which only a main thread may use.) It starts at
+the first question and stays, because importing sympy takes longer than most comparisons.
 
 The protocol is JSON, a value a line. The child first writes {"ready": true}; then, for each
 [right, found, seconds] that it reads, {"equal": bool} or {"error": text}. It ends when its stdin does.
@@ -11,12 +11,19 @@ The protocol is JSON, a value a line. The child first writes {"ready": true}; th
 import contextlib
 import faulthandler
 import json
+import logging
 import signal
 import subprocess
 import sys
 import threading
+import time
+from typing import Any
 
 GRACE_SECONDS = 1.0  # so long over the limit, the child takes its parent for dead and ends
+MOST_BYTES = 1_000_000_000  # of the child's memory; it has 0.1 GB when it starts
+WATCH_SECONDS = 0.05  # between looks at its memory
+
+logger = logging.getLogger(__name__)
 
 
 class MathWorker:
@@ -27,18 +34,24 @@ class MathWorker:
         self._child: subprocess.Popen[str] | None = None
 
     def equal(self, right: str, found: str, seconds: float) -> bool | None:
-        """Whether math-verify calls `found` equal to `right`; None when that takes longer than `seconds`."""
+        """Whether math-verify calls `found` equal to `right`.
+
+        None when that fails, or takes longer than `seconds` or more than MOST_BYTES; then the next question
+        starts another process.
+        Raises RuntimeError where math-verify cannot be used at all.
+        """
         with self._turn:
             try:
-                reply = _ask(self._running_child(), [right, found, seconds], seconds)
+                child = self._running_child()
+                reply = _ask(child, [right, found, seconds], seconds)
+                if _memory(child) > MOST_BYTES / 2:  # what is left of this answer must not count for the next
+                    self.close()
             except BaseException:  # Ctrl-C, too: a reply that nobody has read would answer the next question
                 self.close()
                 raise
-        if reply is None:
-            return None
         if "error" in reply:
-            raise RuntimeError(f"math-verify failed on {right!r} and {found!r}: {reply['error']}")
-        return reply["equal"]
+            logger.info("math-verify on %.80r and %.80r: %s", right, found, reply["error"])
+        return reply.get("equal")
 
     def close(self) -> None:
         """Kill the child, if there is one; the next question starts another."""
@@ -65,25 +78,42 @@ class MathWorker:
         return self._child
 
 
-def _ask(child: "subprocess.Popen[str]", question: list, seconds: float) -> dict | None:
-    """The child's reply; None when there was none in time, which the child does not survive."""
-    too_late = threading.Event()
+def _ask(child: "subprocess.Popen[str]", question: list, seconds: float) -> dict[str, Any]:
+    """The child's reply, or an error; one that eats time or memory is killed."""
+    answered = threading.Event()
+    excess: list[str] = []
 
-    def kill() -> None:
-        too_late.set()
-        child.kill()
+    def watch() -> None:
+        deadline = time.monotonic() + seconds
+        while not answered.wait(min(WATCH_SECONDS, max(0.0, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline:
+                excess.append(f"it took longer than {seconds:g} s")
+            elif _memory(child) > MOST_BYTES:
+                excess.append(f"it took more than {MOST_BYTES / 1e9:g} GB")
+            if excess:
+                child.kill()
+                return
 
-    timer = threading.Timer(seconds, kill)
-    timer.daemon = True
-    timer.start()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
     try:
         with contextlib.suppress(OSError):  # the child has died: reading says so
             print(json.dumps(question), file=child.stdin, flush=True)
         reply = _read_reply(child)
     finally:
-        timer.cancel()
-        timer.join()  # it may be killing the child at this moment
-    return None if too_late.is_set() else reply
+        answered.set()
+        watcher.join()  # it may be killing the child at this moment
+    return {"error": excess[0]} if excess else reply
+
+
+def _memory(child: "subprocess.Popen[str]") -> int:
+    """Bytes that the child holds; 0 when it has ended."""
+    import psutil  # here: the child, which runs this file, needs none
+
+    try:
+        return psutil.Process(child.pid).memory_info().rss
+    except psutil.Error:
+        return 0
 
 
 def _read_reply(child: "subprocess.Popen[str]") -> dict:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import yaml
 
-from thinkswitch import paths
+from thinkswitch import answer_pattern, paths
 from thinkswitch.errors import UserError
+from thinkswitch.grading import KINDS, TOLERANCE
 from thinkswitch.recipe import Schedule
 from thinkswitch.values import TemplateArgs, ThinkTags, parse_fields, to_plain, to_text
 
@@ -79,7 +80,15 @@ class Preset:
     kind: str = setting(
         "text",
         "How answers are compared, unless the row has a kind of its own.",
-        choices=("integer", "choice", "math", "text"),
+        choices=tuple(KINDS),
+    )
+    answer_pattern: str = setting(
+        "",
+        "Regular expression that takes the answer out of its column, such as ####\\s*(.+); and out of "
+        "responses, where prompts show that form.",
+    )
+    tolerance: float = setting(
+        TOLERANCE, "Answers of the kind number: how far off is right, as a share of the right answer.", 0, 1
     )
     prompts: int = setting(15, "Training prompts per round.", 1, 1_000_000)
     held_out: int = setting(30, "Problems scored after every round, never trained on.", 1, 1_000_000)
@@ -193,6 +202,7 @@ class Preset:
     def __post_init__(self):
         _check_ranges(self)
         check_schedule(self.schedule)
+        answer_pattern.check(self.answer_pattern)
         if self.learning_rate <= 0:
             raise UserError(f"learning_rate must be above 0, it is {self.learning_rate}")
         if self.soft and self.labels != "thinking":

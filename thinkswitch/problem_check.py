@@ -50,7 +50,15 @@ def check(path: Path, preset: Preset) -> Check:
         try:
             if isinstance(row, UserError):
                 raise row
-            problem = make_problem(row, where, preset.prompt_template, preset.answer_column, preset.kind)
+            problem = make_problem(
+                row,
+                where,
+                preset.prompt_template,
+                preset.answer_column,
+                preset.kind,
+                preset.answer_pattern,
+                preset.tolerance,
+            )
         except UserError as error:
             found.wrong += 1
             found.faults += [str(error)] if found.wrong <= SHOWN else []

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from thinkswitch import problem_files
+from thinkswitch import answer_pattern, problem_files
 from thinkswitch.errors import UserError
-from thinkswitch.grading import KINDS, canonical
+from thinkswitch.grading import KINDS, TOLERANCE, canonical
 from thinkswitch.preset import Preset
 
 HUB_FORM = "write owner/name:split or owner/name/config:split"
@@ -23,9 +23,9 @@ HUB_FORM = "write owner/name:split or owner/name/config:split"
 class Problem:
     prompt: str
     answer: str = ""  # empty: a prompt to train on, which cannot be graded
-    kind: str = (
-        "text"  # integer (AIME), choice (PubMedQA: yes, no, maybe), math (any expression), text (as it is)
-    )
+    kind: str = "text"  # one of grading.KINDS
+    pattern: str = ""  # where its prompt asks for an answer in that form
+    tolerance: float = TOLERANCE
 
     @property
     def key(self) -> str:
@@ -104,23 +104,47 @@ def _check_sizes(preset: Preset, held: int, train: int, needed: int) -> None:
 
 
 def load(
-    source: str, template: str = "{prompt}", answer_column: str = "answer", kind: str = "text"
+    source: str,
+    template: str = "{prompt}",
+    answer_column: str = "answer",
+    kind: str = "text",
+    pattern: str = "",
+    tolerance: float = TOLERANCE,
 ) -> list[Problem]:
     """Every problem of a file or Hub data set. `template` is filled from a row's columns."""
     is_file = Path(source).is_file() or source.lower().endswith(problem_files.SUFFIXES)
     rows = problem_files.rows(Path(source)) if is_file else _hub_rows(source)
-    problems = [make_problem(row, where, template, answer_column, kind) for where, row in rows]
+    read = (template, answer_column, kind, pattern, tolerance)
+    problems = [make_problem(row, where, *read) for where, row in rows]
     if not problems:
         raise UserError(f"{source} holds no problems; give it one JSON object a line with a 'prompt'")
     return problems
 
 
 def _load(preset: Preset, source: str) -> list[Problem]:
-    return load(source, preset.prompt_template, preset.answer_column, preset.kind)
+    return load(
+        source,
+        preset.prompt_template,
+        preset.answer_column,
+        preset.kind,
+        preset.answer_pattern,
+        preset.tolerance,
+    )
 
 
-def make_problem(row: dict, where: str, template: str, answer_column: str, kind: str) -> Problem:
-    """The problem of one row; `where` (file and line) begins every error."""
+def make_problem(
+    row: dict,
+    where: str,
+    template: str,
+    answer_column: str,
+    kind: str,
+    pattern: str = "",
+    tolerance: float = TOLERANCE,
+) -> Problem:
+    """The problem of one row; `where` (file and line) begins every error.
+
+    `pattern` takes the answer out of the column, and out of responses where the prompt shows that form.
+    """
     prompt = _fill(template, row, where)
     if not prompt.strip():
         raise UserError(f"{where}: the prompt is empty")
@@ -129,10 +153,22 @@ def make_problem(row: dict, where: str, template: str, answer_column: str, kind:
         raise UserError(f"{where}: unknown kind {kind!r}; known are {', '.join(KINDS)}")
     answer = row.get(answer_column)
     answer = "" if answer is None else str(answer).strip()
-    expected = {"integer": "an integer", "choice": "yes, no or maybe"}
-    if answer and kind in expected and canonical(answer, kind) is None:
-        raise UserError(f"{where}: the answer {answer[:40]!r} is not {expected[kind]}")
-    return Problem(prompt, answer, kind)
+    if answer and pattern:
+        answer = _take_out(answer, pattern, where)
+    expected = KINDS[kind].expected
+    if answer and expected and canonical(answer, kind) is None:
+        raise UserError(f"{where}: the answer {answer[:40]!r} is not {expected}")
+    asked = pattern if answer_pattern.is_asked_for(pattern, prompt) else ""
+    return Problem(prompt, answer, kind, asked, tolerance)
+
+
+def _take_out(answer: str, pattern: str, where: str) -> str:
+    taken = answer_pattern.take(pattern, answer)
+    if not taken:
+        raise UserError(
+            f"{where}: answer_pattern {pattern!r} finds nothing in the answer, which ends in {answer[-40:]!r}"
+        )
+    return taken
 
 
 def _fill(template: str, row: dict, where: str) -> str:

@@ -3,6 +3,7 @@
 A sample is a line of samples.jsonl, written in two steps. `think` records
     prompt_index, sample, kind, prompt, text, prefilled, tokens, finish
     tags: [opening, closing], only where they are not <think> and </think>
+    pattern: only where the prompt asks for an answer in that form
 and `strip` adds
     trace, answer, said (the final answer), why (it is dropped; null: it is kept), kept
 """
@@ -46,6 +47,8 @@ def new(problem: Problem, prompt_index: int, sample: int, row: Row, chunk: Chunk
         "tokens": chunk.tokens,
         "finish": chunk.finish,
     }
+    if problem.pattern:
+        line["pattern"] = problem.pattern
     return line if row.tags == THINK else {**line, "tags": [row.tags.open, row.tags.close]}
 
 
@@ -58,7 +61,7 @@ def judge(samples: list[dict], thinks: bool, fits: Callable[[str, str], bool]) -
     judged = []
     for sample in samples:
         parsed = parse_sample(sample)
-        said = final_answer(parsed.answer, sample["kind"])
+        said = final_answer(parsed.answer, sample["kind"], sample.get("pattern", ""))
         why = _rejection(sample["finish"], parsed, said, thinks)
         if why is None and not fits(sample["prompt"], parsed.answer):
             why = "longer than max_length"

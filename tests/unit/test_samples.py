@@ -58,6 +58,28 @@ def test_an_answer_too_long_to_train_on_leaves_its_vote_to_a_shorter_one():
     assert [s["why"] for s in judged] == ["longer than max_length", None]
 
 
+def test_the_majority_is_that_of_the_answers_short_enough_to_train_on():
+    """Of five answers three say 7, two of them at length: the vote is between the other three."""
+    texts = ["\\boxed{7}" + "x" * 20, "y" * 20 + "\\boxed{7}", "\\boxed{7}", "\\boxed{5}", "\\boxed{5}."]
+    judged = judge([sample(0, f"t</think>{text}", i) for i, text in enumerate(texts)], thinks=True, fits=fits)
+    long = "longer than max_length"
+    assert [s["why"] for s in judged] == [long, long, "outvoted", None, "agrees with one kept"]
+    judged = judge([{**sample(0, "t</think>" + "z" * 20 + "\\boxed{7}")}], thinks=True, fits=fits)
+    assert [(s["said"], s["why"]) for s in judged] == [("7", long)]  # none fits: no vote
+
+
+def test_votes_in_the_form_that_the_prompt_asks_for():
+    votes = [
+        {**sample(0, f"t</think>#### {n}", i), "pattern": r"####\s*(\d+)"} for i, n in enumerate([5, 7, 7])
+    ]
+    judged = judge(votes, thinks=True, fits=fits)
+    assert [(s["said"], s["why"]) for s in judged] == [
+        ("5", "outvoted"),
+        ("7", None),
+        ("7", "agrees with one kept"),
+    ]
+
+
 def test_shuffled_stays_within_kinds_and_moves_every_answer():
     kinds = ["a"] * 5 + ["b"] * 4
     answers = [*"12345", *"wxyz"]

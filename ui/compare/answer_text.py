@@ -86,7 +86,8 @@ def mark(chunk: Chunk, problem: problems.Problem | None) -> str:
     """Whether a finished answer to a held-out problem is right."""
     if problem is None or chunk.finish in (None, "cancel"):
         return ""
-    return "✓" if grading.grade(chunk.answer, problem.answer, problem.kind) else "✗"
+    right = grading.grade(chunk.answer, problem.answer, problem.kind, problem.pattern, problem.tolerance)
+    return "✓" if right else "✗"
 
 
 def progress_line(question: Question, rows: int, done: int) -> str:

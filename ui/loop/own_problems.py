@@ -22,7 +22,8 @@ ROOT = Path("problems")  # where the files go
 SHOWN_CHARACTERS = 160  # of a prompt
 ROLES = [("Training and held-out, divided", "both"), ("Training", "training"), ("Held-out", "held-out")]
 READ = (  # the settings that say how a file is read, and how much of it is used
-    *("prompt_template", "answer_column", "kind", "prompts", "held_out"),
+    *("prompt_template", "answer_column", "kind", "answer_pattern", "tolerance"),
+    *("prompts", "held_out"),
     *("fresh", "rounds", "seed", "train_set", "held_out_set"),
 )
 
