@@ -49,7 +49,7 @@ def test_what_is_wrong_is_said_by_line_and_nothing_is_stored(upload, tmp_path):
     ) as e:
         own_problems.accept(path, load_preset("tiny"), "both")
     assert str(e.value).endswith("(and 1 more)")
-    with pytest.raises(UserError, match=r"is none of \.jsonl, \.json, \.csv, \.parquet"):
+    with pytest.raises(UserError, match=r"is none of \.jsonl, \.ndjson, \.json, \.csv, "):
         own_problems.accept(upload("x.exe", *ROWS), load_preset("tiny"), "both")
     assert not (tmp_path / "problems").exists()
 

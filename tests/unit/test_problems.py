@@ -33,7 +33,7 @@ def preset_of(folder, train, held, **settings) -> Preset:
 MALFORMED = {
     '{"prompt": "a"}\n\n{"prompt": ': "line 3 is not JSON",
     '{"prompt": "a"}\n[1]': "line 2 is a list",
-    '{"question": "a"}': "line 1: the prompt template '{prompt}' asks for 'prompt', the row has question",
+    '{"topic": "a"}': "line 1: the prompt template '{prompt}' asks for 'prompt', the row has topic",
     '{"prompt": " "}': "line 1: the prompt is empty",
     '{"prompt": "a", "answer": "perhaps", "kind": "choice"}': "'perhaps' is not yes, no or maybe",
     '{"prompt": "a", "answer": "1.5", "kind": "integer"}': "line 1: the answer '1.5' is not an integer",
@@ -55,7 +55,7 @@ def test_missing_and_binary_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         problems.load(str(tmp_path / "none.jsonl"))
     (tmp_path / "b.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="UTF-8"):
+    with pytest.raises(UserError, match="cannot be read as UTF-16 text"):
         problems.load(str(tmp_path / "b.jsonl"))
 
 
