@@ -115,7 +115,11 @@ def load(
 ) -> list[Problem]:
     """Every problem of a file or Hub data set. `template` is filled from a row's columns."""
     first, found = peek(rows_of(source))
-    template, answer_column = fitting_columns(first, template, answer_column)
+    usual_template, usual_answer = fitting_columns(first, template, answer_column)
+    if template == Preset.prompt_template:  # a column that somebody has named is never replaced by a guess
+        template = usual_template
+    if answer_column == Preset.answer_column:
+        answer_column = usual_answer
     problems = [make_problem(row, where, template, answer_column, kind) for where, row in _good(found)]
     if not problems:
         raise UserError(f"{source} holds no problems; give it one JSON object a line with a 'prompt'")

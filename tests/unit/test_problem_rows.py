@@ -116,6 +116,15 @@ def test_columns_that_were_asked_for_go_first():
     assert usual_columns(["text", "label"], "prompt", "answer") == ("text", "label")
 
 
+def test_a_column_that_somebody_has_named_is_not_guessed(tmp_path):
+    """A misspelt answer_column would otherwise be scored against another column, silently."""
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps({"question": "a", "solution": "2"}) + "\n", "utf-8")
+    assert problems.load(str(path), answer_column="final") == [Problem("a", "", "text")]
+    with pytest.raises(UserError, match="asks for 'problem', the row has question, solution"):
+        problems.load(str(path), template="{problem}")
+
+
 @pytest.mark.parametrize(
     "value, kind, text",
     [

@@ -87,6 +87,42 @@ def test_hub_sets_are_named_by_id_configuration_and_split(monkeypatch):
     assert asked == [("qiaojin/PubMedQA", "pqa_labeled", "train")]
 
 
+@pytest.mark.parametrize(
+    "train, held_out, splits, expected",
+    [
+        ("a/b", "a/b", ["train", "test"], ("a/b:train", "a/b:test")),
+        ("a/b", "a/b", ["test", "train", "validation"], ("a/b:train", "a/b:test")),
+        ("a/b", "a/b", ["train", "validation"], ("a/b:train", "a/b:validation")),
+        ("a/b", "a/b", ["train"], ("a/b:train", "a/b:train")),  # one set for both: it is divided
+        ("a/b/c", "a/b:test", ["train", "dev"], ("a/b/c:train", "a/b:test")),
+        ("a/b", "a/b/c", ["questions"], ("a/b:questions", "a/b/c:questions")),
+        ("x.jsonl", "a/b", ["train", "test"], ("x.jsonl", "a/b:test")),
+    ],
+)
+def test_a_hub_set_without_a_split_is_trained_on_train_and_scored_on_test(
+    monkeypatch, train, held_out, splits, expected
+):
+    """CASES 3: `owner/name` was refused as "neither an existing file nor a Hub data set"."""
+    asked = []
+
+    def get_dataset_split_names(*names):
+        asked.append(names)
+        return splits
+
+    fake = types.SimpleNamespace(get_dataset_split_names=get_dataset_split_names)
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    named = problems.with_splits(Preset(train_set=train, held_out_set=held_out))
+    assert (named.train_set, named.held_out_set) == expected
+    assert set(asked) <= {("a/b",), ("a/b", "c")}
+
+
+def test_splits_that_have_other_names_are_listed(monkeypatch):
+    fake = types.SimpleNamespace(get_dataset_split_names=lambda *names: ["easy", "hard"])
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    with pytest.raises(UserError, match=r"^a/b has the splits easy, hard; write one of them: a/b:easy$"):
+        problems.with_split("a/b", problems.TRAIN_SPLITS)
+
+
 class DatasetNotFoundError(FileNotFoundError):
     """Known by its name, since `datasets` takes seconds to import."""
 
