@@ -238,7 +238,7 @@ def load_preset(name: str | Path) -> Preset:
 
 
 def preset_file(name: str | Path) -> Path:
-    path = Path(name)
+    path = Path(paths.pasted(str(name)))
     if path.is_dir():
         path = path / "preset.yaml"
     if path.is_file():
@@ -305,15 +305,8 @@ def _resolve_paths(values: dict, folder: Path) -> dict:
     for f in dataclasses.fields(Preset):
         value = values.get(f.name)
         if f.metadata["is_path"] and isinstance(value, str) and value:
-            resolved[f.name] = _resolve_path(value, folder)
+            resolved[f.name] = paths.full_path(value, folder)
     return resolved
-
-
-def _resolve_path(value: str, folder: Path) -> str:
-    if (folder / value).exists():
-        return str((folder / value).resolve())
-    base, plus, adapter = value.partition("+")
-    return _resolve_path(base, folder) + plus + _resolve_path(adapter, folder) if base and adapter else value
 
 
 def is_path(name: str) -> bool:

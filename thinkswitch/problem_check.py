@@ -9,12 +9,14 @@ from pathlib import Path
 
 from thinkswitch import problems
 from thinkswitch.errors import UserError
+from thinkswitch.grading import canonical
 from thinkswitch.preset import Preset
 from thinkswitch.problems import Problem, make_problem
 
 MOST_ROWS = 200_000  # that a page takes: a small Parquet file can unpack to millions
 SHOWN = 3  # problems and faults that are reported
 HELD_OUT_SHARE = 4  # of one set for both, a quarter at most is held out
+NARROW_KINDS = ("integer", "choice")  # that can be told from an answer alone
 ROLES = ("both", "training", "held-out")
 
 
@@ -30,6 +32,12 @@ class Check:
     first: list[Problem] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)  # the first ones
     wrong: int = 0  # how many rows have one
+    fits: Counter[str] = field(default_factory=Counter)  # how many answers could be of a narrower kind
+
+    @property
+    def fitting_kind(self) -> str:
+        """The kind that all answers could have; empty: none but text, or there are no answers."""
+        return next((kind for kind, fit in self.fits.items() if fit == self.answered), "")
 
 
 def check(source: Path | str, preset: Preset, most_rows: int = MOST_ROWS, shown: int = SHOWN) -> Check:
@@ -54,6 +62,7 @@ def check(source: Path | str, preset: Preset, most_rows: int = MOST_ROWS, shown:
             continue
         found.kinds[problem.kind] += 1
         found.answered += bool(problem.answer)
+        found.fits.update(kind for kind in NARROW_KINDS if problem.answer and canonical(problem.answer, kind))
         found.first += [problem] if len(found.first) < SHOWN else []
         keys.add(problem.key)
     if not found.rows:

@@ -138,7 +138,7 @@ def rows_of(source: str) -> Iterator[problem_files.Entry]:
 
 def is_file(source: str) -> bool:
     """Whether a source is a file, there or not; else it is on the Hub."""
-    return Path(source).exists() or source.lower().endswith(problem_files.SUFFIXES)
+    return Path(source).exists() or (source.lower().endswith(problem_files.SUFFIXES) and "://" not in source)
 
 
 def peek(found: Iterator[problem_files.Entry]) -> tuple[list[dict], Iterator[problem_files.Entry]]:

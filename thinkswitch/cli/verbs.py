@@ -97,6 +97,14 @@ def status(args: Namespace) -> int:
 
 
 def check(args: Namespace) -> int:
+    if args.data:
+        from thinkswitch.cli import data_report
+
+        if args.instruct:
+            raise UserError("check either two checkpoints or --data, not both in one call")
+        return data_report.show(args.data, apply_settings(Preset(), args.set), args.json)
+    if not args.thinking:
+        raise UserError("check wants two checkpoints, INSTRUCT and THINKING, or --data FILE")
     from thinkswitch.weights.pair import about_same_weights, open_pair_of
 
     _silence_libraries()

@@ -20,6 +20,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from thinkswitch.errors import UserError, list_some
+from thinkswitch.paths import pasted_target
 
 MADE_BY = "ThinkSwitch Studio export"  # in recipe.json: marks a folder that an export may replace
 HIDDEN = ".thinkswitch-export-"
@@ -31,7 +32,7 @@ HIDDEN = ".thinkswitch-export-"
 def resolve_path(out: Path) -> Path:
     """An absolute path without links; a UserError where the system cannot have such a folder."""
     try:
-        resolved = Path(os.path.expanduser(out)).resolve()
+        resolved = pasted_target(str(out)).resolve()
         resolved.exists()
     except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL character, a loop of links
         reason = getattr(error, "strerror", None) or error
