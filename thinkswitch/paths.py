@@ -1,4 +1,4 @@
-"""Paths and Hub ids: as people paste them, and short, as a page shows them: without this machine's folders."""
+"""Paths and Hub ids: as people paste them; and short, as a page shows them."""
 
 import os
 import re

@@ -88,16 +88,15 @@ def turns_of(value: Any, where: str) -> list[Turn] | None:
 
 
 def turn_of(turn: dict, where: str) -> Turn:
-    role = turn.get("role", turn.get("from"))
     content = next((turn[key] for key in ("content", "value", "text") if turn.get(key) is not None), "")
     parts = content if isinstance(content, list) else [content]
     texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
     if not all(isinstance(text, str) for text in texts):
         kinds = sorted({str(part.get("type")) for part in parts if isinstance(part, dict)} - {"text"})
-        raise UserError(
-            f"{where}: a turn of its chat holds {' and '.join(kinds) or 'no text'}; only text is read"
-        )
-    return ROLES.get(role.casefold(), role), "\n".join(texts)
+        held = " and ".join(kinds) or "no text"
+        raise UserError(f"{where}: a turn of its chat holds {held}; only text is read")
+    role = str(turn.get("role", turn.get("from")))
+    return ROLES.get(role.casefold(), role), "\n".join(map(str, texts))
 
 
 def question_and_reply(turns: list[Turn]) -> tuple[str, str]:
