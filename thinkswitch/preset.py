@@ -229,7 +229,10 @@ def load_preset(name: str | Path) -> Preset:
     """A preset from a YAML file, from the folder of a run (its preset.yaml), or by its name in presets/."""
     path = preset_file(name)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        text = path.read_text(encoding="utf-8-sig")
+        if not text.strip("\0 \r\n"):
+            raise UserError(f"{path} is empty, as a power failure leaves it; copy it from elsewhere")
+        values = yaml.safe_load(text) or {}
     except (yaml.YAMLError, ValueError, OSError) as error:  # yaml raises ValueError for an impossible date
         raise UserError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):

@@ -279,9 +279,10 @@ def _open_source(args: Namespace) -> Source:
     pair = open_pair_of(preset)
     if not is_run:
         return Source(preset, pair, rounds.start(pair), None)
-    number = runs.rounds_done(folder) if args.round is None else args.round
-    has_begun = number or (runs.round_dir(folder, 0) / "recipe.json").is_file()
-    return Source(preset, pair, rounds.read(folder, number) if has_begun else rounds.start(pair), folder)
+    if args.round is None:
+        return Source(preset, pair, rounds.read_last(folder, pair), folder)
+    has_begun = args.round or rounds.is_written(folder, 0)
+    return Source(preset, pair, rounds.read(folder, args.round) if has_begun else rounds.start(pair), folder)
 
 
 def _load_blend(source: Source) -> "Blend":
