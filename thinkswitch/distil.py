@@ -321,10 +321,12 @@ def save_state(path: Path, weights: list[torch.Tensor], optimiser: torch.optim.A
 
 
 def restore_state(path: Path, weights: list[torch.Tensor], optimiser: torch.optim.AdamW) -> int:
-    """Load what `save_state` saved; returns how many steps are done, 0 without a file or in an empty one."""
-    if not path.is_file() or runs.is_blank(path):
+    """Load what `save_state` saved; returns how many steps are done."""
+    try:
+        state = safe_open(path, framework="pt")
+    except (FileNotFoundError, SafetensorError):  # none, or what a power failure has left of it
         return 0
-    with safe_open(path, framework="pt") as file:
+    with state as file:
         step = int(file.metadata()["step"])
         for i, weight in enumerate(weights):
             with torch.no_grad():
