@@ -20,6 +20,7 @@ from starlette.routing import Route
 from thinkswitch.errors import UserError
 from thinkswitch.preset import load_preset
 from thinkswitch.recipe import Schedule
+from thinkswitch.text import print_utf8
 from ui import header, security, settings_store
 from ui.compare import screen_stream
 from ui.compare import tab as compare
@@ -95,6 +96,7 @@ def open_with_stored_settings(
 
 
 def main(argv: list[str] | None = None) -> int:
+    print_utf8()
     args = parser().parse_args(argv)
     try:
         auth = security.credentials(args)

@@ -19,12 +19,14 @@ from thinkswitch.errors import UserError, first_line
 from thinkswitch.paths import full_path, pasted, pasted_folder, pasted_target
 from thinkswitch.preset import Preset
 from thinkswitch.remote import distributed
+from thinkswitch.text import print_utf8
 
 DISK_ERRORS = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ENAMETOOLONG")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
+    print_utf8()
     args = parser().parse_args(argv)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     set_up_logging(args.verbose)
