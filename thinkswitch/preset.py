@@ -68,14 +68,18 @@ class Preset:
     thinking_system: str = setting("", "System prompt of the thinking checkpoint. Empty = none.")
 
     train_set: str = location(
-        "Prompts to train on: a file (JSONL, JSON, CSV, Parquet) or a Hub set, owner/name[/config]:split.",
+        "Prompts to train on: a file (JSONL, JSON, CSV, Parquet) or a Hub set, owner/name[/config][:split].",
         group="The task",
     )
     held_out_set: str = location(
         "Problems to score, named in the same way. May be the same set: it is then divided."
     )
-    prompt_template: str = setting("{prompt}", "Text of a prompt; {column} stands for a column of the row.")
-    answer_column: str = setting("answer", "Column that holds the right answer.")
+    prompt_template: str = setting(
+        "{prompt}", "Text of a prompt; {column} stands for a column. {prompt} = or one with a usual name."
+    )
+    answer_column: str = setting(
+        "answer", "Column that holds the right answer. answer = or one with a usual name."
+    )
     kind: str = setting(
         "text",
         "How answers are compared, unless the row has a kind of its own.",
@@ -230,7 +234,7 @@ def load_preset(name: str | Path) -> Preset:
     path = preset_file(name)
     try:
         text = path.read_text(encoding="utf-8-sig")
-        if not text.strip("\0 \r\n"):
+        if not text.strip("\0") and path.with_name("run.json").exists():  # another run than it was
             raise UserError(f"{path} is empty, as a power failure leaves it; copy it from elsewhere")
         values = yaml.safe_load(text) or {}
     except (yaml.YAMLError, ValueError, OSError) as error:  # yaml raises ValueError for an impossible date
