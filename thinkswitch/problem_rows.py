@@ -41,8 +41,8 @@ def plain(row: dict, where: str) -> dict:
             found.setdefault("answer", replied)
         else:  # of preferences or completions: prompt, chosen, completion
             found[name] = replied if str(name).casefold() in ANSWER_COLUMNS else asked
-    if "prompt" not in named and "instruction" in named and "input" in named:
-        cells = [row[named[name]] for name in ("system", "instruction", "input") if name in named]
+    if "prompt" not in named and "instruction" in named and {"input", "context"} & named.keys():
+        cells = [row[named[name]] for name in ("system", "instruction", "input", "context") if name in named]
         parts = [str(cell).strip() for cell in cells if not is_missing(cell)]
         found["prompt"] = "\n\n".join(filter(None, parts))
     return found

@@ -27,6 +27,7 @@ ROWS = {  # CASES 3: one row as people have it -> its prompt and answer
         "Be brief.\n\nAdd.\n\n1 + 1",
         "2",
     ),
+    "dolly": (dict(instruction="Add.", context="1 + 1", response="2"), "Add.\n\n1 + 1", "2"),
     "alpaca without the column": (dict(instruction="Add 1 and 1.", response="2"), "Add 1 and 1.", "2"),
     "messages": (dict(messages=[ASKED, REPLIED]), "What is 1 + 1?", "2"),
     "messages with a system turn": (dict(messages=[SYSTEM, ASKED, REPLIED]), WITH_SYSTEM, "2"),
