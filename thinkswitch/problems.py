@@ -16,6 +16,7 @@ from typing import Any
 from thinkswitch import problem_files, problem_rows
 from thinkswitch.errors import UserError
 from thinkswitch.grading import KINDS, canonical
+from thinkswitch.paths import exists
 from thinkswitch.preset import Preset
 
 HUB_FORM = "write owner/name:split or owner/name/config:split"
@@ -138,7 +139,7 @@ def rows_of(source: str) -> Iterator[problem_files.Entry]:
 
 def is_file(source: str) -> bool:
     """Whether a source is a file, there or not; else it is on the Hub."""
-    return Path(source).exists() or (source.lower().endswith(problem_files.SUFFIXES) and "://" not in source)
+    return exists(source) or (source.lower().endswith(problem_files.SUFFIXES) and "://" not in source)
 
 
 def peek(found: Iterator[problem_files.Entry]) -> tuple[list[dict], Iterator[problem_files.Entry]]:
@@ -264,7 +265,8 @@ def dataset_error_message(source: str, error: Exception) -> str:
         return f"the data set {name} is gated: ask for access at {page}, then `hf auth login`"
     if type(error).__name__ == "DatasetNotFoundError":
         advice = "check the spelling, or `hf auth login` if it is private"
-        return f"the Hub has no data set {name}, or none for you; {advice}"
+        no_file = "" if ":" in source else f"there is no file {source}, and "
+        return f"{no_file}the Hub has no data set {name}, or none for you; {advice}"
     if isinstance(error, ConnectionError):
         unreachable = f"{failed}: it is not in the cache, and the Hub cannot be reached"
         if constants.HF_HUB_OFFLINE:

@@ -169,6 +169,15 @@ def test_hub_errors_become_one_sentence(monkeypatch, error):
     assert str(refused.value) == HUB_ERRORS[error]
 
 
+def test_a_file_that_is_not_there_may_look_like_a_hub_set():
+    """Without a split both are `folder/name`."""
+    message = problems.dataset_error_message("data/train", DatasetNotFoundError("Dataset doesn't exist"))
+    assert message.startswith("there is no file data/train, and the Hub has no data set data/train")
+    for source in ("x\0y", "a" * 5000, f"{'a' * 5000}/b/c/d"):
+        with pytest.raises(UserError, match="neither an existing file nor a Hub data set"):
+            problems.load(source)
+
+
 def test_a_gated_set_says_where_to_ask():
     message = problems.dataset_error_message(
         "a/b:test", DatasetNotFoundError("Dataset 'a/b' is a gated dataset")
