@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.request import getproxies
 
 import gradio as gr
 import plotly
@@ -19,6 +20,7 @@ from starlette.routing import Route
 from thinkswitch.errors import UserError
 from thinkswitch.preset import load_preset
 from thinkswitch.recipe import Schedule
+from thinkswitch.text import print_utf8
 from ui import header, security, settings_store
 from ui.compare import screen_stream
 from ui.compare import tab as compare
@@ -34,6 +36,7 @@ from ui.widgets.events import on
 
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 MAX_UPLOAD = "32mb"  # of a file of problems, deleted once it is read; a demo takes none
+LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 LEFT_UPLOADS = (3600, 3600)  # seconds between looks, and how old an upload that nobody read may become
 
 
@@ -93,6 +96,7 @@ def open_with_stored_settings(
 
 
 def main(argv: list[str] | None = None) -> int:
+    print_utf8()
     args = parser().parse_args(argv)
     try:
         auth = security.credentials(args)
@@ -108,9 +112,24 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def reach_this_machine_directly() -> None:
+    """Gradio asks its own page whether it is up, and a proxy cannot reach that: it ended in a traceback.
+
+    Windows and macOS keep proxies outside of the environment; they count only while it names none.
+    """
+    proxies = getproxies()
+    for name in ("no_proxy", "NO_PROXY") if proxies else ():
+        named = [part.strip() for part in proxies.get("no", "").split(",") if part.strip()]
+        os.environ[name] = ",".join(dict.fromkeys([*named, *LOCAL_NAMES]))
+    for scheme in proxies.keys() & {"http", "https", "all"}:
+        if f"{scheme}_proxy".upper() not in os.environ:
+            os.environ.setdefault(f"{scheme}_proxy", proxies[scheme])
+
+
 def launch(page: gr.Blocks, studio: Studio, args: argparse.Namespace, auth: tuple[str, str] | None) -> None:
     options = launch_options(args)
     options["app_kwargs"]["routes"] += [News(studio).route(), screen_stream.route(studio)]
+    reach_this_machine_directly()
     try:
         page.launch(**options, auth=auth)
     except OSError as error:  # Gradio found no free port

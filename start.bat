@@ -3,16 +3,20 @@ rem start.bat             set up, then open the studio in the browser   (--demo,
 rem start.bat test ...    set up, then run the tests                    (--slow, paths ...)
 rem start.bat VERB ...    set up, then python -m thinkswitch VERB ...
 setlocal
+rem files and output are UTF-8 whatever the code page
+set "PYTHONUTF8=1"
 set "HERE=%~dp0"
 set "VENV=%HERE%.venv"
 set "PY=%VENV%\Scripts\python.exe"
 set "PIP="%PY%" -m pip install --quiet --disable-pip-version-check"
 
-rem set up again when requirements.txt or pyproject.toml has changed
+rem set up again when requirements.txt or pyproject.toml has changed, or the environment's Python does not start
 set "WANTED=%TEMP%\thinkswitch-%RANDOM%.txt"
 copy /y /b "%HERE%requirements.txt"+"%HERE%pyproject.toml" "%WANTED%" >nul
-fc /b "%WANTED%" "%VENV%\installed.txt" >nul 2>&1
-if errorlevel 1 (
+set "READY=yes"
+fc /b "%WANTED%" "%VENV%\installed.txt" >nul 2>&1 || set "READY="
+"%PY%" -c "" >nul 2>&1 || set "READY="
+if not defined READY (
     call :set_up || (del "%WANTED%" & exit /b 1)
     copy /y "%WANTED%" "%VENV%\installed.txt" >nul
 )

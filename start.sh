@@ -15,6 +15,7 @@ fail() {
 
 make_venv() {
     local candidate
+    rm -rf "$venv" # a file, or a link to a Python that is gone, would be in the way
     for candidate in python3.13 python3.12 python3.11 python3 python; do
         if command -v "$candidate" >/dev/null &&
             "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
@@ -30,10 +31,13 @@ make_venv() {
 changed() { ! cat "${@:2}" | cmp -s - "$venv/$1"; }
 record() { cat "${@:2}" >"$venv/$1"; }
 
+export PYTHONUTF8=1 # files and output are UTF-8 whatever the locale
+
 main_files=("$here/requirements.txt" "$here/pyproject.toml")
-if changed installed.txt "${main_files[@]}"; then
+# its Python is missing where the system's has been replaced by a newer one
+if changed installed.txt "${main_files[@]}" || [ ! -x "$python" ]; then
     echo "setting up (once; a few minutes) ..." >&2
-    "$python" -m pip --version >/dev/null 2>&1 || make_venv
+    { [ -s "$python" ] && "$python" -m pip --version >/dev/null 2>&1; } || make_venv # an empty file "succeeds"
     "${pip[@]}" -r "$here/requirements.txt" >&2
     # torch brings the setuptools that this needs, so nothing else is downloaded
     "${pip[@]}" --no-deps --no-build-isolation --editable "$here" >&2

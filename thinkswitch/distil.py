@@ -27,6 +27,7 @@ from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset
 from thinkswitch.recipe import module_kind
 from thinkswitch.remote import distributed
+from thinkswitch.rounds import has_adapter
 from thinkswitch.weights.checkpoint import Checkpoint
 from thinkswitch.weights.device import mixed_precision, out_of_memory, release
 from thinkswitch.weights.families import head_logits
@@ -88,7 +89,7 @@ def check_targets(preset: Preset, pair: Pair) -> None:
 
 def already_trained(folder: Path) -> bool:
     """Whether the adapter is in `folder`. A death just after that left the training's state, which goes."""
-    trained = (folder / "adapter").is_dir()
+    trained = has_adapter(folder)
     if trained:
         (folder / STATE).unlink(missing_ok=True)
     return trained
@@ -304,7 +305,7 @@ def save_adapter(wrapped, path: Path) -> None:
             values["target_modules"].sort()  # peft lists them in the order of a set
         config.write_text(json.dumps(values, indent=2, sort_keys=True), "utf-8")
         for file in folder.iterdir():
-            file.chmod(0o644)  # safetensors lets only the owner read
+            runs.set_mode(file, 0o644)  # safetensors lets only the owner read
 
 
 def save_state(path: Path, weights: list[torch.Tensor], optimiser: torch.optim.AdamW, step: int) -> None:
@@ -320,10 +321,12 @@ def save_state(path: Path, weights: list[torch.Tensor], optimiser: torch.optim.A
 
 
 def restore_state(path: Path, weights: list[torch.Tensor], optimiser: torch.optim.AdamW) -> int:
-    """Load what `save_state` saved; returns how many steps are done, 0 without a file."""
-    if not path.is_file():
+    """Load what `save_state` saved; returns how many steps are done."""
+    try:
+        state = safe_open(path, framework="pt")
+    except (FileNotFoundError, SafetensorError):  # none, or what a power failure has left of it
         return 0
-    with safe_open(path, framework="pt") as file:
+    with state as file:
         step = int(file.metadata()["step"])
         for i, weight in enumerate(weights):
             with torch.no_grad():

@@ -69,14 +69,18 @@ class Preset:
     thinking_system: str = setting("", "System prompt of the thinking checkpoint. Empty = none.")
 
     train_set: str = location(
-        "Prompts to train on: a file (JSONL, JSON, CSV, Parquet) or a Hub set, owner/name[/config]:split.",
+        "Prompts to train on: a file (JSONL, JSON, CSV, Parquet) or a Hub set, owner/name[/config][:split].",
         group="The task",
     )
     held_out_set: str = location(
         "Problems to score, named in the same way. May be the same set: it is then divided."
     )
-    prompt_template: str = setting("{prompt}", "Text of a prompt; {column} stands for a column of the row.")
-    answer_column: str = setting("answer", "Column that holds the right answer.")
+    prompt_template: str = setting(
+        "{prompt}", "Text of a prompt; {column} stands for a column. {prompt} = or one with a usual name."
+    )
+    answer_column: str = setting(
+        "answer", "Column that holds the right answer. answer = or one with a usual name."
+    )
     kind: str = setting(
         "text",
         "How answers are compared, unless the row has a kind of its own.",
@@ -239,7 +243,10 @@ def load_preset(name: str | Path) -> Preset:
     """A preset from a YAML file, from the folder of a run (its preset.yaml), or by its name in presets/."""
     path = preset_file(name)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        text = path.read_text(encoding="utf-8-sig")
+        if not text.strip("\0") and path.with_name("run.json").exists():  # another run than it was
+            raise UserError(f"{path} is empty, as a power failure leaves it; copy it from elsewhere")
+        values = yaml.safe_load(text) or {}
     except (yaml.YAMLError, ValueError, OSError) as error:  # yaml raises ValueError for an impossible date
         raise UserError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
@@ -248,7 +255,7 @@ def load_preset(name: str | Path) -> Preset:
 
 
 def preset_file(name: str | Path) -> Path:
-    path = Path(name)
+    path = Path(paths.pasted(str(name)))
     if path.is_dir():
         path = path / "preset.yaml"
     if path.is_file():
@@ -315,15 +322,8 @@ def _resolve_paths(values: dict, folder: Path) -> dict:
     for f in dataclasses.fields(Preset):
         value = values.get(f.name)
         if f.metadata["is_path"] and isinstance(value, str) and value:
-            resolved[f.name] = _resolve_path(value, folder)
+            resolved[f.name] = paths.full_path(value, folder)
     return resolved
-
-
-def _resolve_path(value: str, folder: Path) -> str:
-    if (folder / value).exists():
-        return str((folder / value).resolve())
-    base, plus, adapter = value.partition("+")
-    return _resolve_path(base, folder) + plus + _resolve_path(adapter, folder) if base and adapter else value
 
 
 def is_path(name: str) -> bool:

@@ -3,50 +3,55 @@
 Torch-free.
 """
 
-import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 
-from thinkswitch import problem_files
+from thinkswitch import problems
 from thinkswitch.errors import UserError
+from thinkswitch.grading import canonical
 from thinkswitch.preset import Preset
 from thinkswitch.problems import Problem, make_problem
 
-MOST_ROWS = 200_000  # a small Parquet file can unpack to millions
+MOST_ROWS = 200_000  # that a page takes: a small Parquet file can unpack to millions
 SHOWN = 3  # problems and faults that are reported
-PROMPT_COLUMNS = ("prompt", "problem", "question", "instruction", "input")
-ANSWER_COLUMNS = ("answer", "final_answer", "solution", "output", "target", "label")
 HELD_OUT_SHARE = 4  # of one set for both, a quarter at most is held out
-ONE_COLUMN = re.compile(r"\{(\w+)\}")
+NARROW_KINDS = ("integer", "choice")  # that can be told from an answer alone
 ROLES = ("both", "training", "held-out")
 
 
 @dataclass
 class Check:
-    """What a file holds."""
+    """What a file or Hub data set holds."""
 
     rows: int = 0
+    columns: list[str] = field(default_factory=list)  # of its first rows
     kinds: Counter[str] = field(default_factory=Counter)
     answered: int = 0
     distinct: int = 0
     first: list[Problem] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)  # the first ones
     wrong: int = 0  # how many rows have one
+    fits: Counter[str] = field(default_factory=Counter)  # how many answers could be of a narrower kind
+
+    @property
+    def fitting_kind(self) -> str:
+        """The kind that all answers could have; empty: none but text, or there are no answers."""
+        return next((kind for kind, fit in self.fits.items() if fit == self.answered), "")
 
 
-def check(path: Path, preset: Preset) -> Check:
+def check(source: Path | str, preset: Preset, most_rows: int = MOST_ROWS, shown: int = SHOWN) -> Check:
     """Read every row with the preset's template, column and kind; faults are counted, not raised.
 
-    Raises UserError for a file that cannot be read at all, or is too long.
+    Raises UserError for a source that cannot be read at all, or is too long.
     """
-    found = Check()
+    first, entries = problems.peek(problems.rows_of(str(source)))
+    found = Check(columns=list(dict.fromkeys(str(column) for row in first for column in row)))
     keys = set()
-    for where, row in problem_files.entries(path):
+    for where, row in entries:
         found.rows += 1
-        if found.rows > MOST_ROWS:
-            raise UserError(f"{path} has more than {MOST_ROWS:,} rows; take a part of it")
+        if found.rows > most_rows:
+            raise UserError(f"{source} has more than {most_rows:,} rows; take a part of it")
         try:
             if isinstance(row, UserError):
                 raise row
@@ -61,30 +66,24 @@ def check(path: Path, preset: Preset) -> Check:
             )
         except UserError as error:
             found.wrong += 1
-            found.faults += [str(error)] if found.wrong <= SHOWN else []
+            found.faults += [str(error)] if found.wrong <= shown else []
             continue
         found.kinds[problem.kind] += 1
         found.answered += bool(problem.answer)
+        found.fits.update(kind for kind in NARROW_KINDS if problem.answer and canonical(problem.answer, kind))
         found.first += [problem] if len(found.first) < SHOWN else []
         keys.add(problem.key)
     if not found.rows:
-        raise UserError(f"{path} holds no problems; give it at least one row with a prompt")
+        raise UserError(f"{source} holds no problems; give it at least one row with a prompt")
     found.distinct = len(keys)
     return found
 
 
-def columns_of(path: Path, preset: Preset) -> Preset:
+def columns_of(source: Path | str, preset: Preset) -> Preset:
     """The preset with the file's columns, where its own are missing and a usual name is there."""
-    rows = [row for _, row in islice(problem_files.entries(path), 1) if isinstance(row, dict)]
-    columns = {column for row in rows for column in row}
-    prompt = next((name for name in PROMPT_COLUMNS if name in columns), None)
-    answer = next((name for name in ANSWER_COLUMNS if name in columns), None)
-    asked = ONE_COLUMN.fullmatch(preset.prompt_template)
-    if prompt and asked and asked[1] not in columns:
-        preset = replace(preset, prompt_template=f"{{{prompt}}}")
-    if answer and preset.answer_column not in columns:
-        preset = replace(preset, answer_column=answer)
-    return preset
+    rows, _ = problems.peek(problems.rows_of(str(source)))
+    template, answer = problems.fitting_columns(rows, preset.prompt_template, preset.answer_column)
+    return replace(preset, prompt_template=template, answer_column=answer)
 
 
 def use(preset: Preset, source: str, found: Check, role: str) -> Preset:

@@ -1,22 +1,29 @@
 """Problems: prompts to train on, and prompts with answers to score. Torch-free.
 
-A source is a file, whose rows are like `{"prompt": ..., "answer": ..., "kind": ...}` (see problem_files.py),
-or a Hub data set, written `owner/name:split` or `owner/name/config:split`. Training uses prompts only, never
-a human label.
+A source is a file, whose rows are like `{"prompt": ..., "answer": ..., "kind": ...}` (see problem_files.py
+for its form, problem_rows.py for its columns), or a Hub data set, written `owner/name[/config][:split]`.
+Training uses prompts only, never a human label.
 """
 
 import random
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
-from thinkswitch import answer_pattern, problem_files
+from thinkswitch import answer_pattern, problem_files, problem_rows
 from thinkswitch.errors import UserError
 from thinkswitch.grading import KINDS, TOLERANCE, canonical
+from thinkswitch.paths import exists
 from thinkswitch.preset import Preset
 
 HUB_FORM = "write owner/name:split or owner/name/config:split"
+ONE_COLUMN = re.compile(r"\{(\w+)\}")  # a prompt template that says no more than where the prompt is
+PEEKED = 100  # rows by which columns are recognised: a row may leave one out
+TRAIN_SPLITS = ("train", "training", "default")  # where no split is named, in this order
+HELD_OUT_SPLITS = ("test", "validation", "valid", "dev", "eval")
 
 
 @dataclass(frozen=True)
@@ -38,11 +45,12 @@ class Problem:
 
 def held_out(preset: Preset) -> list[Problem]:
     """The problems that are scored: a seeded draw from the held-out set, all with answers."""
-    return _draw_held_out(preset)[: preset.held_out]
+    return _draw_held_out(with_splits(preset))[: preset.held_out]
 
 
 def train_and_held_out(preset: Preset) -> tuple[list[Problem], list[Problem]]:
     """The prompts of all rounds, and the problems that are scored. Seeded draws; refuses any overlap."""
+    preset = with_splits(preset)
     drawn = _draw_held_out(preset)
     held = drawn[: preset.held_out]
     if preset.train_set == preset.held_out_set:  # one set for both: what is not held out is trained on
@@ -112,13 +120,76 @@ def load(
     tolerance: float = TOLERANCE,
 ) -> list[Problem]:
     """Every problem of a file or Hub data set. `template` is filled from a row's columns."""
-    is_file = Path(source).is_file() or source.lower().endswith(problem_files.SUFFIXES)
-    rows = problem_files.rows(Path(source)) if is_file else _hub_rows(source)
+    first, found = peek(rows_of(source))
+    usual_template, usual_answer = fitting_columns(first, template, answer_column)
+    if template == Preset.prompt_template:  # a column that somebody has named is never replaced by a guess
+        template = usual_template
+    if answer_column == Preset.answer_column:
+        answer_column = usual_answer
     read = (template, answer_column, kind, pattern, tolerance)
-    problems = [make_problem(row, where, *read) for where, row in rows]
+    problems = [make_problem(row, where, *read) for where, row in _good(found)]
     if not problems:
         raise UserError(f"{source} holds no problems; give it one JSON object a line with a 'prompt'")
     return problems
+
+
+def rows_of(source: str) -> Iterator[problem_files.Entry]:
+    """(where it stands, row) of a file or Hub set; a row that cannot be read is an error in its place."""
+    found = problem_files.entries(Path(source)) if is_file(source) else _hub_rows(source)
+    for where, row in found:
+        try:
+            yield where, row if isinstance(row, UserError) else problem_rows.plain(row, where)
+        except UserError as error:
+            yield where, error
+
+
+def is_file(source: str) -> bool:
+    """Whether a source is a file, there or not; else it is on the Hub."""
+    return exists(source) or (source.lower().endswith(problem_files.SUFFIXES) and "://" not in source)
+
+
+def peek(found: Iterator[problem_files.Entry]) -> tuple[list[dict], Iterator[problem_files.Entry]]:
+    """The first rows that can be read, and all entries, these included."""
+    first = list(islice(found, PEEKED))
+    return [row for _, row in first if isinstance(row, dict)], chain(first, found)
+
+
+def fitting_columns(rows: list[dict], template: str, answer_column: str) -> tuple[str, str]:
+    """The template and column that were asked for, or usual ones where the rows have no such column."""
+    columns = dict.fromkeys(column for row in rows for column in row)
+    asked = ONE_COLUMN.fullmatch(template)
+    prompt, answer_column = problem_rows.usual_columns(columns, asked[1] if asked else None, answer_column)
+    return (template if prompt is None else f"{{{prompt}}}"), answer_column
+
+
+def _good(found: Iterator[problem_files.Entry]) -> Iterator[tuple[str, dict]]:
+    for where, row in found:
+        if isinstance(row, UserError):
+            raise row
+        yield where, row
+
+
+def with_splits(preset: Preset) -> Preset:
+    """The preset with a split for each Hub set that names none: train on train, score on test."""
+    return replace(
+        preset,
+        train_set=with_split(preset.train_set, TRAIN_SPLITS),
+        held_out_set=with_split(preset.held_out_set, (*HELD_OUT_SPLITS, *TRAIN_SPLITS)),
+    )
+
+
+def with_split(source: str, wanted: tuple[str, ...]) -> str:
+    """`owner/name[/config]` with the first of the wanted splits that it has; anything else as it is."""
+    parts = source.split("/")
+    if ":" in source or len(parts) not in (2, 3) or not all(parts) or is_file(source):
+        return source
+    splits = list(_from_hub(source, lambda datasets: datasets.get_dataset_split_names(*_repository(parts))))
+    found = next((split for split in wanted if split in splits), splits[0] if len(splits) == 1 else None)
+    if found is None:
+        raise UserError(
+            f"{source} has the splits {', '.join(splits)}; write one of them: {source}:{splits[0]}"
+        )
+    return f"{source}:{found}"
 
 
 def _load(preset: Preset, source: str) -> list[Problem]:
@@ -148,11 +219,10 @@ def make_problem(
     prompt = _fill(template, row, where)
     if not prompt.strip():
         raise UserError(f"{where}: the prompt is empty")
-    kind = row.get("kind", kind)
+    kind = row.get("kind") or kind
     if kind not in KINDS:
         raise UserError(f"{where}: unknown kind {kind!r}; known are {', '.join(KINDS)}")
-    answer = row.get(answer_column)
-    answer = "" if answer is None else str(answer).strip()
+    answer = problem_rows.answer_text(row.get(answer_column), kind)
     if answer and pattern:
         answer = _take_out(answer, pattern, where)
     expected = KINDS[kind].expected
@@ -197,16 +267,26 @@ def _hub_rows(source: str) -> Iterator[tuple[str, dict]]:
     parts = path.split("/")
     if not split or len(parts) not in (2, 3) or not all(parts):
         raise UserError(f"{source!r} is neither an existing file nor a Hub data set; {HUB_FORM}")
+    rows = _from_hub(source, lambda datasets: datasets.load_dataset(*_repository(parts), split=split))
+    for number, row in enumerate(rows):
+        yield f"{source} row {number}", row
+
+
+def _repository(parts: list[str]) -> list[str]:
+    """owner/name, and the configuration if there is one."""
+    return ["/".join(parts[:2]), *parts[2:]]
+
+
+def _from_hub(source: str, ask: Callable[[Any], Any]) -> Any:
+    """What `datasets` answers; an error becomes one sentence."""
     try:
-        from datasets import load_dataset
+        import datasets
     except ImportError:
         raise UserError(f"{source} is a Hub data set: pip install datasets") from None
     try:
-        rows = load_dataset("/".join(parts[:2]), *parts[2:], split=split)
+        return ask(datasets)
     except Exception as error:  # the Hub, the network, the disk and the cache raise classes of all kinds
         raise UserError(dataset_error_message(source, error)) from error
-    for number, row in enumerate(rows):
-        yield f"{source} row {number}", row
 
 
 def dataset_error_message(source: str, error: Exception) -> str:
@@ -221,7 +301,8 @@ def dataset_error_message(source: str, error: Exception) -> str:
         return f"the data set {name} is gated: ask for access at {page}, then `hf auth login`"
     if type(error).__name__ == "DatasetNotFoundError":
         advice = "check the spelling, or `hf auth login` if it is private"
-        return f"the Hub has no data set {name}, or none for you; {advice}"
+        no_file = "" if ":" in source else f"there is no file {source}, and "
+        return f"{no_file}the Hub has no data set {name}, or none for you; {advice}"
     if isinstance(error, ConnectionError):
         unreachable = f"{failed}: it is not in the cache, and the Hub cannot be reached"
         if constants.HF_HUB_OFFLINE:

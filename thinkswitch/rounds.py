@@ -4,6 +4,7 @@ rounds/R/{samples.jsonl, adapter/, recipe.json, scores.jsonl}    round 0: recipe
 """
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from thinkswitch.recipe import (
 from thinkswitch.weights.adapter import Adapter, load_adapter
 from thinkswitch.weights.gram import base_gram, extend_gram
 from thinkswitch.weights.pair import Pair
+
+logger = logging.getLogger(__name__)
 
 DAMAGE = (FileNotFoundError, SafetensorError, ValueError, KeyError, TypeError, AttributeError)
 
@@ -65,7 +68,31 @@ def rebuild(pair: Pair, before: Round, adapter: Adapter, t: float, anchor: str, 
 
 
 def is_written(folder: Path, number: int) -> bool:
-    return (runs.round_dir(folder, number) / "recipe.json").is_file()
+    """Whether the recipe of a round is there and whole; one that a power failure took is made again."""
+    path = runs.round_dir(folder, number) / "recipe.json"
+    try:
+        return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        logger.warning("%s is damaged, as a power failure leaves it; it is made again", path)
+        return False
+
+
+def has_adapter(folder: Path) -> bool:
+    """Whether a round's adapter is there and whole; that of the last round is trained again if it is not."""
+    adapter = folder / "adapter"
+    if not adapter.is_dir():
+        return False
+    try:
+        load_adapter(adapter)
+    except DAMAGE as error:
+        if (folder.with_name(str(int(folder.name) + 1)) / "adapter").is_dir():
+            problem = f"{adapter} is damaged ({type(error).__name__}: {error}), and later rounds build on it"
+            raise UserError(f"{problem}; copy it back from elsewhere, or run again") from None
+        logger.warning("%s is damaged, as a power failure leaves it; it is trained again", adapter)
+        return False
+    return True
 
 
 def write(folder: Path, state: Round) -> None:
@@ -92,6 +119,16 @@ def read(folder: Path, number: int) -> Round:
             f"round {number} of {folder} is damaged ({type(error).__name__}: {error}); "
             "use an earlier round, or run again"
         ) from None
+
+
+def read_last(folder: Path, pair: Pair) -> Round:
+    """The last round that can be read; the pair as it came where there is none yet."""
+    for number in runs.rounds_written(folder):
+        try:
+            return read(folder, number)
+        except UserError as error:
+            logger.warning("%s; round %d is used", str(error).partition(";")[0], max(0, number - 1))
+    return start(pair)
 
 
 def append_score(folder: Path, number: int, role: str, score: Score) -> None:

@@ -1,5 +1,9 @@
 """Numbers, sizes, times and colours as people read them: the same in the terminal, model cards and page."""
 
+import io
+import os
+import sys
+
 COLOURS = {
     "instruct": "#4c8fd6",
     "thinking": "#e08a1e",
@@ -44,3 +48,16 @@ def format_accuracy(row: dict) -> str:
     """Accuracy and its 95 % interval in per cent; `row` holds accuracy, low and high as shares."""
     accuracy, low, high = (100 * row[key] for key in ("accuracy", "low", "high"))
     return f"{accuracy:.1f} % [{low:.1f}, {high:.1f}]"
+
+
+def print_utf8() -> None:
+    """Make standard output UTF-8 where it goes to a file or a pipe, and never fail for a letter.
+
+    On Windows these have the code page of the country, which lacks most letters: `print` ended the program.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if not isinstance(stream, io.TextIOWrapper):  # a test's, or none at all under pythonw
+            continue
+        chosen = stream.isatty() or "PYTHONIOENCODING" in os.environ
+        encoding = stream.encoding if chosen else "utf-8"
+        stream.reconfigure(encoding=encoding, errors="backslashreplace")

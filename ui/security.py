@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 import psutil
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -56,6 +55,37 @@ class SecurityHeaders:
         await self.app(scope, receive, send_with_headers)
 
 
+class KnownNames:
+    """Refuses what asks for this page by another name: a foreign site may have given its name our address."""
+
+    def __init__(self, app: ASGIApp, names: list[str]) -> None:
+        self.app = app
+        self.names = [name.lower() for name in names]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            name = name_of(Headers(scope=scope).get("host", ""))
+            if not any(matches(name, known) for known in self.names):
+                called = name if HOST_NAME.fullmatch(name) else "NAME"
+                await PlainTextResponse(UNKNOWN_NAME.format(called), status_code=400)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+UNKNOWN_NAME = (
+    "This page is not known under this name. If a proxy or another computer may use it, start the app with "
+    "--allowed-host {}.\n"
+)
+
+
+def name_of(host: str) -> str:
+    """The name in a Host header, without its port; empty if it holds none."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:  # brackets that do not match
+        return ""
+
+
 class SameOrigin:
     """Refuses what a page of another site sends.
 
@@ -95,7 +125,7 @@ def is_ours(origin: str, host: str, proxy_names: list[str]) -> bool:
 
 
 def matches(name: str, pattern: str) -> bool:
-    """As TrustedHostMiddleware does: `*.example.org` stands for every name below it."""
+    """`*.example.org` stands for every name below it."""
     return name == pattern or (pattern.startswith("*.") and name.endswith(pattern[1:]))
 
 
@@ -116,7 +146,7 @@ class NoUploads:
 def middleware(args: argparse.Namespace) -> list[Middleware]:
     return [
         Middleware(SecurityHeaders),  # outermost: refusals carry them, too
-        Middleware(TrustedHostMiddleware, allowed_hosts=host_names(args), www_redirect=False),
+        Middleware(KnownNames, names=host_names(args)),
         Middleware(SameOrigin, proxy_names=proxy_names(args)),
         Middleware(NoUploads, demo=args.demo),
     ]

@@ -116,10 +116,9 @@ def test_a_run_of_hub_checkpoints_on_a_hub_set(hub, online, offline, tmp_path):
         ("MathArena/aime_2026:test", ["could not be loaded", "test", "train", "owner/name:split"]),
         ("qiaojin/PubMedQA/pqa:train", ["could not be loaded", "pqa_artificial", "pqa_labeled"]),
         ("qiaojin/PubMedQA:train", ["could not be loaded", "pqa_artificial", "pqa_labeled"]),
-        ("MathArena/aime_2026:train", ["row 0", "'prompt'", "problem_idx, answer, problem"]),
-        ("MathArena/aime_2026", ["neither an existing file nor a Hub data set", "owner/name:split"]),
+        ("qiaojin/PubMedQA", ["could not be loaded", "pqa_artificial", "pqa_labeled"]),
     ],
-    ids=["repository", "split", "config", "no config", "column", "no split"],
+    ids=["repository", "split", "config", "no config", "neither config nor split"],
 )
 def test_a_data_set_that_cannot_be_used_is_one_sentence(online, sets, tmp_path, source, says):
     """Of an error of several lines only the first was shown: a config is missing, but not which there are."""
@@ -132,6 +131,29 @@ def test_a_data_set_without_the_answer_column(online, sets, tmp_path):
     columns = {"prompt_template": "{problem}", "answer_column": "final"}
     said = online.refusal(*run("MathArena/aime_2026:train", tmp_path, **columns))
     assert said.startswith("30 held-out problems of MathArena/aime_2026:train have no 'final'")
+
+
+UNNAMED = """
+import dataclasses
+from thinkswitch import problems
+from thinkswitch.preset import Preset
+preset = Preset(train_set={0!r}, held_out_set={0!r}, prompts=3, held_out=2)
+train, held = problems.train_and_held_out(preset)
+print(problems.with_splits(preset).held_out_set, len(train), len(held), held[0].answer.isdecimal())
+"""
+
+
+def test_a_set_without_a_split_and_with_its_own_columns(hub, online, offline, sets):
+    """CASES 3: neither the split nor the column `problem` had to be named by a person who knows the set."""
+    said = online.send(code=UNNAMED.format("MathArena/aime_2026"))
+    assert said.stdout == "MathArena/aime_2026:train 3 2 True\n", said.stderr
+    lines = b"".join(json.dumps({"question": f"{n}?", "answer": str(n)}).encode() + b"\n" for n in range(9))
+    name = hub.publish("datasets/lab/two", {"train.jsonl": lines, "test.jsonl": lines.replace(b"?", b"!")})
+    said = online.send(code=UNNAMED.format(name))
+    assert said.stdout == f"{name}:test 3 2 True\n", said.stderr
+    with hub.watched() as seen:
+        again = offline.send(code=UNNAMED.format(name))
+    assert again.stdout == said.stdout and not seen, again.stderr
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -105,10 +105,55 @@ def test_a_virtual_environment_that_could_not_be_made_is_removed(tmp_path):
     assert not (checkout.folder / ".venv").exists()
 
 
-def test_an_environment_without_pip_is_made_anew(tmp_path):
-    """As an interrupted set-up leaves it."""
+HALF_MADE = {  # CASES 4: what a set-up leaves that was interrupted, or had no python3-venv
+    "no pip": "#!/bin/sh\nexit 1\n",
+    "no python": None,
+    "an empty python": "",
+    "a python that does not start": "#!/nowhere/python\n",
+    "a python of another architecture": "\x7fELF\x02",
+}
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["new", "recorded"])
+@pytest.mark.parametrize("how", [*HALF_MADE, "a link to a python that is gone", "a file in its place"])
+def test_a_half_made_environment_is_made_anew(tmp_path, how, recorded):
     checkout = Checkout(tmp_path)
-    python = checkout.folder / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    Checkout._script(python, "#!/bin/sh\nexit 1\n")
+    venv = checkout.folder / ".venv"
+    python = venv / "bin" / "python"
+    if how == "a file in its place":
+        venv.touch()
+    else:
+        python.parent.mkdir(parents=True)
+    if HALF_MADE.get(how) is not None:
+        Checkout._script(python, HALF_MADE[how])
+    if how.startswith("a link"):
+        python.symlink_to(tmp_path / "gone")
+    if recorded and python.is_symlink():  # it was whole once, until the system got another Python
+        files = [checkout.folder / name for name in ("requirements.txt", "pyproject.toml")]
+        (venv / "installed.txt").write_bytes(b"".join(file.read_bytes() for file in files))
     assert len(installs(checkout.calls())) == 2
+    assert installs(checkout.calls()) == []
+
+
+def test_a_second_start_after_installing_venv_works(tmp_path):
+    """CASES 4: the first start on a Debian without python3-venv must not spoil the second one."""
+    (tmp_path / "first").mkdir()
+    failing = Checkout(tmp_path / "first", venv_fails=True)
+    assert failing.start("status", "x").returncode == 1
+    for name in ("python3.13", "python3.12", "python3.11", "python3", "python"):
+        text = (failing.bin / name).read_text("utf-8").replace("exit 1", "exit 0")
+        (failing.bin / name).write_text(text, "utf-8")
+    assert len(installs(failing.calls())) == 2
+
+
+def test_start_bat_knows_the_same_states():
+    """There is no Windows here: what start.sh does is at least written there."""
+    text = (ROOT / "start.bat").read_text("utf-8")
+    for line in (
+        '"%PY%" -m pip --version >nul 2>&1 || call :make_venv || exit /b 1',
+        '"%PY%" -c "" >nul 2>&1 || set "READY="',
+        'py -3 -m venv --clear "%VENV%" && exit /b 0',
+        'rmdir /s /q "%VENV%" 2>nul',
+        'set "PYTHONUTF8=1"',
+    ):
+        assert f"\n{line}" in text

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import itertools
+import os
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -221,3 +222,35 @@ def test_another_preset_fills_the_form(pulse):
         fields = pulse.tab["Loop"]["form"].settings
         assert [update[fields[name]]["value"] for name in ("rounds", "epochs")] == [7, 2]
         assert pulse.tab["Compare"]["chips"] in update
+
+
+# ---- machines with a proxy
+
+
+@pytest.mark.parametrize(
+    "before, no_proxy",
+    [
+        ({"HTTP_PROXY": "http://p:1"}, "localhost,127.0.0.1,::1"),
+        ({"https_proxy": "http://p:1"}, "localhost,127.0.0.1,::1"),
+        ({"ALL_PROXY": "http://p:1"}, "localhost,127.0.0.1,::1"),
+        ({"HTTP_PROXY": "http://p:1", "NO_PROXY": "a.example"}, "a.example,localhost,127.0.0.1,::1"),
+        ({"http_proxy": "http://p:1", "no_proxy": "localhost, b"}, "localhost,b,127.0.0.1,::1"),
+        ({"HTTP_PROXY": "http://p:1", "NO_PROXY": "*"}, "*,localhost,127.0.0.1,::1"),
+        ({}, None),
+    ],
+)
+def test_no_proxy_is_asked_for_this_machine(monkeypatch, before, no_proxy):
+    """What a person has named stays. Without a proxy nothing is set: Windows would then ignore its own."""
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "x")  # so that what is set below is undone, too
+        monkeypatch.delenv(name)
+    for name, value in before.items():
+        monkeypatch.setenv(name, value)
+    app.reach_this_machine_directly()
+    assert os.environ.get("NO_PROXY") == os.environ.get("no_proxy") == no_proxy
+    monkeypatch.setattr(app, "getproxies", lambda: {"http": "http://registry:1"})
+    app.reach_this_machine_directly()
+    if "HTTP_PROXY" not in before and "http_proxy" not in before:
+        assert os.environ.pop("http_proxy") == "http://registry:1"

@@ -188,3 +188,14 @@ def test_another_preset_brings_its_values_and_defaults():
     assert updates[built.settings["rounds"]]["info"].endswith("Default 7.")
     settings = {one["id"]: one["preset"] for one in updates[built.tools]["settings"]}
     assert settings["knob-rounds"] == "7"
+
+
+@pytest.mark.parametrize("name", ["instruct", "thinking", "train_set", "held_out_set"])
+def test_a_path_is_read_as_it_was_pasted(tmp_path, name):
+    """Quotes of Explorer, a slash at the end, an address: the same as on the command line."""
+    folder = tmp_path / "a b"
+    folder.mkdir()
+    for text in (f'"{folder}"', f"{folder}/", f"file://{tmp_path}/a%20b", f" '{folder}' \n"):
+        assert getattr(form.read(Preset(), {name: text}), name) == str(folder)
+    page = "https://huggingface.co/owner/name/tree/main"
+    assert getattr(form.read(Preset(), {name: page}), name) == "owner/name"

@@ -1,5 +1,6 @@
 """A file that was dropped on the page: where it goes, what is refused, and that the upload is deleted."""
 
+import gzip
 import json
 
 import pytest
@@ -36,6 +37,19 @@ def test_a_file_is_stored_under_a_plain_name_and_becomes_the_task(upload, tmp_pa
     assert again.as_posix() == "problems/my-sums-1-2.jsonl"
 
 
+def test_what_the_loader_reads_the_page_takes(upload, tmp_path):
+    """Chats in a gzipped file, say: the page has the loader of the command line."""
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "1"}]
+    path = upload("chats v2.jsonl.gz")
+    rows = [{"messages": [{**chat[0], "content": f"What is {n}?"}, chat[1]]} for n in range(8)]
+    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    tiny = load_preset("tiny")
+    stored, found, fitted = own_problems.accept(path, tiny, "both")
+    assert stored.as_posix() == "problems/chats-v2.jsonl.gz"
+    assert (tmp_path / stored).read_bytes() == path.read_bytes() and found.answered == 8
+    assert found.first[0].prompt == "What is 0?" and fitted.answer_column == tiny.answer_column
+
+
 @pytest.mark.parametrize("name", ["....jsonl", "-.jsonl", "日本.jsonl", "x" * 200 + ".jsonl"])
 def test_an_odd_name_stays_in_its_folder(upload, name):
     stored, _, _ = own_problems.accept(upload(name, *ROWS), load_preset("tiny"), "training")
@@ -49,7 +63,7 @@ def test_what_is_wrong_is_said_by_line_and_nothing_is_stored(upload, tmp_path):
     ) as e:
         own_problems.accept(path, load_preset("tiny"), "both")
     assert str(e.value).endswith("(and 1 more)")
-    with pytest.raises(UserError, match=r"is none of \.jsonl, \.json, \.csv, \.parquet"):
+    with pytest.raises(UserError, match=r"is none of \.jsonl, \.ndjson, \.json, \.csv, "):
         own_problems.accept(upload("x.exe", *ROWS), load_preset("tiny"), "both")
     assert not (tmp_path / "problems").exists()
 

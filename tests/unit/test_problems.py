@@ -33,7 +33,7 @@ def preset_of(folder, train, held, **settings) -> Preset:
 MALFORMED = {
     '{"prompt": "a"}\n\n{"prompt": ': "line 3 is not JSON",
     '{"prompt": "a"}\n[1]': "line 2 is a list",
-    '{"question": "a"}': "line 1: the prompt template '{prompt}' asks for 'prompt', the row has question",
+    '{"topic": "a"}': "line 1: the prompt template '{prompt}' asks for 'prompt', the row has topic",
     '{"prompt": " "}': "line 1: the prompt is empty",
     '{"prompt": "a", "answer": "perhaps", "kind": "choice"}': "'perhaps' is not yes, no or maybe",
     '{"prompt": "a", "answer": "1.5", "kind": "integer"}': "line 1: the answer '1.5' is not an integer",
@@ -55,7 +55,7 @@ def test_missing_and_binary_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         problems.load(str(tmp_path / "none.jsonl"))
     (tmp_path / "b.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="UTF-8"):
+    with pytest.raises(UserError, match="cannot be read as UTF-16 text"):
         problems.load(str(tmp_path / "b.jsonl"))
 
 
@@ -85,6 +85,42 @@ def test_hub_sets_are_named_by_id_configuration_and_split(monkeypatch):
     [problem] = problems.load("qiaojin/PubMedQA/pqa_labeled:train", template, "final_decision", "choice")
     assert problem == Problem("One.\nTwo.\nQ?", "maybe", "choice")
     assert asked == [("qiaojin/PubMedQA", "pqa_labeled", "train")]
+
+
+@pytest.mark.parametrize(
+    "train, held_out, splits, expected",
+    [
+        ("a/b", "a/b", ["train", "test"], ("a/b:train", "a/b:test")),
+        ("a/b", "a/b", ["test", "train", "validation"], ("a/b:train", "a/b:test")),
+        ("a/b", "a/b", ["train", "validation"], ("a/b:train", "a/b:validation")),
+        ("a/b", "a/b", ["train"], ("a/b:train", "a/b:train")),  # one set for both: it is divided
+        ("a/b/c", "a/b:test", ["train", "dev"], ("a/b/c:train", "a/b:test")),
+        ("a/b", "a/b/c", ["questions"], ("a/b:questions", "a/b/c:questions")),
+        ("x.jsonl", "a/b", ["train", "test"], ("x.jsonl", "a/b:test")),
+    ],
+)
+def test_a_hub_set_without_a_split_is_trained_on_train_and_scored_on_test(
+    monkeypatch, train, held_out, splits, expected
+):
+    """CASES 3: `owner/name` was refused as "neither an existing file nor a Hub data set"."""
+    asked = []
+
+    def get_dataset_split_names(*names):
+        asked.append(names)
+        return splits
+
+    fake = types.SimpleNamespace(get_dataset_split_names=get_dataset_split_names)
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    named = problems.with_splits(Preset(train_set=train, held_out_set=held_out))
+    assert (named.train_set, named.held_out_set) == expected
+    assert set(asked) <= {("a/b",), ("a/b", "c")}
+
+
+def test_splits_that_have_other_names_are_listed(monkeypatch):
+    fake = types.SimpleNamespace(get_dataset_split_names=lambda *names: ["easy", "hard"])
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    with pytest.raises(UserError, match=r"^a/b has the splits easy, hard; write one of them: a/b:easy$"):
+        problems.with_split("a/b", problems.TRAIN_SPLITS)
 
 
 class DatasetNotFoundError(FileNotFoundError):
@@ -131,6 +167,15 @@ def test_hub_errors_become_one_sentence(monkeypatch, error):
     with pytest.raises(UserError) as refused:
         problems.load("a/b:test")
     assert str(refused.value) == HUB_ERRORS[error]
+
+
+def test_a_file_that_is_not_there_may_look_like_a_hub_set():
+    """Without a split both are `folder/name`."""
+    message = problems.dataset_error_message("data/train", DatasetNotFoundError("Dataset doesn't exist"))
+    assert message.startswith("there is no file data/train, and the Hub has no data set data/train")
+    for source in ("x\0y", "a" * 5000, f"{'a' * 5000}/b/c/d"):
+        with pytest.raises(UserError, match="neither an existing file nor a Hub data set"):
+            problems.load(source)
 
 
 def test_a_gated_set_says_where_to_ask():

@@ -3,14 +3,16 @@
 import dataclasses
 import os
 import re
+import time
 
 import pytest
 
 from thinkswitch import runs
 from thinkswitch.errors import UserError
 from thinkswitch.preset import apply_settings, load_preset
-from ui import run_control
+from ui import meter, run_control
 from ui.loop import form
+from ui.pulse import News
 from ui.run_control import PAIR, RunControl
 from ui.studio import Studio
 
@@ -224,3 +226,22 @@ def test_a_runs_settings_fill_the_form(root):
     values = form.values_of(runs.open_run(root / "mine"), names)
     assert values[:2] == [7, 4]
     assert form.read(tiny, dict(zip(names, values, strict=True))) == used
+
+
+@pytest.mark.parametrize("uptime", [0.0, 0.4, 5.0, 59.0, 1800.0, 3599.0, 4_000_000.0])
+def test_a_machine_that_was_booted_a_moment_ago(root, monkeypatch, uptime):
+    """CASES 4: 0 stood for "never" on a clock that counts from the machine's start: nothing was looked up."""
+    now = [uptime]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    control, studio = RunControl(), Studio(load_preset("tiny"), "tiny")
+    news = News(studio)
+    before = news.versions()
+    runs.create(load_preset("tiny"), root / "mine")
+    assert [name for _, name in control.listing(TINY_PAIR).runs] == ["mine"]
+    assert control.running() is None
+    runs.write_atomic(root / "mine/rounds/1/recipe.json", "{}")
+    with runs.claim(root / "mine"):
+        now[0] += 60
+        assert control.running() == root / "mine"
+        assert "mine · round 1" in control.listing(TINY_PAIR).choices and news.versions() != before
+    assert meter.Meter().read().total > 0

@@ -96,7 +96,7 @@ def test_a_file_that_may_never_be_replaced_is_an_error(tmp_path, monkeypatch):
     def forbidden(source, target):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(files, "REPLACE_WAITS", (0.0, 0.0))
+    monkeypatch.setattr(files, "BUSY_WAITS", (0.0, 0.0))
     monkeypatch.setattr(os, "replace", forbidden)
     with pytest.raises(PermissionError):
         runs.write_atomic(tmp_path / "x.json", "new")

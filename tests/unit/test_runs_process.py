@@ -1,6 +1,5 @@
 """The process that writes a run: the lock says whether it lives, run.json what it has taken."""
 
-import errno
 import json
 import os
 import threading
@@ -13,7 +12,7 @@ import pytest
 from thinkswitch import __version__, runs
 from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset
-from thinkswitch.runs import process
+from thinkswitch.runs import AwakeClock, process
 from thinkswitch.runs.process import Heartbeat
 
 FOREIGN_PID = 4_194_304 + 1  # above what Linux hands out: as if counted in another container
@@ -111,17 +110,6 @@ def test_two_that_start_in_the_same_moment(run, monkeypatch):
             pass
         assert runs.read_info(run)["pid"] == os.getpid()
     with runs.claim(run):
-        pass
-
-
-def test_a_file_system_without_locks_is_refused(run, monkeypatch):
-    """On a network file system that cannot lock, two processes could write one run."""
-
-    def unsupported(lock):
-        raise OSError(errno.ENOSYS, "Function not implemented")
-
-    monkeypatch.setattr(filelock.FileLock, "acquire", unsupported)
-    with pytest.raises(UserError, match="without file locks; name a folder on another disk"), runs.claim(run):
         pass
 
 
@@ -243,6 +231,56 @@ def test_hours_asleep_are_no_work(tmp_path, monkeypatch):
     info = runs.read_info(tmp_path)
     assert (info["seconds"], info["joules"]) == (105.0, 90.0)
     assert info["heartbeat"] == wall
+
+
+@pytest.mark.parametrize("asleep", [61, 8 * 3600, 30 * 86400])
+def test_hours_asleep_are_no_work_where_the_clock_goes_on(tmp_path, asleep):
+    """CASES 4: on Windows and in virtual machines time.monotonic() counts a sleep: a night was billed."""
+    clock = Clock()
+    beats = heartbeat(tmp_path, AwakeClock(clock), watts=[10.0])
+    for passed in (5, asleep, 5):
+        clock.now += passed
+        beats.beat()
+    info = runs.read_info(tmp_path)
+    assert (info["seconds"], info["joules"]) == (110.0, 140.0)
+
+
+@pytest.mark.parametrize(
+    "steps, awake",
+    [
+        ([5] * 100, 500),
+        ([1, 8 * 3600, 1], 2),
+        ([59], 59),  # nvidia-smi is slow, or the machine swaps
+        ([60, 3600, 1], 1),
+        ([0.25] * 8 + [1e6], 2),
+        ([], 0),
+    ],
+)
+def test_a_clock_that_stands_still_while_the_machine_sleeps(steps, awake):
+    """What bars reckon the time left with, too."""
+    clock = Clock()
+    counted = AwakeClock(clock)
+    for step in steps:
+        clock.now += step
+        counted()
+    assert counted() == pytest.approx(awake)
+
+
+def test_the_time_left_counts_no_sleep(tmp_path, capsys):
+    """rich divides what is left by the speed since the start; a night in between made hours of it."""
+    from thinkswitch.cli import terminal
+
+    shown = terminal.RunDisplay(Preset(), tmp_path, terminal.console())
+    clock = Clock()
+    shown.bars.get_time = AwakeClock(clock)
+    shown.update(runs.Event(1, "think", 0, 100))
+    [task] = [task for task in shown.bars.tasks if task.description.strip() == "think"]
+    for step in range(1, 11):
+        clock.now += 8 * 3600 if step == 5 else 1
+        shown.bars.get_time()
+        shown.update(runs.Event(1, "think", step, 100))
+    assert task.time_remaining == pytest.approx(81, abs=10)  # 9 s awake for 10 of 100
+    assert isinstance(terminal.RunDisplay(Preset(), tmp_path, terminal.console()).bars.get_time, AwakeClock)
 
 
 def test_a_clock_that_is_set_back_takes_nothing_away(tmp_path, monkeypatch):

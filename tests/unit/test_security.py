@@ -77,6 +77,62 @@ def test_a_proxy_s_name_is_one_of_ours(ask):
     assert ask("POST", LOCAL, "https://abc.gradio.live", "--share", "--auth", "me:secret") == 200
 
 
+HUB = ("--allowed-host", "hub.example.org", "--root-path", "/user/me/proxy/7860")
+NAMED = ("--allowed-host", "studio.example.org")
+WAYS = {  # CASES 4: how a browser reaches the page -> (Host, Origin, flags) as they arrive here
+    "nginx that keeps the name": ("studio.example.org", "https://studio.example.org", NAMED),
+    "nginx that sends its own": (LOCAL, "https://studio.example.org", NAMED),
+    "a proxy on another port": ("studio.example.org:8443", "https://studio.example.org:8443", NAMED),
+    "a name in capitals, with a dot": ("Studio.Example.ORG.", "https://studio.example.org", NAMED),
+    "a notebook's proxy": ("hub.example.org", "https://hub.example.org", HUB),
+    "a notebook's proxy that changes the name": ("localhost:7860", "https://hub.example.org", HUB),
+    "ssh -L 9000:localhost:7860": ("localhost:9000", "http://localhost:9000", ()),
+    "the IPv6 address of this machine": ("[::1]:7860", "http://[::1]:7860", ()),
+    "a cloud's editor": (
+        "me-7860.app.example.dev",
+        "https://me-7860.app.example.dev",
+        ("--allowed-host", "*.app.example.dev"),
+    ),
+    "a DNS name in the house": (
+        "gpu.fritz.box:7860",
+        "http://gpu.fritz.box:7860",
+        ("--host", "0.0.0.0", "--auth", "me:x", "--allowed-host", "gpu.fritz.box"),
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_page_is_reached_by_all_the_ways_there_are(ask, way):
+    host, origin, flags = WAYS[way]
+    args = arguments(*flags)
+    security.check_proxy(args)
+    assert ask("GET", host, None, *flags) == 200 and ask("POST", host, origin, *flags) == 200
+    assert ask("POST", host, "https://evil.example", *flags) == 403
+
+
+@pytest.mark.parametrize(
+    "host, called",
+    [
+        ("studio.example.org", "--allowed-host studio.example.org."),
+        ("studio.example.org:80", "--allowed-host studio.example.org."),
+        ("127.0.0.1.evil.example", "--allowed-host 127.0.0.1.evil.example."),
+        ("<script>", "--allowed-host NAME."),
+        ("[::1", "--allowed-host NAME."),
+        ("", "--allowed-host NAME."),
+    ],
+)
+def test_a_name_that_is_not_ours_is_refused_with_what_to_do(host, called):
+    """It said "Invalid host header", and nobody knew which, or what to do."""
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", host.encode())]}
+    in_thread(security.KnownNames(None, ["localhost"])(scope, None, send))
+    assert sent[0]["status"] == 400 and called in sent[1]["body"].decode()
+
+
 @pytest.mark.parametrize("name", ["*", "https://a.example", "a.example:80", "a b", "", "*.", "a*.example"])
 def test_a_name_that_no_request_has_is_refused(name):
     with pytest.raises(UserError, match=r"--allowed-host wants a name such as .*it got"):

@@ -13,19 +13,21 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from thinkswitch.cli import verbs
 from thinkswitch.errors import UserError, first_line
 from thinkswitch.export.gguf_kinds import QUANTISATIONS
+from thinkswitch.paths import full_path, pasted, pasted_folder, pasted_target
 from thinkswitch.preset import Preset
 from thinkswitch.remote import distributed
+from thinkswitch.text import print_utf8
 
 DISK_ERRORS = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ENAMETOOLONG")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
+    print_utf8()
     args = parser().parse_args(argv)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     set_up_logging(args.verbose)
@@ -121,7 +123,7 @@ def add_verbose(parser: argparse.ArgumentParser, default: bool | str) -> None:
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="PRESET|RUN", help="a preset, or the folder of a run")
+    parser.add_argument("source", type=pasted, metavar="PRESET|RUN", help="a preset, or the folder of a run")
     parser.add_argument("--round", type=int, help="round of the run; default the last one finished")
     add_settings(parser)
 
@@ -138,12 +140,14 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run_folder(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
+    parser.add_argument("run", type=pasted_folder, metavar="RUN", help="the folder of a run")
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("preset", help="a YAML file, or the name of one that ships (tiny)")
-    parser.add_argument("--out", type=Path, help="the run's folder; default runs/<preset>-<date and time>")
+    parser.add_argument("preset", type=pasted, help="a YAML file, or the name of one that ships (tiny)")
+    parser.add_argument(
+        "--out", type=pasted_target, help="the run's folder; default runs/<preset>-<date and time>"
+    )
     add_settings(parser)
     parser.add_argument(
         "--teacher",
@@ -179,11 +183,11 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
     tenths = [tenth / 10 for tenth in range(11)]
     parser.add_argument("--t", nargs="+", type=float, default=tenths, help="points of the spectrum")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table to a file")
+    parser.add_argument("--json", type=pasted_target, metavar="FILE", help="also write the table to a file")
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="PRESET|RUN", help="a preset, or the folder of a run")
+    parser.add_argument("source", type=pasted, metavar="PRESET|RUN", help="a preset, or the folder of a run")
     add_settings(parser)
 
 
@@ -196,7 +200,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         metavar="instruct|thinking|T",
         help="instruct is t = 0, thinking is t = 1",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    parser.add_argument("--out", type=pasted_target, required=True, metavar="FOLDER", help="a new folder")
     parser.add_argument("--shard", type=float, default=5.0, metavar="GB", help="size of a file; default 5")
     parser.add_argument(
         "--adapter",
@@ -216,14 +220,21 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def add_pair(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("instruct", help="a folder or a Hub id; owner/name@revision names a commit")
-    parser.add_argument("thinking", help="the same, or an adapter on the instruct checkpoint")
+    parser.add_argument(
+        "instruct", type=full_path, help="a folder or a Hub id; owner/name@revision names a commit"
+    )
+    parser.add_argument("thinking", type=full_path, help="the same, or an adapter on the instruct checkpoint")
     add_settings(parser)
 
 
 def add_check(parser: argparse.ArgumentParser) -> None:
-    add_pair(parser)
+    parser.add_argument("instruct", nargs="?", type=full_path, help="a folder or a Hub id")
+    parser.add_argument("thinking", nargs="?", type=full_path, help="the same, or an adapter on the other")
+    parser.add_argument(
+        "--data", type=full_path, metavar="FILE", help="problems instead: a file or a Hub set"
+    )
     parser.add_argument("--json", action="store_true", help="as one JSON object: is, odd, stops")
+    add_settings(parser)
 
 
 def parse_point(text: str) -> float:
@@ -266,6 +277,11 @@ VERBS = (
     Verb("sweep", verbs.sweep, "accuracy, think rate and tokens over t, with one chat template", add_sweep),
     Verb("plan", verbs.plan, "show how much memory each phase needs; reads only file headers", add_plan),
     Verb("export", verbs.export, "write a point as a folder that transformers loads; verified", add_export),
-    Verb("check", verbs.check, "check if two checkpoints can be interpolated; reads only headers", add_check),
+    Verb(
+        "check",
+        verbs.check,
+        "check if two checkpoints can be interpolated, or what a file of problems holds",
+        add_check,
+    ),
     Verb("fetch", verbs.fetch, "download a pair's weights; what is here is kept", add_pair),
 )

@@ -96,6 +96,7 @@ class RunDisplay:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", markup=False),
             console=out,
+            get_time=runs.AwakeClock(),
         )
         self._whole = self.bars.add_task(self._describe(0), total=self.rounds + 1, note="")
         self._phase: TaskID | None = None
@@ -219,6 +220,7 @@ def progress(steps: Generator[tuple[int, int], None, T], what: str) -> T:
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
+        get_time=runs.AwakeClock(),
     ) as bar:
         task = bar.add_task(what, total=None)
         while True:

@@ -96,6 +96,14 @@ def status(args: Namespace) -> int:
 
 
 def check(args: Namespace) -> int:
+    if args.data:
+        from thinkswitch.cli import data_report
+
+        if args.instruct:
+            raise UserError("check either two checkpoints or --data, not both in one call")
+        return data_report.show(args.data, apply_settings(Preset(), args.set), args.json)
+    if not args.thinking:
+        raise UserError("check wants two checkpoints, INSTRUCT and THINKING, or --data FILE")
     from thinkswitch.weights import pair_report
     from thinkswitch.weights.pair import open_headers, refuse
     from thinkswitch.weights.prompting import prompting_of
@@ -267,9 +275,10 @@ def _open_source(args: Namespace) -> Source:
     pair = open_pair_of_run(preset, folder)[0] if is_run else open_pair_of(preset)
     if not is_run:
         return Source(preset, pair, rounds.start(pair), None)
-    number = runs.rounds_done(folder) if args.round is None else args.round
-    has_begun = number or (runs.round_dir(folder, 0) / "recipe.json").is_file()
-    return Source(preset, pair, rounds.read(folder, number) if has_begun else rounds.start(pair), folder)
+    if args.round is None:
+        return Source(preset, pair, rounds.read_last(folder, pair), folder)
+    has_begun = args.round or rounds.is_written(folder, 0)
+    return Source(preset, pair, rounds.read(folder, args.round) if has_begun else rounds.start(pair), folder)
 
 
 def _load_blend(source: Source) -> "Blend":

@@ -10,6 +10,7 @@ While an export runs, its destination's parent holds
 """
 
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -20,9 +21,14 @@ from pathlib import Path
 from filelock import FileLock
 
 from thinkswitch.errors import UserError, list_some
+from thinkswitch.paths import pasted_target
+from thinkswitch.runs.files import fsync, patiently, set_mode
+from thinkswitch.runs.process import NO_LOCKS
 
 MADE_BY = "ThinkSwitch Studio export"  # in recipe.json: marks a folder that an export may replace
 HIDDEN = ".thinkswitch-export-"
+
+logger = logging.getLogger(__name__)
 
 
 # ---- before the work
@@ -31,7 +37,7 @@ HIDDEN = ".thinkswitch-export-"
 def resolve_path(out: Path) -> Path:
     """An absolute path without links; a UserError where the system cannot have such a folder."""
     try:
-        resolved = Path(os.path.expanduser(out)).resolve()
+        resolved = pasted_target(str(out)).resolve()
         resolved.exists()
     except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL character, a loop of links
         reason = getattr(error, "strerror", None) or error
@@ -97,7 +103,7 @@ def atomic_directory(out: Path) -> Iterator[Path]:
         with _hidden_folder(out.parent) as hidden:
             new = hidden / "new"
             new.mkdir()
-            new.chmod(0o755)  # whatever the umask
+            set_mode(new, 0o755)  # whatever the umask
             yield new
             swap_into_place(new, out, hidden / "replaced")
     except OSError as error:
@@ -117,7 +123,12 @@ def atomic_directory(out: Path) -> Iterator[Path]:
 def _hidden_folder(parent: Path) -> Iterator[Path]:
     hidden = parent / f"{HIDDEN}{secrets.token_hex(8)}"
     lock = _writer_lock(hidden)
-    lock.acquire()  # before the folder exists, so it is never seen without its lock
+    try:
+        lock.acquire()  # before the folder exists, so it is never seen without its lock
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        logger.warning("%s is on a file system without file locks: what a killed export leaves stays", parent)
     try:
         hidden.mkdir(mode=0o700)
         yield hidden
@@ -130,12 +141,12 @@ def _hidden_folder(parent: Path) -> Iterator[Path]:
 def swap_into_place(new: Path, out: Path, replaced: Path) -> None:
     """Rename `new` to `out`. What had that name goes into the folder `replaced`, or back if that fails."""
     if not out.exists():
-        os.rename(new, out)
+        patiently(lambda: os.rename(new, out))
     else:
         replaced.mkdir()
-        os.rename(out, replaced / out.name)
+        patiently(lambda: os.rename(out, replaced / out.name))
         try:
-            os.rename(new, out)
+            patiently(lambda: os.rename(new, out))
         except BaseException:
             os.rename(replaced / out.name, out)
             raise
@@ -145,20 +156,9 @@ def swap_into_place(new: Path, out: Path, replaced: Path) -> None:
 def fsync_tree(folder: Path) -> None:
     """Make the files of a folder readable by all, and force them to the disk."""
     for path in folder.iterdir():
-        path.chmod(0o644)
+        set_mode(path, 0o644)
         fsync(path)
     fsync(folder)
-
-
-def fsync(path: Path) -> None:
-    on_windows = os.name == "nt"
-    if on_windows and path.is_dir():  # Windows cannot sync folders
-        return
-    descriptor = os.open(path, os.O_RDWR if on_windows else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # ---- what killed exports left
@@ -214,7 +214,13 @@ def _restore_replaced(hidden: Path) -> None:
 def _writer_lock(hidden: Path) -> FileLock:
     # A generator may be closed by another thread than the one that started it.
     # Windows alone would delete the file at each release, and so make a stale folder look like nobody's.
-    return FileLock(f"{hidden}.lock", thread_local=False, preserve_lock_file=os.name == "nt")
+    # A lock that a kill leaves behind is none, so there is no soft one where the file system has no locks.
+    return FileLock(
+        f"{hidden}.lock",
+        thread_local=False,
+        preserve_lock_file=os.name == "nt",
+        fallback_to_soft=False,
+    )
 
 
 def _remove_lock_file(lock: FileLock) -> None:

@@ -210,6 +210,7 @@ def open_client(url: str) -> httpx.AsyncClient:
 
 def is_loopback(host: str) -> bool:
     """Whether a host name means this machine."""
+    host = host.casefold().rstrip(".")
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:

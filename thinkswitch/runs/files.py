@@ -1,23 +1,84 @@
-"""Files that grow by whole lines of JSON, and files and folders that are whole or absent."""
+"""Files that grow by whole lines of JSON, and files and folders that are whole or absent.
 
+On file systems as people have them: some refuse modes or syncing, Windows a file that somebody reads.
+"""
+
+import errno
 import json
+import logging
 import os
 import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import psutil
 
 from thinkswitch.errors import UserError
 
 TEMPORARY = re.compile(r"\.tmp-(?P<pid>\d+)-")  # how the name of a file that is being written begins
-REPLACE_WAITS = (0.01, 0.02, 0.05, 0.1, 0.2)  # seconds between tries to replace a file that somebody reads
+# Seconds between tries to take a file that somebody has open: two in all, for slow antivirus programs.
+BUSY_WAITS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.7)
+READERS_ARE_REFUSED = os.name == "nt"  # while a file is replaced
+NOT_OFFERED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM)
 TAIL_BYTES = 4096  # more than one event
+
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+# ---- what some systems refuse
+
+
+def patiently(act: Callable[[], T]) -> T:
+    """`act()`, tried again for two seconds: Windows refuses a file that somebody, or a scanner, has open."""
+    for wait in BUSY_WAITS:
+        try:
+            return act()
+        except PermissionError:
+            time.sleep(wait)
+    return act()
+
+
+def open_to_read(path: Path) -> BinaryIO:
+    """A file that another process may be replacing at this moment."""
+    if READERS_ARE_REFUSED:
+        return patiently(lambda: open(path, "rb"))
+    return open(path, "rb")
+
+
+def set_mode(path: Path, mode: int) -> None:
+    """Who may read a file or folder, where that can be said: exFAT, SMB and many FUSE systems refuse it."""
+    try:
+        path.chmod(mode)
+    except OSError as error:
+        logger.debug("%s keeps the mode that its file system gives it: %s", path, error)
+
+
+def fsync(path: Path) -> None:
+    """Force a file or folder to the disk: else a power failure leaves the new name, and nothing in it."""
+    on_windows = os.name == "nt"
+    if on_windows and path.is_dir():  # Windows cannot sync folders
+        return
+    descriptor = os.open(path, os.O_RDWR if on_windows else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NOT_OFFERED:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def is_blank(path: Path) -> bool:
+    """Whether a file is as a power failure leaves it: empty, or filled with zeros."""
+    with open_to_read(path) as file:
+        return not file.read(TAIL_BYTES).strip(b"\0")
 
 
 # ---- files that grow
@@ -31,7 +92,7 @@ def append(path: Path, *rows: dict) -> None:
     """Append rows as whole lines or not at all: what a full disk cut short is removed again."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with open(path, "a", encoding="utf-8", newline="\n") as file:
+        with patiently(lambda: open(path, "a", encoding="utf-8", newline="\n")) as file:
             file.write("".join(to_line(row) for row in rows))
     except OSError:
         truncate_partial_line(path)
@@ -56,7 +117,7 @@ def read_lines(path: Path) -> Iterator[dict]:
     """
     if not path.is_file():
         return
-    with open(path, "rb") as file:
+    with open_to_read(path) as file:
         for number, line in enumerate(file, 1):
             if line.endswith(b"\n"):
                 yield _parse(line, path, f"line {number}")
@@ -65,7 +126,7 @@ def read_lines(path: Path) -> Iterator[dict]:
 def last_line(path: Path) -> dict | None:
     """The last whole line, or None. Read from the end of the file: the page asks every second."""
     try:
-        with open(path, "rb") as file:
+        with open_to_read(path) as file:
             lines = _last_lines(file)
     except FileNotFoundError:
         return None
@@ -126,7 +187,7 @@ class Follower:
         self._offset = 0
 
     def _read_more(self) -> None:
-        with open(self.path, "rb") as file:
+        with open_to_read(self.path) as file:
             file.seek(self._offset)
             content = file.read()
         whole_lines = content.split(b"\n")[:-1]
@@ -154,7 +215,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".tmp-{writer}-{path.name}")
     try:
         yield temporary
-        _replace(temporary, path)
+        fsync(temporary)
+        patiently(lambda: os.replace(temporary, path))
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -163,17 +225,6 @@ def write_atomic(path: Path, text: str) -> None:
     """Replace a text file as a whole."""
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
-
-
-def _replace(source: Path, target: Path) -> None:
-    """`os.replace`, tried again for a moment: Windows refuses it while somebody has the target open."""
-    for wait in REPLACE_WAITS:
-        try:
-            os.replace(source, target)
-            return
-        except PermissionError:
-            time.sleep(wait)
-    os.replace(source, target)
 
 
 def remove_temporary_files(folder: Path) -> None:
@@ -195,7 +246,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        for file in (each for each in temporary.rglob("*") if each.is_file()):
+            fsync(file)
         shutil.rmtree(path, ignore_errors=True)
-        os.replace(temporary, path)
+        patiently(lambda: os.replace(temporary, path))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

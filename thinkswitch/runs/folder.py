@@ -22,7 +22,7 @@ from pathlib import Path
 
 from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset, load_preset, to_yaml
-from thinkswitch.runs.files import TEMPORARY, last_line, write_atomic
+from thinkswitch.runs.files import TEMPORARY, is_blank, last_line, patiently, write_atomic
 from thinkswitch.runs.process import running_pid
 
 ROOT = Path("runs")  # where runs go that name no folder
@@ -31,6 +31,7 @@ WRITTEN_BEFORE = (
     "log.txt",
     "stop",
 )  # what a new run's folder may hold: its own process was started there
+ROUND_FILES = ("recipe.json", "adapter/adapter_config.json", "adapter/adapter_model.safetensors")
 PLAIN_NAME = re.compile(r"[^\W_][\w .()-]{0,79}")  # no folder, no hidden file, no separator of rounds
 DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
 DELETED = ".deleted-"  # begins the name of a run that is being deleted
@@ -137,7 +138,7 @@ def rename(folder: Path, name: str) -> Path:
     refuse_running(folder, "renamed")
     if target.exists():
         raise UserError(f"there is a {name!r} already; choose another name")
-    os.rename(folder, target)
+    patiently(lambda: os.rename(folder, target))
     return target
 
 
@@ -148,7 +149,7 @@ def delete(folder: Path) -> None:
         folder.unlink()  # what it points to lies elsewhere and stays
         return
     hidden = folder.with_name(f"{DELETED}{os.getpid()}-{time.time_ns()}-{folder.name}")
-    os.rename(folder, hidden)
+    patiently(lambda: os.rename(folder, hidden))
     shutil.rmtree(hidden)
 
 
@@ -174,8 +175,19 @@ def round_dir(folder: Path, number: int) -> Path:
 
 def rounds_done(folder: Path) -> int:
     """The last round whose checkpoints exist; 0 is the pair itself."""
+    return next((number for number in rounds_written(folder) if not _is_lost(round_dir(folder, number))), 0)
+
+
+def rounds_written(folder: Path) -> list[int]:
+    """All rounds with a recipe.json, the last one first; whether it can be read is not known."""
     names = [path.parent.name for path in folder.glob("rounds/*/recipe.json")]
-    return max((int(name) for name in names if name.isdecimal()), default=0)
+    return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+
+
+def _is_lost(folder: Path) -> bool:
+    """Whether a power failure has left a round's files empty."""
+    files = (folder / name for name in ROUND_FILES)
+    return any(is_blank(file) for file in files if file.is_file())
 
 
 # ---- all runs

@@ -8,6 +8,7 @@ import errno
 import json
 import logging
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -24,12 +25,14 @@ import psutil
 
 from thinkswitch import __version__
 from thinkswitch.errors import UserError
-from thinkswitch.runs.files import remove_temporary_files, truncate_partial_line, write_atomic
+from thinkswitch.runs.clock import AwakeClock
+from thinkswitch.runs.files import open_to_read, remove_temporary_files, truncate_partial_line, write_atomic
 from thinkswitch.runs.power import gpu_watts
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors")
 HEARTBEAT_SECONDS = 5.0
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+LOST_SECONDS = 60.0  # without a heartbeat a run on another machine counts as ended, where there are no locks
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 LOCK_SECONDS = 0.5  # longer than anybody who only asks holds the lock
 
 logger = logging.getLogger(__name__)
@@ -44,7 +47,8 @@ def read_info(folder: Path) -> dict:
     Empty if it is missing or damaged; the next process that claims the run writes it anew.
     """
     try:
-        info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        with open_to_read(folder / "run.json") as file:
+            info = json.load(file)
         valid = all(isinstance(info[key], (int, float)) for key in ("pid", "started", "heartbeat"))
     except (OSError, ValueError, KeyError, TypeError):
         return {}
@@ -72,6 +76,8 @@ def running_pid(folder: Path) -> int | None:
         return None
     if "versions" not in info:  # written by `start`: its process has not claimed the run yet
         return info["pid"] if _is_starting(info) else None
+    if not info.get("locked", True):
+        return info["pid"] if _is_alive(info) else None
     return info["pid"] if _is_locked(folder) else None
 
 
@@ -81,12 +87,22 @@ def _is_starting(info: dict) -> bool:
     A process asks this about itself, too; it is then not in its own way. (Its parent may stand for it: the
     python.exe of a virtual environment on Windows only launches the real one.)
     """
-    if info["pid"] in (os.getpid(), os.getppid()):
-        return False
+    return info["pid"] not in (os.getpid(), os.getppid()) and _is_same_process(info)
+
+
+def _is_alive(info: dict) -> bool:
+    """Whether a run's owner lives, without a lock: its process here, its heartbeat on another machine."""
+    if info.get("host") == platform.node():
+        return _is_same_process(info)
+    return abs(time.time() - info["heartbeat"]) < LOST_SECONDS
+
+
+def _is_same_process(info: dict) -> bool:
+    """Whether the process that run.json names lives; its pid alone may have been given to another one."""
     try:
         process = psutil.Process(info["pid"])
-        same_process = abs(process.create_time() - info["started"]) < 2  # else its pid has been given away
-        return same_process and process.status() != psutil.STATUS_ZOMBIE
+        same = abs(process.create_time() - info["started"]) < 2
+        return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
@@ -132,14 +148,14 @@ def claim(folder: Path, origin: dict | None = None) -> Iterator[None]:
     owner = running_pid(folder)
     if owner:
         raise UserError(f"{folder} is in use by process {owner}; stop it first: thinkswitch stop {folder}")
-    with _locked(folder):
+    with _locked(folder) as locked:
         if not _stop_is_for_me(folder):
             (folder / "stop").unlink(missing_ok=True)
         remove_temporary_files(folder)
         for path in (folder / "events.jsonl", *folder.glob("rounds/*/*.jsonl")):
             truncate_partial_line(path)
-        info = _new_info(read_info(folder)) | {"origin": origin or read_origin(folder)}
-        heartbeat = Heartbeat(folder, info, time.monotonic, gpu_watts)
+        info = _new_info(read_info(folder), locked) | {"origin": origin or read_origin(folder)}
+        heartbeat = Heartbeat(folder, info, AwakeClock(), gpu_watts)
         heartbeat.start()
         logger.debug("process %d writes %s", os.getpid(), folder)
         try:
@@ -150,7 +166,8 @@ def claim(folder: Path, origin: dict | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold the run's lock; False where the file system has none (Lustre, some NFS and FUSE)."""
     lock = filelock.FileLock(
         folder / ".lock",
         timeout=LOCK_SECONDS,
@@ -165,10 +182,9 @@ def _locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        message = f"{folder} is on a file system without file locks; name a folder on another disk"
-        raise UserError(message) from None
+        logger.warning("%s is on a file system without file locks; start this run only once", folder)
     try:
-        yield
+        yield lock.is_locked
     finally:
         lock.release()
 
@@ -182,11 +198,13 @@ def _stop_is_for_me(folder: Path) -> bool:
     return asked in (str(os.getpid()), str(os.getppid()))
 
 
-def _new_info(before: dict) -> dict:
+def _new_info(before: dict, locked: bool) -> dict:
     """run.json of a process that begins; seconds, joules and the first command carry over from `before`."""
     me = psutil.Process()
     return {
         "pid": me.pid,
+        "host": platform.node(),
+        "locked": locked,
         "started": me.create_time(),
         "versions": {"thinkswitch": __version__} | {name: _version(name) for name in PACKAGES},
         "heartbeat": time.time(),
@@ -206,8 +224,7 @@ def _version(package: str) -> str | None:
 class Heartbeat:
     """Keeps run.json current: when the process last worked, its seconds of work and its joules so far.
 
-    It works in a thread, since nvidia-smi may take seconds. Durations are monotonic: a laptop that sleeps
-    does not work.
+    It works in a thread, since nvidia-smi may take seconds. Its clock stands still while a laptop sleeps.
     """
 
     def __init__(

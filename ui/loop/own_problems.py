@@ -32,7 +32,7 @@ def build(studio: Studio, settings: dict[str, form.Component]) -> None:
     """Not in a demo, where a file would stay on a machine that is not the visitor's."""
     with gr.Row(elem_id="loop-own"):
         file = gr.File(
-            label="Own problems (JSONL, CSV, JSON, Parquet)",
+            label="Own problems (JSONL, CSV, JSON, Parquet, text)",
             file_types=list(problem_files.SUFFIXES),
             elem_id="loop-own-file",
             height=120,
@@ -86,7 +86,9 @@ def free_name(upload: Path) -> Path:
     if suffix not in problem_files.SUFFIXES:
         known = ", ".join(problem_files.SUFFIXES)
         raise UserError(f"{upload.name} is none of {known}; save it as one of these")
-    stem = re.sub(r"[^0-9A-Za-z_-]+", "-", upload.stem).strip("-")[:60] or "problems"
+    if suffix == ".gz" and Path(upload.stem).suffix.lower() in problem_files.SUFFIXES:
+        suffix = Path(upload.stem).suffix.lower() + suffix
+    stem = re.sub(r"[^0-9A-Za-z_-]+", "-", upload.name[: -len(suffix)]).strip("-")[:60] or "problems"
     first = ROOT / f"{stem}{suffix}"
     numbered = (ROOT / f"{stem}-{number}{suffix}" for number in count(2))
     return first if not first.exists() else next(path for path in numbered if not path.exists())
