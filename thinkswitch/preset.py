@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from thinkswitch import paths
-from thinkswitch.errors import UserError
+from thinkswitch.errors import UserError, quote
 from thinkswitch.recipe import Schedule
 from thinkswitch.values import TemplateArgs, ThinkTags, parse_fields, to_plain, to_text
 
@@ -201,7 +201,7 @@ class Preset:
             raise UserError(f"{problem}, so labels must be thinking, not {self.labels}")
         if self.teacher and not self.teacher.startswith(("http://", "https://")):
             example = "http://127.0.0.1:8000/v1"
-            raise UserError(f"teacher must be an address such as {example}, it is {self.teacher!r}")
+            raise UserError(f"teacher must be an address such as {example}, it is {quote(self.teacher)}")
 
 
 def _check_ranges(preset: Preset) -> None:
@@ -211,7 +211,7 @@ def _check_ranges(preset: Preset) -> None:
         if low is not None and not low <= value <= high:  # NaN is refused, too
             raise UserError(f"{f.name} must lie between {low} and {high}, it is {value}")
         if choices and value not in choices:
-            raise UserError(f"{f.name} must be one of {', '.join(choices)}, it is {value!r}")
+            raise UserError(f"{f.name} must be one of {', '.join(choices)}, it is {quote(value)}")
 
 
 def check_schedule(schedule: Schedule) -> Schedule:
@@ -230,7 +230,7 @@ def load_preset(name: str | Path) -> Preset:
     path = preset_file(name)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, ValueError, OSError) as error:  # yaml raises ValueError for an impossible date
+    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:  # ValueError: an impossible date
         raise UserError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold 'setting: value' lines, it holds a {type(values).__name__}")
@@ -265,7 +265,7 @@ def apply_settings(base: Preset, settings: list[str]) -> Preset:
             raise UserError(f"--set wants key=value, it got {text!r}")
         try:
             values[name] = yaml.safe_load(value) if name == "schedule" else value
-        except (yaml.YAMLError, ValueError):
+        except (yaml.YAMLError, ValueError, RecursionError):
             example = "schedule={mlp: 1, attention: 0}"
             raise UserError(f"--set {text}: not readable as YAML; write for example {example}") from None
     return make_preset(_resolve_paths(values, Path.cwd()), "--set", base)

@@ -1,11 +1,11 @@
 """Rows of a file of problems, each with where it stands: JSONL, JSON, CSV or Parquet. Torch-free."""
 
 import csv
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from thinkswitch import json_text
 from thinkswitch.errors import UserError
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
@@ -50,7 +50,7 @@ def _jsonl(path: Path, text: str) -> Iterator[Entry]:
             continue
         where = f"{path} line {number}"
         try:
-            row = json.loads(line)
+            row = json_text.parse(line)
         except ValueError as error:  # also a number of thousands of digits
             yield where, UserError(f"{where} is not JSON ({error}): {line[:60]!r}")
             continue
@@ -59,8 +59,8 @@ def _jsonl(path: Path, text: str) -> Iterator[Entry]:
 
 def _json(path: Path, text: str) -> Iterator[Entry]:
     try:
-        listed = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        listed = json_text.parse(text)
+    except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from None
     for number, row in enumerate(listed, 1):
         where = f"{path} row {number}"

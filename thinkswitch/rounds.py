@@ -4,13 +4,12 @@ rounds/R/{samples.jsonl, adapter/, recipe.json, scores.jsonl}    round 0: recipe
 """
 
 import json
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from safetensors import SafetensorError
-
-from thinkswitch import runs
-from thinkswitch.errors import UserError
+from thinkswitch import json_text, runs
+from thinkswitch.errors import UserError, first_line, quote
 from thinkswitch.evaluate import Score, compare_scores, summarise
 from thinkswitch.recipe import (
     INSTRUCT,
@@ -26,7 +25,7 @@ from thinkswitch.weights.adapter import Adapter, load_adapter
 from thinkswitch.weights.gram import base_gram, extend_gram
 from thinkswitch.weights.pair import Pair
 
-DAMAGE = (FileNotFoundError, SafetensorError, ValueError, KeyError, TypeError, AttributeError)
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -82,16 +81,29 @@ def read(folder: Path, number: int) -> Round:
             f"{folder} has no round {number}; the last finished one is {runs.rounds_done(folder)}"
         )
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json_text.read(path)
         instruct = {name: tuple(c) for name, c in data["instruct"].items()}
         thinking = {name: tuple(c) for name, c in data["thinking"].items()}
+        refuse_odd_numbers(instruct, thinking, data["gram"], 2 + number)
         adapters = [load_adapter(runs.round_dir(folder, r) / "adapter") for r in range(1, number + 1)]
         return Round(number, adapters, instruct, thinking, data["gram"])
+    except UserError as error:
+        reason = str(error).partition("; ")[0]  # its advice is for a published adapter
     except DAMAGE as error:
-        raise UserError(
-            f"round {number} of {folder} is damaged ({type(error).__name__}: {error}); "
-            "use an earlier round, or run again"
-        ) from None
+        reason = f"{type(error).__name__}: {first_line(error)}"
+    raise UserError(f"round {number} of {folder} is damaged ({reason}); use an earlier round, or run again")
+
+
+def refuse_odd_numbers(instruct: Recipe, thinking: Recipe, gram: Gram, width: int) -> None:
+    """ValueError unless both recipes and the Gram matrices are finite numbers over one basis of `width`."""
+    if not instruct.keys() == thinking.keys() == gram.keys():
+        raise ValueError("its recipes and Gram matrices are of different tensors")
+    for name, rows in gram.items():
+        is_square = len(rows) == width and all(len(row) == width for row in rows)
+        fits = is_square and max(len(instruct[name]), len(thinking[name])) <= width
+        numbers = [*instruct[name], *thinking[name], *(x for row in rows for x in row)]
+        if not fits or not all(isinstance(x, float | int) and math.isfinite(x) for x in numbers):
+            raise ValueError(f"the numbers of {quote(name)} are no recipe of {width} parts")
 
 
 def append_score(folder: Path, number: int, role: str, score: Score) -> None:
@@ -102,9 +114,9 @@ def append_score(folder: Path, number: int, role: str, score: Score) -> None:
 def read_scores(folder: Path, number: int, role: str) -> dict[int, Score]:
     """The scores of one checkpoint, by question."""
     scores = {}
-    for line in runs.read_lines(runs.round_dir(folder, number) / "scores.jsonl"):
-        if line.pop("checkpoint") == role:
-            scores[line["question"]] = Score(**line)
+    for line in runs.read_scores(runs.round_dir(folder, number) / "scores.jsonl"):
+        if line["checkpoint"] == role:
+            scores[line["question"]] = Score(**{field.name: line[field.name] for field in fields(Score)})
     return scores
 
 

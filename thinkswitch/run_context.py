@@ -57,7 +57,7 @@ class RunContext:
 
     def is_recorded(self, number: int, phase: str, checkpoint: str | None = None) -> bool:
         """Whether an earlier process has recorded the end of a stage."""
-        for event in runs.read_lines(self.folder / "events.jsonl"):
+        for event in runs.read_events(self.folder):
             same = (
                 event["round"] == number and event["phase"] == phase and event.get("checkpoint") == checkpoint
             )

@@ -132,7 +132,7 @@ class RunControl:
         """All events of a run so far; only what is new is read, for the runs that were looked at last."""
         with self._followers_lock:
             if folder not in self._followers:
-                self._followers[folder] = runs.Follower(folder / "events.jsonl")
+                self._followers[folder] = runs.Follower(folder / "events.jsonl", runs.event_problem)
             follower = self._followers[folder]
             self._followers.move_to_end(folder)
             while len(self._followers) > FOLLOWED_RUNS:
@@ -194,7 +194,7 @@ def label_of(folder: Path) -> str:
 def result_of(folder: Path, stamp: Stamp) -> list[str]:
     """What the instruct checkpoint could before the first round and after the last one."""
     try:
-        measured = runs.measured(runs.read_lines(folder / "events.jsonl"))
+        measured = runs.measured(runs.read_events(folder))
     except UserError:
         return []
     scores = [100 * event["accuracy"] for event in measured if event["checkpoint"] == "instruct"]

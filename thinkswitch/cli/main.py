@@ -21,7 +21,7 @@ from thinkswitch.export.gguf_kinds import QUANTISATIONS
 from thinkswitch.preset import Preset
 from thinkswitch.remote import distributed
 
-DISK_ERRORS = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ENAMETOOLONG")
+DISK_ERRORS = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ENAMETOOLONG", "ELOOP")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -29,6 +29,7 @@ from thinkswitch.runs.folder import (
     state,
     stop_requested,
 )
+from thinkswitch.runs.lines import event_problem, read_events, read_samples, read_scores
 from thinkswitch.runs.power import gpu_watts
 from thinkswitch.runs.process import HEARTBEAT_SECONDS, claim, read_info, running_pid, start
 
@@ -44,13 +45,17 @@ __all__ = [
     "claim",
     "create",
     "delete",
+    "event_problem",
     "gpu_watts",
     "last_line",
     "measured",
     "new_folder",
     "open_run",
+    "read_events",
     "read_info",
     "read_lines",
+    "read_samples",
+    "read_scores",
     "refuse_running",
     "rename",
     "request_stop",

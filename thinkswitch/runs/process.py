@@ -20,9 +20,10 @@ from pathlib import Path
 import filelock
 import psutil
 
-from thinkswitch import __version__
+from thinkswitch import __version__, json_text
 from thinkswitch.errors import UserError
 from thinkswitch.runs.files import remove_temporary_files, truncate_partial_line, write_atomic
+from thinkswitch.runs.lines import info_problem
 from thinkswitch.runs.power import gpu_watts
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors")
@@ -42,11 +43,11 @@ def read_info(folder: Path) -> dict:
     Empty if it is missing or damaged; the next process that claims the run writes it anew.
     """
     try:
-        info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        valid = all(isinstance(info[key], (int, float)) for key in ("pid", "started", "heartbeat"))
-    except (OSError, ValueError, KeyError, TypeError):
+        path = folder / "run.json"
+        info = json_text.read(path) if path.is_file() else None
+    except (OSError, ValueError):
         return {}
-    return info if valid else {}
+    return info if isinstance(info, dict) and not info_problem(info) else {}
 
 
 def running_pid(folder: Path) -> int | None:

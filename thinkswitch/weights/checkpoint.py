@@ -3,7 +3,6 @@
 Every refusal says what is wrong and comes before any weight is read. Weights are safetensors, never pickle.
 """
 
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,8 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from thinkswitch.errors import UserError, first_line, list_some
+from thinkswitch import json_text
+from thinkswitch.errors import UserError, first_line, list_some, quote
 from thinkswitch.think_tags import Tags
 from thinkswitch.weights import hub
 from thinkswitch.weights.families import require_supported
@@ -79,11 +79,16 @@ class Checkpoint:
     def stop_token_ids(self) -> set[int]:
         """Tokens that end an answer."""
         path = self.small_file("generation_config.json")
-        ids = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+        ids = json_text.read(path).get("eos_token_id") if path.is_file() else None
         if ids is None:
             ids = self.config.eos_token_id
         listed = ids if isinstance(ids, list) else [ids]
-        return {i for i in [*listed, self.tokenizer.eos_token_id] if i is not None}
+        stops = [i for i in [*listed, self.tokenizer.eos_token_id] if i is not None]
+        if not all(type(i) is int for i in stops):  # text would never stop, and fail in the middle of a run
+            raise UserError(
+                f"{self.name} ends its answers with {quote(ids)}; eos_token_id must hold token ids"
+            )
+        return set(stops)
 
     @cached_property
     def turn_end(self) -> int:
@@ -303,9 +308,9 @@ def read_index(folder: Path) -> tuple[list[str], set[str]]:
     if not path.is_file():
         return [ONE_FILE], set()
     try:
-        file_of_tensor = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        file_of_tensor = json_text.read(path)["weight_map"]
         return sorted(set(file_of_tensor.values())), set(file_of_tensor)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is not a readable index of shards; download it again") from None
 
 
