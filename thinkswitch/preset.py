@@ -5,6 +5,7 @@ Choices that the paper (arXiv 2606.01080) leaves open are settings; values that 
 """
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -202,6 +203,8 @@ class Preset:
         if self.teacher and not self.teacher.startswith(("http://", "https://")):
             example = "http://127.0.0.1:8000/v1"
             raise UserError(f"teacher must be an address such as {example}, it is {quote(self.teacher)}")
+        if re.search(r"//[^/]*@|[?#]", self.teacher):  # it would be written into preset.yaml and run.json
+            raise UserError("teacher must hold no password or key; set OPENAI_API_KEY in the environment")
 
 
 def _check_ranges(preset: Preset) -> None:

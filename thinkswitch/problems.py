@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thinkswitch import problem_files
-from thinkswitch.errors import UserError
+from thinkswitch.errors import UserError, quote
 from thinkswitch.grading import KINDS, canonical
 from thinkswitch.preset import Preset
 
@@ -126,7 +126,7 @@ def make_problem(row: dict, where: str, template: str, answer_column: str, kind:
         raise UserError(f"{where}: the prompt is empty")
     kind = row.get("kind", kind)
     if kind not in KINDS:
-        raise UserError(f"{where}: unknown kind {kind!r}; known are {', '.join(KINDS)}")
+        raise UserError(f"{where}: unknown kind {quote(kind)}; known are {', '.join(KINDS)}")
     answer = row.get(answer_column)
     answer = "" if answer is None else str(answer).strip()
     expected = {"integer": "an integer", "choice": "yes, no or maybe"}

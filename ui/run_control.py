@@ -144,10 +144,10 @@ Stamp = tuple[int, int]  # of a file: when it was last written, and its size
 
 
 def stamp_of(path: Path) -> Stamp | None:
-    """None where there is no such file; another visitor may have deleted it just now."""
+    """None where there is no such file; another visitor may have deleted it just now, or made it a link."""
     try:
         status = path.stat()
-    except FileNotFoundError:
+    except OSError:
         return None
     return status.st_mtime_ns, status.st_size
 

@@ -3,6 +3,7 @@
 Every refusal says what is wrong and comes before any weight is read. Weights are safetensors, never pickle.
 """
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,7 @@ __all__ = ["DTYPES", "Checkpoint", "TensorInfo", "open_checkpoint", "tensor_offs
 
 INDEX = "model.safetensors.index.json"
 ONE_FILE = "model.safetensors"
+PLAIN_NAME = re.compile(r"[\w][\w. -]*")  # of a shard
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -309,7 +311,10 @@ def read_index(folder: Path) -> tuple[list[str], set[str]]:
         return [ONE_FILE], set()
     try:
         file_of_tensor = json_text.read(path)["weight_map"]
-        return sorted(set(file_of_tensor.values())), set(file_of_tensor)
+        files = sorted(set(file_of_tensor.values()))
+        if not all(PLAIN_NAME.fullmatch(file) for file in files):  # nor may one lie in another folder
+            raise ValueError
+        return files, set(file_of_tensor)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is not a readable index of shards; download it again") from None
 
