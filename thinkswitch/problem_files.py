@@ -27,6 +27,8 @@ def entries(path: Path) -> Iterator[Entry]:
     """Every row; one that cannot be read is an error in its place, and those after it follow."""
     if not path.exists():
         raise UserError(f"no problems at {path}: the file does not exist")
+    if not path.is_file():  # a pipe would be waited for
+        raise UserError(f"no problems at {path}: it is no file; name a file of problems")
     if path.suffix.lower() == ".parquet":
         return _parquet(path)
     text = _text(path)

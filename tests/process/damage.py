@@ -121,13 +121,20 @@ def board(root):
 
 @dataclass(frozen=True)
 class Case:
-    """One mutation and the command that meets it; `seed` names both."""
+    """One mutation and the command that meets it. `name` is the seed of all that is drawn."""
 
-    seed: str
-    kind: str
+    name: str
     file: str
-    rule: str
     command: str
+
+
+def cases(kind: str, seed: int, count: int) -> Iterator[Case]:
+    """The first `count` of a kind; a larger count begins with the same ones."""
+    files, commands = KINDS[kind]
+    for number in range(count):
+        name = f"{seed} {kind} {number}"
+        draw = random.Random(name)
+        yield Case(name, draw.choice(files), draw.choice(commands))
 
 
 def make_world(root: Path) -> None:
@@ -209,10 +216,10 @@ def restore(root: Path, pristine: Snapshot, now: Snapshot) -> None:
             path.chmod(0o644)
 
 
-def damage_done(command: str, before: Snapshot, after: Snapshot) -> list[str]:
+def damage_done(words: list[str], root: Path, before: Snapshot, after: Snapshot) -> list[str]:
     """What a command took from, or changed in, what was there; empty if it may."""
     found = []
-    own = f"runs/{command.split()[-1]}/" if command.startswith("resume") else "out/"
+    own = f"{Path(words[1]).relative_to(root)}/" if words[0] == "resume" else "out/"
     for name, content in before.items():
         if after.get(name) == content:
             continue
@@ -257,45 +264,37 @@ def argv(command: str, root: Path, file: str) -> list[str]:
         "resume": [str(root / "runs" / (which or "done"))],
         "status": [source],
         "plan": [source],
+        "board": [],
         "sweep": [source, "--t", "0", "1"],
     }
     return [verb, *words[verb]]
 
 
-def cases(seed: int, count: int, root: Path) -> Iterator[tuple[Case, random.Random]]:
-    """Kinds in turn, with all of a kind's commands equally often."""
-    for number in range(count):
-        kind = list(KINDS)[number % len(KINDS)]
-        name = f"{seed}-{number}"
-        draw = random.Random(name)
-        files, commands = KINDS[kind]
-        yield Case(name, kind, draw.choice(files), "", draw.choice(commands)), draw
+@dataclass(frozen=True)
+class Outcome:
+    rule: str
+    code: int
+    wrong: str  # empty: it ended as it should
+    output: str
 
 
-def try_one(commands: Commands, root: Path, pristine: Snapshot, case: Case, draw: random.Random):
-    """(rule, exit code, what is wrong or "", its output)."""
-    rule = mutate(draw, root / case.file)
+def try_one(commands: Commands, root: Path, pristine: Snapshot, case: Case) -> Outcome:
+    """Damage a file, run a command, compare, and put everything back."""
+    rule = mutate(random.Random(case.name + case.file), root / case.file)
     before = snapshot(root)
     try:
+        words = argv(case.command, root, case.file)
+        asked: dict = {"argv": words}
         if case.command == "board":
-            done = commands.send(
-                code=f"from __main__ import board; board({str(root / 'runs')!r})",
-                memory=MEMORY,
-                seconds=SECONDS,
-            )
-        else:
-            words = argv(case.command, root, case.file)
-            done = commands.send(argv=words, memory=MEMORY, seconds=SECONDS)
-        after = snapshot(root)
-        which = case.file.split("/")[1] if case.file.startswith("runs/") else "begun"
-        command = f"resume {which}" if case.command.startswith("resume") else case.command
-        wrong = [*wrong_end(case.command, done), *damage_done(command, before, after)]
-        return rule, done.returncode, "; ".join(wrong), done.stdout + done.stderr
+            asked = {"code": f"from __main__ import board; board({str(root / 'runs')!r})"}
+        done = commands.send(**asked, memory=MEMORY, seconds=SECONDS)
+        wrong = [*wrong_end(done), *damage_done(words, root, before, snapshot(root))]
+        return Outcome(rule, done.returncode, "; ".join(wrong), done.stdout + done.stderr)
     finally:
         restore(root, pristine, snapshot(root))
 
 
-def wrong_end(command: str, done) -> list[str]:
+def wrong_end(done) -> list[str]:
     if done.returncode == -14:
         return [f"still at work after {SECONDS} s"]
     if done.returncode not in (0, 1):

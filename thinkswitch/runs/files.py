@@ -191,6 +191,8 @@ class Follower:
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary path to write; it replaces `path` when the block ends: readers see the old or the new."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder and should be a file; move it away, then try again")
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = f"{os.getpid()}-{threading.get_ident()}"
     temporary = path.with_name(f".tmp-{writer}-{path.name}")
