@@ -38,7 +38,9 @@ for line in sys.stdin:
         if asked["memory"]:
             used = 4096 * int(open("/proc/self/statm").read().split()[0])
             resource.setrlimit(resource.RLIMIT_AS, (used + asked["memory"], used + asked["memory"]))
-        signal.alarm(asked["seconds"])
+        if asked["seconds"]:
+            resource.setrlimit(resource.RLIMIT_CPU, (asked["seconds"], asked["seconds"]))
+            signal.alarm(10 * asked["seconds"])  # others may have the processor
         code = 70
         try:
             code = main(asked["argv"]) if "argv" in asked else exec(asked["code"], {}) or 0
@@ -80,7 +82,8 @@ class Commands:
     def send(self, largest: int = 0, memory: int = 0, seconds: int = 0, **asked) -> SimpleNamespace:
         """`argv` or `code` to run. `largest`: bytes that a file may hold (0: any), like a full disk.
 
-        `memory`: bytes that it may take beyond what it has, `seconds`: then SIGALRM ends it (0: any).
+        `memory`: bytes that it may take beyond what it has. `seconds`: of a processor that it may take, and a
+        tenth of what may pass until SIGALRM ends it (0: any).
         """
         limits = {"largest": largest, "memory": memory, "seconds": seconds}
         self.process.stdin.write(json.dumps({**asked, **limits}) + "\n")

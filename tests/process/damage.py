@@ -5,6 +5,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from process.mutators import mutate
 from thinkswitch import runs
 from thinkswitch.cli.main import main
 
-SECONDS = 20  # longer is a hang
+SECONDS = 20  # of a processor; longer is a hang
 MEMORY = 6 << 30  # more than any of these commands needs
 LONGEST_SENTENCE = 1000
 SETTINGS = ["rounds=1", "prompts=4", "held_out=3", "rows=8", "epochs=1", "batch=4", "lora_rank=2"]
@@ -295,7 +296,7 @@ def try_one(commands: Commands, root: Path, pristine: Snapshot, case: Case) -> O
 
 
 def wrong_end(done) -> list[str]:
-    if done.returncode == -14:
+    if done.returncode in (-signal.SIGALRM, -signal.SIGXCPU, -signal.SIGKILL):
         return [f"still at work after {SECONDS} s"]
     if done.returncode not in (0, 1):
         return [f"ended with {done.returncode}"]
