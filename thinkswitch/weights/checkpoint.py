@@ -11,7 +11,13 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from thinkswitch import json_text
 from thinkswitch.errors import UserError, first_line, list_some, quote
@@ -81,7 +87,9 @@ class Checkpoint:
     def stop_token_ids(self) -> set[int]:
         """Tokens that end an answer."""
         path = self.small_file("generation_config.json")
-        ids = json_text.read(path).get("eos_token_id") if path.is_file() else None
+        values = json_text.read(path) if path.is_file() else {}
+        GenerationConfig.from_dict(values)  # what transformers does not take would end an export
+        ids = values.get("eos_token_id")
         if ids is None:
             ids = self.config.eos_token_id
         listed = ids if isinstance(ids, list) else [ids]
