@@ -221,7 +221,7 @@ def test_a_generation_config_of_another_form(folders, tmp_path, values):
 def test_a_librarys_reason_is_cut(folders, tmp_path):
     """safetensors quotes whole values of a header: a sentence of thousands of characters."""
     folder = Path(shutil.copytree(folders("qwen3")[0], tmp_path / "it"))
-    header = json.dumps({"x" * 9000: {"dtype": "F32", "shape": "z" * 9000, "data_offsets": []}}).encode()
+    header = json.dumps({"x" * 9000: {"dtype": "F32", "shape": [1], "data_offsets": "z" * 9000}}).encode()
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(UserError, match="is truncated or no safetensors file") as refusal:
         open_checkpoint(str(folder))
