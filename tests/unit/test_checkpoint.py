@@ -64,6 +64,10 @@ def test_what_a_header_says_is_cut_short_in_a_refusal(copied):
         (dict(dtype=["BF16"]), r"has the dtype \['BF16'\]"),
         (dict(shape=[HOSTILE]), r"has the shape \['<img"),
         (dict(shape=[-1, 2]), r"has the shape \[-1, 2\]"),
+        (dict(shape=7), "has the shape 7"),  # it was gone through: 'int' object is not iterable
+        (dict(shape=None), "has the shape None"),
+        (dict(shape={"a": 1}), "has the shape {'a': 1}"),
+        (dict(shape=[True, 2]), r"has the shape \[True, 2\]"),
     ],
 )
 def test_a_header_from_the_hub_is_checked_too(tmp_path, monkeypatch, wrong, says):

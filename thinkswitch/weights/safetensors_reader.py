@@ -55,7 +55,7 @@ def checked_info(source: str, name: str, shape: list[int], dtype: str, file: str
             f"{source}: the tensor {quote(name)} has the dtype {quote(dtype)}, "
             "which safetensors does not know; download it again, or choose another checkpoint"
         )
-    if not all(isinstance(size, int) and size >= 0 for size in shape):
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
         raise UserError(
             f"{source}: the tensor {quote(name)} has the shape {quote(shape)}; "
             "download it again, or choose another checkpoint"
