@@ -125,7 +125,8 @@ def score_figures(role: str, scores: dict[int, Score], at_start: dict[int, Score
     figures: dict = {"checkpoint": role}
     if scores:
         figures |= asdict(summarise(list(scores.values())))
-    if scores and at_start:
-        same_questions = [at_start[q] for q in scores]
-        figures["since_start"] = asdict(compare_scores(same_questions, list(scores.values())))
+    both = [q for q in scores if q in at_start]  # a line of round 0 may have been taken out by hand
+    if both:
+        compared = compare_scores([at_start[q] for q in both], [scores[q] for q in both])
+        figures["since_start"] = asdict(compared)
     return figures

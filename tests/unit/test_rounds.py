@@ -6,6 +6,7 @@ import pytest
 
 from thinkswitch import rounds, runs
 from thinkswitch.errors import UserError
+from thinkswitch.evaluate import Score
 
 NAME = "model.norm.weight"
 WHOLE = {
@@ -58,3 +59,16 @@ def test_numbers_of_another_form(changes, tmp_path):
 def test_text_of_another_form(content, tmp_path):
     with pytest.raises(UserError, match=r"round 0 of .* is damaged"):
         rounds.read(written(tmp_path, content), 0)
+
+
+@pytest.mark.parametrize(
+    "at_start, compared",
+    [((0, 1, 2), (1, 0)), ((1, 2), (0, 0)), ((0,), (1, 0)), ((7,), None), ((), None), ((0, 1, 2, 9), (1, 0))],
+)
+def test_only_questions_that_both_rounds_have_are_compared(at_start, compared):
+    """A line was taken out of round 0's scores, as the refusal of a damaged one says: KeyError on resume."""
+    before = {q: Score(q, q > 0, False, 3, "2", "stop") for q in at_start}
+    after = {q: Score(q, True, False, 3, "2", "stop") for q in (0, 1, 2)}
+    figures = rounds.score_figures("instruct", after, before)
+    change = figures.get("since_start")
+    assert figures["n"] == 3 and (change and (change["gained"], change["lost"])) == compared
