@@ -217,7 +217,8 @@ def test_a_generation_config_of_another_form(folders, tmp_path, values):
     folder = Path(shutil.copytree(folders("qwen3")[0], tmp_path / "it"))
     (folder / "generation_config.json").write_text(json.dumps(values), encoding="utf-8")
     with pytest.raises(
-        UserError, match=r"eos_token_id must hold token ids|generation_config\.json cannot be used"
+        UserError,
+        match=r"has the eos_token_id .*; it must hold token ids|generation_config\.json cannot be used",
     ):
         open_checkpoint(str(folder))
 

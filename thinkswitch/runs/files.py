@@ -96,7 +96,7 @@ def _status(path: Path) -> os.stat_result | None:
     """Of a file; None if there is none. UserError for what has its name and is none."""
     try:
         status = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if not path.is_symlink():
             return None
     except OSError as error:

@@ -95,9 +95,7 @@ class Checkpoint:
         listed = ids if isinstance(ids, list) else [ids]
         stops = [i for i in [*listed, self.tokenizer.eos_token_id] if i is not None]
         if not all(type(i) is int for i in stops):  # text would never stop, and fail in the middle of a run
-            raise UserError(
-                f"{self.name} ends its answers with {quote(ids)}; eos_token_id must hold token ids"
-            )
+            raise UserError(f"{self.name} has the eos_token_id {quote(ids)}; it must hold token ids")
         return set(stops)
 
     @cached_property
