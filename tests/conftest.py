@@ -51,6 +51,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run what takes minutes")
+    parser.addoption("--mutations", type=int, help="damaged files of each kind; default 10, with --slow 100")
+    parser.addoption("--mutation-seed", type=int, default=0, help="another seed damages them otherwise")
 
 
 def pytest_configure(config):

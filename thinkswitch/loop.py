@@ -97,7 +97,7 @@ def think(context: RunContext, previous: Round) -> Stage:
         seed = seed_of(preset.seed, "think", number, i, s)
         rows.append(evaluate.row(checkpoint, prompts[i].prompt, settings, seed))
     path = runs.round_dir(context.folder, number) / "samples.jsonl"
-    done = {line["prompt_index"] * preset.samples + line["sample"] for line in runs.read_lines(path)}
+    done = {line["prompt_index"] * preset.samples + line["sample"] for line in runs.read_samples(path)}
     if len(done) == len(rows):
         return
     first = samples.answers_to_check(preset, role, len(rows))
@@ -127,7 +127,7 @@ def strip(context: RunContext, number: int) -> Generator[Event, None, list[dict]
         return len(make_example(context.pair.instruct, prompt, answer)) <= preset.max_length
 
     path = runs.round_dir(context.folder, number) / "samples.jsonl"
-    written = sorted(runs.read_lines(path), key=lambda line: (line["prompt_index"], line["sample"]))
+    written = sorted(runs.read_samples(path), key=lambda line: (line["prompt_index"], line["sample"]))
     judged = samples.judge(written, preset.labels != "self", fits)
     kept = [sample for sample in judged if sample["kept"]]
     dropped = Counter(sample["why"] for sample in judged if not sample["kept"])

@@ -5,13 +5,14 @@ Choices that the paper (arXiv 2606.01080) leaves open are settings; values that 
 """
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
 from thinkswitch import answer_pattern, paths
-from thinkswitch.errors import UserError
+from thinkswitch.errors import UserError, quote
 from thinkswitch.grading import KINDS, TOLERANCE
 from thinkswitch.recipe import Schedule
 from thinkswitch.values import TemplateArgs, ThinkTags, parse_fields, to_plain, to_text
@@ -215,7 +216,9 @@ class Preset:
             raise UserError(f"{problem}, so labels must be thinking, not {self.labels}")
         if self.teacher and not self.teacher.startswith(("http://", "https://")):
             example = "http://127.0.0.1:8000/v1"
-            raise UserError(f"teacher must be an address such as {example}, it is {self.teacher!r}")
+            raise UserError(f"teacher must be an address such as {example}, it is {quote(self.teacher)}")
+        if re.search(r"//[^/]*@|[?#]", self.teacher):  # it would be written into preset.yaml and run.json
+            raise UserError("teacher must hold no password or key; set OPENAI_API_KEY in the environment")
 
 
 def _check_ranges(preset: Preset) -> None:
@@ -225,7 +228,7 @@ def _check_ranges(preset: Preset) -> None:
         if low is not None and not low <= value <= high:  # NaN is refused, too
             raise UserError(f"{f.name} must lie between {low} and {high}, it is {value}")
         if choices and value not in choices:
-            raise UserError(f"{f.name} must be one of {', '.join(choices)}, it is {value!r}")
+            raise UserError(f"{f.name} must be one of {', '.join(choices)}, it is {quote(value)}")
 
 
 def check_schedule(schedule: Schedule) -> Schedule:
@@ -247,7 +250,7 @@ def load_preset(name: str | Path) -> Preset:
         if not text.strip("\0") and path.with_name("run.json").exists():  # another run than it was
             raise UserError(f"{path} is empty, as a power failure leaves it; copy it from elsewhere")
         values = yaml.safe_load(text) or {}
-    except (yaml.YAMLError, ValueError, OSError) as error:  # yaml raises ValueError for an impossible date
+    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:  # ValueError: an impossible date
         raise UserError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold 'setting: value' lines, it holds a {type(values).__name__}")
@@ -282,7 +285,7 @@ def apply_settings(base: Preset, settings: list[str]) -> Preset:
             raise UserError(f"--set wants key=value, it got {text!r}")
         try:
             values[name] = yaml.safe_load(value) if name == "schedule" else value
-        except (yaml.YAMLError, ValueError):
+        except (yaml.YAMLError, ValueError, RecursionError):
             example = "schedule={mlp: 1, attention: 0}"
             raise UserError(f"--set {text}: not readable as YAML; write for example {example}") from None
     return make_preset(_resolve_paths(values, Path.cwd()), "--set", base)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from thinkswitch import json_text
 from thinkswitch.errors import UserError, list_some
 from thinkswitch.problem_rows import CHAT_COLUMNS, PROMPT_COLUMNS
 
@@ -68,6 +69,8 @@ def _content(path: Path) -> bytes:
         raise UserError(f"{path} is a folder; {advice}")
     if not path.exists():
         raise UserError(f"no problems at {path}: the file does not exist")
+    if not path.is_file():  # a pipe would be waited for
+        raise UserError(f"no problems at {path}: it is no file; name a file of problems")
     try:
         content = path.read_bytes()
         if content.startswith(GZIP):
@@ -148,8 +151,8 @@ def _jsonl(path: Path, text: str) -> Iterator[Entry]:
             continue
         where = f"{path} line {number}"
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:  # also a number of thousands of digits
+            row = json_text.parse(line)
+        except ValueError as error:  # also a number of thousands of digits
             yield where, UserError(f"{where} is not JSON ({error}): {line[:60]!r}")
             continue
         yield where, _object(row, where, "a line")

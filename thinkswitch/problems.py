@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from thinkswitch import answer_pattern, problem_files, problem_rows
-from thinkswitch.errors import UserError
+from thinkswitch.errors import UserError, quote
 from thinkswitch.grading import KINDS, TOLERANCE, canonical
 from thinkswitch.paths import exists
 from thinkswitch.preset import Preset
@@ -221,7 +221,7 @@ def make_problem(
         raise UserError(f"{where}: the prompt is empty")
     kind = row.get("kind") or kind
     if kind not in KINDS:
-        raise UserError(f"{where}: unknown kind {kind!r}; known are {', '.join(KINDS)}")
+        raise UserError(f"{where}: unknown kind {quote(kind)}; known are {', '.join(KINDS)}")
     answer = problem_rows.answer_text(row.get(answer_column), kind)
     if answer and pattern:
         answer = _take_out(answer, pattern, where)

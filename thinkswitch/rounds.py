@@ -5,13 +5,12 @@ rounds/R/{samples.jsonl, adapter/, recipe.json, scores.jsonl}    round 0: recipe
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from safetensors import SafetensorError
-
-from thinkswitch import runs
-from thinkswitch.errors import UserError
+from thinkswitch import json_text, runs
+from thinkswitch.errors import UserError, first_line, quote
 from thinkswitch.evaluate import Score, compare_scores, summarise
 from thinkswitch.recipe import (
     INSTRUCT,
@@ -29,7 +28,7 @@ from thinkswitch.weights.pair import Pair
 
 logger = logging.getLogger(__name__)
 
-DAMAGE = (FileNotFoundError, SafetensorError, ValueError, KeyError, TypeError, AttributeError)
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -86,9 +85,9 @@ def has_adapter(folder: Path) -> bool:
         return False
     try:
         load_adapter(adapter)
-    except DAMAGE as error:
+    except (UserError, *DAMAGE) as error:
         if (folder.with_name(str(int(folder.name) + 1)) / "adapter").is_dir():
-            problem = f"{adapter} is damaged ({type(error).__name__}: {error}), and later rounds build on it"
+            problem = f"{adapter} is damaged ({first_line(error)}), and later rounds build on it"
             raise UserError(f"{problem}; copy it back from elsewhere, or run again") from None
         logger.warning("%s is damaged, as a power failure leaves it; it is trained again", adapter)
         return False
@@ -109,16 +108,29 @@ def read(folder: Path, number: int) -> Round:
             f"{folder} has no round {number}; the last finished one is {runs.rounds_done(folder)}"
         )
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json_text.read(path)
         instruct = {name: tuple(c) for name, c in data["instruct"].items()}
         thinking = {name: tuple(c) for name, c in data["thinking"].items()}
+        refuse_odd_numbers(instruct, thinking, data["gram"], 2 + number)
         adapters = [load_adapter(runs.round_dir(folder, r) / "adapter") for r in range(1, number + 1)]
         return Round(number, adapters, instruct, thinking, data["gram"])
+    except UserError as error:
+        reason = str(error).partition("; ")[0]  # its advice is for a published adapter
     except DAMAGE as error:
-        raise UserError(
-            f"round {number} of {folder} is damaged ({type(error).__name__}: {error}); "
-            "use an earlier round, or run again"
-        ) from None
+        reason = f"{type(error).__name__}: {first_line(error)}"
+    raise UserError(f"round {number} of {folder} is damaged ({reason}); use an earlier round, or run again")
+
+
+def refuse_odd_numbers(instruct: Recipe, thinking: Recipe, gram: Gram, width: int) -> None:
+    """ValueError unless both recipes and the Gram matrices are finite numbers over one basis of `width`."""
+    if not instruct.keys() == thinking.keys() == gram.keys():
+        raise ValueError("its recipes and Gram matrices are of different tensors")
+    for name, rows in gram.items():
+        is_square = len(rows) == width and all(len(row) == width for row in rows)
+        fits = is_square and max(len(instruct[name]), len(thinking[name])) <= width
+        numbers = [*instruct[name], *thinking[name], *(x for row in rows for x in row)]
+        if not fits or not all(isinstance(x, float | int) and math.isfinite(x) for x in numbers):
+            raise ValueError(f"the numbers of {quote(name)} are no recipe of {width} parts")
 
 
 def read_last(folder: Path, pair: Pair) -> Round:
@@ -139,9 +151,9 @@ def append_score(folder: Path, number: int, role: str, score: Score) -> None:
 def read_scores(folder: Path, number: int, role: str) -> dict[int, Score]:
     """The scores of one checkpoint, by question."""
     scores = {}
-    for line in runs.read_lines(runs.round_dir(folder, number) / "scores.jsonl"):
-        if line.pop("checkpoint") == role:
-            scores[line["question"]] = Score(**line)
+    for line in runs.read_scores(runs.round_dir(folder, number) / "scores.jsonl"):
+        if line["checkpoint"] == role:
+            scores[line["question"]] = Score(**{field.name: line[field.name] for field in fields(Score)})
     return scores
 
 
@@ -150,7 +162,8 @@ def score_figures(role: str, scores: dict[int, Score], at_start: dict[int, Score
     figures: dict = {"checkpoint": role}
     if scores:
         figures |= asdict(summarise(list(scores.values())))
-    if scores and at_start:
-        same_questions = [at_start[q] for q in scores]
-        figures["since_start"] = asdict(compare_scores(same_questions, list(scores.values())))
+    both = [q for q in scores if q in at_start]  # a line of round 0 may have been taken out by hand
+    if both:
+        compared = compare_scores([at_start[q] for q in both], [scores[q] for q in both])
+        figures["since_start"] = asdict(compared)
     return figures

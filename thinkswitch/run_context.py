@@ -14,6 +14,7 @@ from thinkswitch.memory_plan import LOOP, resolve_machine
 from thinkswitch.preset import Preset
 from thinkswitch.problems import Problem, train_and_held_out
 from thinkswitch.recipe import Recipe
+from thinkswitch.remote.probe import check_teacher
 from thinkswitch.remote.teacher import ask_teacher
 from thinkswitch.rounds import Round
 from thinkswitch.runs import Event
@@ -62,7 +63,7 @@ class RunContext:
 
     def is_recorded(self, number: int, phase: str, checkpoint: str | None = None) -> bool:
         """Whether an earlier process has recorded the end of a stage."""
-        for event in runs.read_lines(self.folder / "events.jsonl"):
+        for event in runs.read_events(self.folder):
             same = (
                 event["round"] == number and event["phase"] == phase and event.get("checkpoint") == checkpoint
             )
@@ -94,10 +95,13 @@ class RunContext:
     def teacher_answers(self, rows: list[Row], done: set[int]) -> Iterator[Chunk]:
         """As `answers`, by the server that the preset names. It thinks with whatever checkpoint it serves."""
         preset = self.preset
+        waiting = [row for i, row in enumerate(rows) if i not in done]
+        thinking = self.pair.thinking
+        check_teacher(preset.teacher, preset.teacher_model, thinking, waiting, self.stop_requested)
         chunks = ask_teacher(
             preset.teacher,
             preset.teacher_model,
-            self.pair.thinking,
+            thinking,
             rows,
             preset.rows,
             self.stop_requested,

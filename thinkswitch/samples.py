@@ -116,7 +116,7 @@ def refuse_without_traces(path: Path, count: int) -> None:
     """End the run when none of its first `count` answers has a trace: hours would pass for nothing."""
     if count == 0:
         return
-    first = list(islice(runs.read_lines(path), count))
+    first = list(islice(runs.read_samples(path), count))
     parsed = [parse_sample(line) for line in first]
     if len(first) == count and all(one.state == "none" for one in parsed):
         refuse_traceless([line["text"] for line in first], parsed[0].tags, str(path))

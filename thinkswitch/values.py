@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from thinkswitch import think_tags
-from thinkswitch.errors import UserError
+from thinkswitch.errors import UserError, quote
 
 # Both are kept as YAML text, which is hashable and what a command line and the form hold anyway.
 TemplateArgs = typing.NewType("TemplateArgs", str)  # a mapping, or empty
@@ -35,7 +35,7 @@ def parse_fields(cls: type, values: dict, where: str) -> dict:
     types = typing.get_type_hints(cls)
     for name in values:
         if name not in types:
-            raise UserError(f"{where}: unknown setting {name!r}; {_suggestion(str(name), list(types))}")
+            raise UserError(f"{where}: unknown setting {quote(name)}; {_suggestion(str(name), list(types))}")
     return {name: parse_value(value, types[name], f"{where}: {name}") for name, value in values.items()}
 
 
@@ -48,13 +48,15 @@ def parse_value(value, kind: type, where: str):
     """`value` as a `kind`: bool, int, float, str, bool | None, tuple[float, ...] or a dataclass of these."""
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
-            raise UserError(f"{where} must be a mapping such as {{mlp: 1, attention: 0}}, it is {value!r}")
+            raise UserError(
+                f"{where} must be a mapping such as {{mlp: 1, attention: 0}}, it is {quote(value)}"
+            )
         return kind(**parse_fields(kind, value, where))
     parse, wanted = PARSERS[kind]
     try:
         return parse(value)
-    except (TypeError, ValueError, OverflowError):
-        raise UserError(f"{where} must be {wanted}, it is {value!r}") from None
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        raise UserError(f"{where} must be {wanted}, it is {quote(value)}") from None
 
 
 def _boolean(value) -> bool:

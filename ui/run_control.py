@@ -132,7 +132,7 @@ class RunControl:
         """All events of a run so far; only what is new is read, for the runs that were looked at last."""
         with self._followers_lock:
             if folder not in self._followers:
-                self._followers[folder] = runs.Follower(folder / "events.jsonl")
+                self._followers[folder] = runs.Follower(folder / "events.jsonl", runs.event_problem)
             follower = self._followers[folder]
             self._followers.move_to_end(folder)
             while len(self._followers) > FOLLOWED_RUNS:
@@ -144,10 +144,10 @@ Stamp = tuple[int, int]  # of a file: when it was last written, and its size
 
 
 def stamp_of(path: Path) -> Stamp | None:
-    """None where there is no such file; another visitor may have deleted it just now."""
+    """None where there is no such file; another visitor may have deleted it just now, or made it a link."""
     try:
         status = path.stat()
-    except FileNotFoundError:
+    except OSError:
         return None
     return status.st_mtime_ns, status.st_size
 
@@ -194,7 +194,7 @@ def label_of(folder: Path) -> str:
 def result_of(folder: Path, stamp: Stamp) -> list[str]:
     """What the instruct checkpoint could before the first round and after the last one."""
     try:
-        measured = runs.measured(runs.read_lines(folder / "events.jsonl"))
+        measured = runs.measured(runs.read_events(folder))
     except UserError:
         return []
     scores = [100 * event["accuracy"] for event in measured if event["checkpoint"] == "instruct"]

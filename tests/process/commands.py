@@ -19,11 +19,12 @@ BEFORE = re.compile(
 # Starting a Python with torch takes longer than most commands. So one process forks a child for each command,
 # and none knows of another.
 FORKS = """
-import json, os, resource, sys, tempfile, traceback
+import json, os, resource, signal, sys, tempfile, traceback
 import datasets, peft, thinkswitch.loop
 from thinkswitch.cli.main import main
 stdout, sys.stdout = sys.stdout, sys.stderr
 main(["ask", "tiny", "--prompt", "?", "--tokens", "1", "--json"])  # imports whatever is imported late
+exec(sys.argv[1])
 sys.stdout = stdout
 for line in sys.stdin:
     asked = json.loads(line)
@@ -34,6 +35,12 @@ for line in sys.stdin:
             os.dup2(file.fileno(), number)
         if asked["largest"]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (asked["largest"], asked["largest"]))
+        if asked["memory"]:
+            used = 4096 * int(open("/proc/self/statm").read().split()[0])
+            resource.setrlimit(resource.RLIMIT_AS, (used + asked["memory"], used + asked["memory"]))
+        if asked["seconds"]:
+            resource.setrlimit(resource.RLIMIT_CPU, (asked["seconds"], asked["seconds"]))
+            signal.alarm(10 * asked["seconds"])  # others may have the processor
         code = 70
         try:
             code = main(asked["argv"]) if "argv" in asked else exec(asked["code"], {}) or 0
@@ -53,7 +60,8 @@ for line in sys.stdin:
 class Commands:
     """`commands("ask", ...)` -> what it prints; `commands.refusal(...)` -> its one sentence of refusal."""
 
-    def __init__(self, hub: Hub, home: Path, offline: bool):
+    def __init__(self, hub: Hub, home: Path, offline: bool, before: str = ""):
+        """`before`: code to run first, so that every child has what it leaves."""
         self.env = {
             **os.environ,
             "HF_ENDPOINT": hub.endpoint,
@@ -63,7 +71,7 @@ class Commands:
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-c", FORKS],
+            [sys.executable, "-c", FORKS, before],
             env=self.env,
             cwd=ROOT,
             stdin=subprocess.PIPE,
@@ -71,9 +79,14 @@ class Commands:
             encoding="utf-8",
         )
 
-    def send(self, largest: int = 0, **asked) -> SimpleNamespace:
-        """`argv` or `code` to run. `largest`: bytes that a file may hold (0: any), like a full disk."""
-        self.process.stdin.write(json.dumps({**asked, "largest": largest}) + "\n")
+    def send(self, largest: int = 0, memory: int = 0, seconds: int = 0, **asked) -> SimpleNamespace:
+        """`argv` or `code` to run. `largest`: bytes that a file may hold (0: any), like a full disk.
+
+        `memory`: bytes that it may take beyond what it has. `seconds`: of a processor that it may take, and a
+        tenth of what may pass until SIGALRM ends it (0: any).
+        """
+        limits = {"largest": largest, "memory": memory, "seconds": seconds}
+        self.process.stdin.write(json.dumps({**asked, **limits}) + "\n")
         self.process.stdin.flush()
         returncode, stdout, stderr = json.loads(self.process.stdout.readline())
         return SimpleNamespace(returncode=returncode, stdout=stdout, stderr=stderr)

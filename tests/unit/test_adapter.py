@@ -44,3 +44,17 @@ def test_what_a_recipe_cannot_hold_is_refused(tmp_path, config):
     write_adapter(tmp_path, **config)
     with pytest.raises(UserError, match="is not a plain LoRA adapter"):
         load_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+@pytest.mark.parametrize("content", [None, b"", b"\0" * 99, b"[" * 9000, b"[]", b"\xff"])
+def test_a_file_that_is_gone_or_damaged(tmp_path, name, content):
+    """A run whose adapter's folder was empty ended in FileNotFoundError when it was resumed."""
+    write_adapter(tmp_path)
+    path = tmp_path / name
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=f"{name} (cannot be|is truncated)") as refusal:
+        load_adapter(tmp_path)
+    assert len(str(refusal.value)) < 400 and "\n" not in str(refusal.value)

@@ -64,6 +64,10 @@ def test_what_a_header_says_is_cut_short_in_a_refusal(copied):
         (dict(dtype=["BF16"]), r"has the dtype \['BF16'\]"),
         (dict(shape=[HOSTILE]), r"has the shape \['<img"),
         (dict(shape=[-1, 2]), r"has the shape \[-1, 2\]"),
+        (dict(shape=7), "has the shape 7"),  # it was gone through: 'int' object is not iterable
+        (dict(shape=None), "has the shape None"),
+        (dict(shape={"a": 1}), "has the shape {'a': 1}"),
+        (dict(shape=[True, 2]), r"has the shape \[True, 2\]"),
     ],
 )
 def test_a_header_from_the_hub_is_checked_too(tmp_path, monkeypatch, wrong, says):
@@ -165,3 +169,65 @@ def test_a_template_that_opens_the_trace_is_recognised(folders):
     prompt = "Naïve ½?"
     assert instruct.tokenizer.decode(instruct.prompt_ids(prompt)) == instruct.render(prompt)
     assert prompt in instruct.render(prompt)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"weight_map": ["a"]}',
+        '{"weight_map": {"a": 1}}',
+        '{"weight_map": {"a": null}}',
+        '{"weight_map": {"a": ["b"]}}',
+        '{"weight_map": {"a": "two\\nlines"}}',  # its name made two lines of the sentence
+        '{"weight_map": {"a": "../other/model.safetensors"}}',
+        '{"weight_map": {"a": "/dev/zero"}}',
+        '{"weight_map": {"a": ""}}',
+        "[" * 9000,  # a RecursionError
+        '{"a":' * 9000,
+        "null",
+    ],
+    ids=lambda content: content[:40],
+)
+def test_an_index_of_another_form(folders, tmp_path, content):
+    folder = Path(shutil.copytree(folders("qwen3")[0], tmp_path / "it"))
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match="is not a readable index of shards; download it again"):
+        open_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {
+            "eos_token_id": "151645"
+        },  # '<' not supported between instances of 'str' and 'int', after the loading
+        {"eos_token_id": ["2"]},
+        {"eos_token_id": [[2]]},
+        {"eos_token_id": {"id": 2}},
+        {"eos_token_id": 2.0},
+        {"eos_token_id": True},
+        {"__class__": 1},  # transformers sets every key as an attribute: the export failed at its end
+        [],
+        3,
+    ],
+    ids=str,
+)
+def test_a_generation_config_of_another_form(folders, tmp_path, values):
+    folder = Path(shutil.copytree(folders("qwen3")[0], tmp_path / "it"))
+    (folder / "generation_config.json").write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(
+        UserError,
+        match=r"has the eos_token_id .*; it must hold token ids|generation_config\.json cannot be used",
+    ):
+        open_checkpoint(str(folder))
+
+
+def test_a_librarys_reason_is_cut(folders, tmp_path):
+    """safetensors quotes whole values of a header: a sentence of thousands of characters."""
+    folder = Path(shutil.copytree(folders("qwen3")[0], tmp_path / "it"))
+    header = json.dumps({"x" * 9000: {"dtype": "F32", "shape": [1], "data_offsets": "z" * 9000}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(UserError, match="is truncated or no safetensors file") as refusal:
+        open_checkpoint(str(folder))
+    assert len(str(refusal.value)) < 600

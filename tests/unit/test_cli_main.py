@@ -37,7 +37,9 @@ def logging_as_it_was():
 # ---- errors
 
 
-@pytest.mark.parametrize("name", ["ENOSPC", "EROFS", "EACCES", "EPERM", "EIO", "EFBIG", "ENAMETOOLONG"])
+@pytest.mark.parametrize(
+    "name", ["ENOSPC", "EROFS", "EACCES", "EPERM", "EIO", "EFBIG", "ENAMETOOLONG", "ELOOP"]
+)
 def test_a_disk_that_cannot_be_used_is_one_sentence(name):
     error = OSError(getattr(errno, name), "No such luck", "runs/x/events.jsonl")
     explanation = explain(error)
@@ -128,8 +130,8 @@ def event(phase, step=0, total=0, **data) -> runs.Event:
 
 
 def measurement(checkpoint="instruct", **more) -> dict:
-    figures = {"accuracy": 0.5, "low": 0.2, "high": 0.8, "think_rate": 1.0, "mean_tokens": 12.5}
-    return {"checkpoint": checkpoint, **figures, **more}
+    shares = {"accuracy": 0.5, "low": 0.2, "high": 0.8, "think_rate": 1.0}
+    return {"checkpoint": checkpoint, "n": 8, "correct": 4, **shares, "mean_tokens": 12.5, **more}
 
 
 @pytest.mark.parametrize(

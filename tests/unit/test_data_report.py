@@ -55,7 +55,7 @@ def test_as_json(check):
     found = json.loads(said)
     assert code == 1 and found["data"] == str(path)
     assert (found["rows"], found["answered"], found["wrong"], found["kinds"]) == (6, 5, 1, {"text": 5})
-    assert found["first"][0] == {"prompt": "Add.\n\n0 + 1", "answer": "1", "kind": "text"}
+    assert {"prompt": "Add.\n\n0 + 1", "answer": "1", "kind": "text"}.items() <= found["first"][0].items()
     assert (found["prompt_template"], found["answer_column"]) == ("{prompt}", "output")
 
 

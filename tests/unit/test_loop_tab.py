@@ -328,7 +328,7 @@ def test_a_run_that_is_gone_says_so_and_is_not_drawn(root):
 
 @pytest.mark.parametrize("name", ["preset.yaml", "events.jsonl"])
 def test_a_damaged_run_says_what_is_damaged(root, name):
-    folder = run_of(root, [event(1)])
+    folder = run_of(root, [event(1, loss=1.0)])
     (folder / name).write_text("zebra: 1\n", encoding="utf-8")
     view = view_of()
     updates = run_view.refresh(Studio(load_preset("tiny"), "tiny"), view, "run", None)
@@ -366,7 +366,7 @@ def test_more_problems_than_there_are_are_refused_before_a_run_starts(changes, s
 def sampled(root):
     """A run with four samples of round 1, among them a hostile one."""
     folder = run_of(root, [event(1)])
-    common = {"sample": 0, "prefilled": True, "tokens": 9}
+    common = {"sample": 0, "kind": "integer", "prefilled": True, "tokens": 9, "finish": "stop"}
     rows = [
         {"prompt": "1 + 1?", "text": "so 2</think>2", "kept": True, "answer": "2"},
         {"prompt": HOSTILE, "text": f"{HOSTILE}</think>{HOSTILE}", "kept": False, "why": HOSTILE},

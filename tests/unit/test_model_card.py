@@ -37,6 +37,7 @@ def make_run(folder: Path, **changes) -> Path:
     for number in range(3):
         for think_rate, role in enumerate(("instruct", "thinking")):
             row = dict(
+                time=1.0,
                 round=number,
                 phase="measure",
                 step=30,

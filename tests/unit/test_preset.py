@@ -245,3 +245,31 @@ def test_changed_settings_is_the_inverse_of_apply_settings(changes):
 
 def test_the_tiny_preset_points_into_its_own_folder():
     assert load_preset("tiny").instruct == str(TINY / "instruct")
+
+
+BOMB = "\n".join(["a: &a0 [x]"] + [f"b{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x: " + "[" * 5000,
+        "schedule: " + "{a: " * 3000,
+        "name: &r [*r]",
+        "schedule: {depth: &r [*r]}",
+        "think_tags: &r [*r]",
+        f"{BOMB}\nname: *a11",
+        f"name: *a11\n{BOMB}",
+        f"name: {'[x, ' * 2}{'y' * 5000}]]",
+        f"labels: {'y' * 5000}",
+        f"? [{'a, ' * 3000}]\n: 1",
+        f"{'k' * 5000}: 1",
+    ],
+    ids=lambda text: text[-12:],
+)
+def test_a_preset_of_any_size_is_refused_in_a_sentence(tmp_path, text):
+    """Deep nesting was a RecursionError; nine lines of aliases would have been written out value by value."""
+    (tmp_path / "p.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as refusal:
+        load_preset(tmp_path / "p.yaml")
+    assert len(str(refusal.value).replace(str(tmp_path), "")) < 900

@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+import os
 
 import pyarrow
 import pyarrow.parquet
@@ -224,3 +225,11 @@ def test_held_out_problems_need_answers(tmp_path):
     one = problem_check.check(written(tmp_path, ROWS[0]), Preset())
     with pytest.raises(UserError, match="bring two or more"):
         problem_check.use(Preset(), "mine", one, "both")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are other things there")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    """A run waited for its first line without end."""
+    os.mkfifo(tmp_path / "p.jsonl")
+    with pytest.raises(UserError, match=r"no problems at .*p\.jsonl: it is no file; name a file of problems"):
+        list(problem_files.rows(tmp_path / "p.jsonl"))

@@ -15,6 +15,7 @@ from ui.loop import form
 from ui.pulse import News
 from ui.run_control import PAIR, RunControl
 from ui.studio import Studio
+from unit.test_charts import measure
 
 TINY_PAIR = (load_preset("tiny").instruct, load_preset("tiny").thinking)
 NOT_LISTED = [
@@ -154,7 +155,9 @@ def test_events_stay_in_memory_for_the_runs_looked_at_last(root, monkeypatch):
     monkeypatch.setattr(run_control, "FOLLOWED_RUNS", 2)
     made = []
     follower = runs.Follower
-    monkeypatch.setattr(runs, "Follower", lambda path: made.append(path.parent.name) or follower(path))
+    monkeypatch.setattr(
+        runs, "Follower", lambda path, check: made.append(path.parent.name) or follower(path, check)
+    )
     control = RunControl()
     for name in ("a", "b", "c"):
         runs.append(root / name / "events.jsonl", runs.Event(0, "think").to_dict())
@@ -178,11 +181,8 @@ def test_looking_changes_nothing(tmp_path, monkeypatch):
 def test_the_listing_tells_state_result_and_date(root):
     runs.create(load_preset("tiny"), root / "mine")
     os.utime(root / "mine" / "preset.yaml", (1.8e9, 1.8e9))
-    events = [
-        runs.Event(number, "measure", 1, 1, {"checkpoint": "instruct", "accuracy": accuracy})
-        for number, accuracy in enumerate((0.2075, 0.433))
-    ]
-    runs.append(root / "mine" / "events.jsonl", *(event.to_dict() for event in events))
+    events = [measure(number, "instruct", right, 10_000) for number, right in enumerate((2075, 4330))]
+    runs.append(root / "mine" / "events.jsonl", *({**event, "time": 1.0} for event in events))
     runs.append(root / "mine" / "events.jsonl", runs.Event(1, "done").to_dict())
     [(label, name)] = RunControl().listing(TINY_PAIR).runs
     assert name == "mine"

@@ -243,3 +243,45 @@ def test_a_file_repaired_in_place_is_read_again(tmp_path, damaged):
         file.write("[1, 2]\n")
     with pytest.raises(UserError, match="line 3 is damaged"):  # JSON, but no event
         follower.read()
+
+
+def make_folder(path):
+    path.mkdir()
+
+
+def make_ring(path):
+    path.symlink_to(path.name)
+
+
+def make_dead_link(path):
+    path.symlink_to("not-here")
+
+
+def make_pipe(path):
+    os.mkfifo(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there, and named pipes are other things")
+@pytest.mark.parametrize("make", [make_folder, make_ring, make_dead_link, make_pipe])
+def test_what_only_has_the_name_of_a_file_is_refused(tmp_path, make):
+    """A pipe was waited for without end; a ring of links took down the page, which lists all runs."""
+    path = tmp_path / "events.jsonl"
+    make(path)
+    for ask in (
+        lambda: list(runs.read_lines(path)),
+        lambda: runs.last_line(path),
+        lambda: runs.Follower(path).read(),
+        lambda: runs.append(path, {"a": 1}),
+    ):
+        with pytest.raises(
+            UserError, match=r"events\.jsonl is a folder, a pipe or a broken link; move it away"
+        ):
+            ask()
+
+
+def test_a_folder_is_not_replaced_by_a_file(tmp_path):
+    """With a folder called run.json, resume ended in a traceback and left its temporary file."""
+    (tmp_path / "run.json").mkdir()
+    with pytest.raises(UserError, match=r"run\.json is a folder and should be a file; move it away"):
+        runs.write_atomic(tmp_path / "run.json", "{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]

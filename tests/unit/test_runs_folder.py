@@ -62,10 +62,12 @@ def test_the_state_of_a_run_whose_last_event_is_damaged(tmp_path, line):
     assert state_of(tmp_path) == "damaged"
 
 
-def test_an_event_without_a_phase_is_an_interruption(tmp_path):
+def test_an_event_without_a_phase_is_damage(tmp_path):
+    """It counted as an interruption, so the page went on to draw it and ended in a KeyError."""
     runs.create(Preset(), tmp_path)
-    runs.append(tmp_path / "events.jsonl", {"round": 1})
-    assert runs.state(tmp_path) == "interrupted"
+    runs.append(tmp_path / "events.jsonl", {"time": 1.0, "round": 1})
+    with pytest.raises(UserError, match="last line is damaged: it has no 'phase'; take that line out"):
+        runs.state(tmp_path)
 
 
 def test_a_question_changes_nothing(tmp_path):

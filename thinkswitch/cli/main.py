@@ -22,7 +22,7 @@ from thinkswitch.preset import Preset
 from thinkswitch.remote import distributed
 from thinkswitch.text import print_utf8
 
-DISK_ERRORS = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ENAMETOOLONG")
+DISK_ERRORS = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ENAMETOOLONG", "ELOOP")
 
 
 def main(argv: list[str] | None = None) -> int:

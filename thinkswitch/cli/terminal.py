@@ -84,9 +84,7 @@ class RunDisplay:
 
     def __init__(self, preset: Preset, folder: Path, out: Console) -> None:
         self.rounds = preset.rounds
-        self.measured = runs.measured(
-            runs.read_lines(folder / "events.jsonl")
-        )  # before this process resumed it
+        self.measured = runs.measured(runs.read_events(folder))  # before this process resumed it
         self.bars = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),

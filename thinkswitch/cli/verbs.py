@@ -72,7 +72,7 @@ def stop(args: Namespace) -> int:
 def status(args: Namespace) -> int:
     preset = runs.open_run(args.run)
     state = runs.state(args.run)
-    events = list(runs.read_lines(args.run / "events.jsonl"))
+    events = list(runs.read_events(args.run))
     measured = runs.measured(events)
     last = events[-1] if events else {}
     if args.json:

@@ -23,7 +23,7 @@ def train_along(folder: Path, number: int) -> None:
     preset = runs.open_run(folder)
     pair, origin = open_pair_of_run(preset, folder)
     context = RunContext(preset, folder, pair, [], [], resolve_machine(pair, preset, LOOP), origin)
-    samples = runs.read_lines(runs.round_dir(folder, number) / "samples.jsonl")
+    samples = runs.read_samples(runs.round_dir(folder, number) / "samples.jsonl")
     kept = [sample for sample in samples if sample["kept"]]
     with suppress(UserError):  # rank 0 raises the same error and reports it
         for _ in distil(context, rounds.read(folder, number - 1), kept):

@@ -9,7 +9,6 @@ While an export runs, its destination's parent holds
 `runs.atomic_folder` is simpler because everything in a run folder is ours. Here the user chooses the place.
 """
 
-import json
 import logging
 import os
 import secrets
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from thinkswitch import json_text
 from thinkswitch.errors import UserError, list_some
 from thinkswitch.paths import pasted_target
 from thinkswitch.runs.files import fsync, patiently, set_mode
@@ -81,7 +81,7 @@ def validate_replacement(out: Path, replace: bool) -> None:
 def foreign_files(folder: Path) -> list[str]:
     """Names in a folder that no earlier export wrote."""
     try:
-        recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+        recipe = json_text.read(folder / "recipe.json")
         ours = set(recipe["files"]) if recipe["made_by"] == MADE_BY else set()
     except (OSError, ValueError, KeyError, TypeError):
         ours = set()

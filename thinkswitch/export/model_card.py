@@ -201,7 +201,7 @@ def measured_scores(run: Path | None, state: Round) -> list[dict]:
     """The summaries that a run has measured up to a round, both checkpoints of each."""
     if run is None:
         return []
-    events = runs.read_lines(run / "events.jsonl")
+    events = runs.read_events(run)
     return [row for row in runs.measured(events) if row["round"] <= state.number]
 
 

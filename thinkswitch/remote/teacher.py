@@ -13,7 +13,8 @@ import logging
 import os
 import ssl
 from collections import deque
-from collections.abc import Callable, Collection, Container, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Iterator
+from typing import TypeVar
 
 import httpx
 
@@ -22,6 +23,7 @@ from thinkswitch.generate import Chunk, Row
 from thinkswitch.think_parser import parse_response
 from thinkswitch.weights.checkpoint import Checkpoint
 
+KEY = "OPENAI_API_KEY"  # of the environment
 TRIES = 5
 RETRY_SECONDS = 1.0  # before the second try; doubled before each further one
 CONNECT_SECONDS = 10.0
@@ -30,6 +32,8 @@ ANSWER_SECONDS = 3600.0  # nothing arrives before an answer is whole: a long tra
 STOP_SECONDS = 0.2  # how often a stop is looked for
 RETRIED = (408, 425, 429, 500, 502, 503, 504)  # busy or starting, not a refusal
 MALFORMED = (400, 422)  # what servers answer to a type of prompt that they do not take
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +92,14 @@ class Server:
 
     async def answer(self, index: int, row: Row) -> Chunk | None:
         """The last Chunk of a row; None when a stop came while the server was busy."""
+        return await self.persist(
+            lambda: self.post(row), lambda response: self.last_chunk(index, row, response.json())
+        )
+
+    async def persist(
+        self, ask: Callable[[], Awaitable[httpx.Response]], read: Callable[[httpx.Response], T]
+    ) -> T | None:
+        """What `read` takes from the answer, asked for again while the server is busy; None after a stop."""
         reason = ""
         for attempt in range(TRIES):
             if attempt:
@@ -96,10 +108,11 @@ class Server:
                     return None
             try:
                 await self.find_model()
-                response = await self.post(row)
+                response = await ask()
                 if response.is_success:
-                    return self.last_chunk(index, row, response.json())
-                reason = f"{response.status_code} {response.reason_phrase}: {response.text[:300].strip()}"
+                    return read(response)
+                said = f"{response.status_code} {response.reason_phrase}: {response.text[:300].strip()}"
+                reason = without_key(said)
             except httpx.RequestError as error:  # away, or the connection broke
                 reason = describe(error)
             except (ValueError, LookupError, TypeError, AttributeError) as error:  # an answer of another form
@@ -118,13 +131,17 @@ class Server:
             if self.model:
                 return
             try:
-                response = await self.client.get(f"{self.url}/models", timeout=MODELS_SECONDS)
-                self.model = response.raise_for_status().json()["data"][0]["id"]
+                self.model = (await self.list_models())[0]["id"]
             except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
                 raise UserError(
                     f"no OpenAI-compatible server answers at {self.url} ({describe(error)}); "
                     "its address ends in /v1, such as http://127.0.0.1:8000/v1"
                 ) from None
+
+    async def list_models(self) -> list[dict]:
+        """What it says of each model that it serves."""
+        response = await self.client.get(f"{self.url}/models", timeout=MODELS_SECONDS)
+        return response.raise_for_status().json()["data"]
 
     async def post(self, row: Row) -> httpx.Response:
         """Send token ids: text would be tokenised again, with a second BOS where the tokenizer adds one.
@@ -166,6 +183,13 @@ class Server:
             body |= dict(prompt=list(row.ids), skip_special_tokens=False)
         else:
             body["prompt"] = prompt_text(self.checkpoint.tokenizer, row.ids)
+        return await self.complete(body)
+
+    async def complete_text(self, text: str) -> httpx.Response:
+        """One token after a text, for what the server says of the text."""
+        return await self.complete(dict(model=self.model, prompt=text, max_tokens=1, temperature=0.0))
+
+    async def complete(self, body: dict) -> httpx.Response:
         return await self.client.post(f"{self.url}/completions", json=body)
 
     def last_chunk(self, index: int, row: Row, reply: dict) -> Chunk:
@@ -198,7 +222,7 @@ def open_client(url: str) -> httpx.AsyncClient:
         raise UserError(
             f"teacher must be an address such as http://127.0.0.1:8000/v1, it is {url!r} ({error})"
         ) from None
-    key = os.environ.get("OPENAI_API_KEY")
+    key = os.environ.get(KEY)
     return httpx.AsyncClient(
         headers={"Authorization": f"Bearer {key}"} if key else {},
         timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
@@ -230,3 +254,9 @@ def prompt_text(tokenizer, ids: tuple[int, ...]) -> str:
 
 def describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def without_key(text: str) -> str:
+    """What a server says, ready for the run's log: some repeat the key that they refuse."""
+    key = os.environ.get(KEY)
+    return text.replace(key, "***") if key else text

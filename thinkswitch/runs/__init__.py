@@ -33,6 +33,7 @@ from thinkswitch.runs.folder import (
     state,
     stop_requested,
 )
+from thinkswitch.runs.lines import event_problem, read_events, read_samples, read_scores
 from thinkswitch.runs.power import gpu_watts
 from thinkswitch.runs.process import HEARTBEAT_SECONDS, claim, read_info, read_origin, running_pid, start
 
@@ -49,15 +50,19 @@ __all__ = [
     "claim",
     "create",
     "delete",
+    "event_problem",
     "gpu_watts",
     "is_blank",
     "last_line",
     "measured",
     "new_folder",
     "open_run",
+    "read_events",
     "read_info",
     "read_lines",
     "read_origin",
+    "read_samples",
+    "read_scores",
     "refuse_running",
     "rename",
     "request_stop",

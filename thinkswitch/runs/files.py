@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from typing import BinaryIO, TypeVar
 
 import psutil
 
+from thinkswitch import json_text
 from thinkswitch.errors import UserError
 
 TEMPORARY = re.compile(r"\.tmp-(?P<pid>\d+)-")  # how the name of a file that is being written begins
@@ -26,6 +28,7 @@ BUSY_WAITS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.7)
 READERS_ARE_REFUSED = os.name == "nt"  # while a file is replaced
 NOT_OFFERED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM)
 TAIL_BYTES = 4096  # more than one event
+Problem = Callable[[dict], str]  # what is wrong with a row; empty if nothing is
 
 
 T = TypeVar("T")
@@ -90,6 +93,7 @@ def to_line(row: dict) -> str:
 
 def append(path: Path, *rows: dict) -> None:
     """Append rows as whole lines or not at all: what a full disk cut short is removed again."""
+    _status(path)  # refuses what is no file
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with patiently(lambda: open(path, "a", encoding="utf-8", newline="\n")) as file:
@@ -110,27 +114,61 @@ def truncate_partial_line(path: Path) -> None:
             file.truncate(end)
 
 
-def read_lines(path: Path) -> Iterator[dict]:
+def no_problem(row: dict) -> str:
+    return ""
+
+
+def read_lines(path: Path, problem: Problem = no_problem) -> Iterator[dict]:
     """Every whole line; a last one that is still being written is left out.
 
-    Raises UserError at a line that is not a JSON object in UTF-8.
+    Raises UserError at a line that is not a JSON object in UTF-8, or with which there is a `problem`.
     """
-    if not path.is_file():
+    file = _open(path)
+    if file is None:
         return
-    with open_to_read(path) as file:
+    with file:
         for number, line in enumerate(file, 1):
             if line.endswith(b"\n"):
-                yield _parse(line, path, f"line {number}")
+                yield _parse(line, path, f"line {number}", problem)
 
 
-def last_line(path: Path) -> dict | None:
+def last_line(path: Path, problem: Problem = no_problem) -> dict | None:
     """The last whole line, or None. Read from the end of the file: the page asks every second."""
-    try:
-        with open_to_read(path) as file:
-            lines = _last_lines(file)
-    except FileNotFoundError:
+    file = _open(path)
+    if file is None:
         return None
-    return _parse(lines[-1], path, "last line") if lines else None
+    with file:
+        lines = _last_lines(file)
+    return _parse(lines[-1], path, "last line", problem) if lines else None
+
+
+def _open(path: Path) -> BinaryIO | None:
+    """The open file; None if there is none. UserError for what cannot be read."""
+    if _status(path) is None:
+        return None
+    try:
+        return open_to_read(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; give this user the right to it") from None
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Of a file; None if there is none. UserError for what has its name and is none."""
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        if not path.is_symlink():
+            return None
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise UserError(
+                f"{path} cannot be read: {error.strerror}; put it right, then try again"
+            ) from None
+    else:
+        if stat.S_ISREG(status.st_mode):
+            return status
+    # opening a pipe would wait for ever
+    raise UserError(f"{path} is a folder, a pipe or a broken link; move it away, then try again")
 
 
 def _last_lines(file: BinaryIO) -> list[bytes]:
@@ -146,22 +184,26 @@ def _last_lines(file: BinaryIO) -> list[bytes]:
         wanted *= 2
 
 
-def _parse(line: bytes, path: Path, where: str) -> dict:
+def _parse(line: bytes, path: Path, where: str, problem: Problem) -> dict:
     try:
-        row = json.loads(line.decode("utf-8"))
+        row = json_text.parse(line)
     except ValueError:  # not JSON, or not UTF-8
         row = None
     if not isinstance(row, dict):
         shown = line[:60].decode("utf-8", "replace")
         raise UserError(f"{path} {where} is damaged: {shown!r}; take that line out")
+    wrong = problem(row)
+    if wrong:
+        raise UserError(f"{path} {where} is damaged: {wrong}; take that line out")
     return row
 
 
 class Follower:
     """Reads a file of lines as it grows; `read` parses only what is new. Safe between threads."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, problem: Problem = no_problem) -> None:
         self.path = path
+        self.problem = problem
         self.lines: list[dict] = []  # all lines so far; a new list whenever it grows
         self._offset = 0  # bytes of `lines`
         self._inode: int | None = None
@@ -170,9 +212,8 @@ class Follower:
     def read(self) -> list[dict]:
         """All whole lines so far. Raises UserError at a damaged line, as `read_lines` does."""
         with self._lock:
-            try:
-                status = self.path.stat()
-            except FileNotFoundError:
+            status = _status(self.path)
+            if status is None:
                 return []
             replaced = self._inode not in (None, status.st_ino) or status.st_size < self._offset
             if replaced:
@@ -194,7 +235,7 @@ class Follower:
         first_number = len(self.lines) + 1
         try:
             parsed = [
-                _parse(line, self.path, f"line {number}")
+                _parse(line, self.path, f"line {number}", self.problem)
                 for number, line in enumerate(whole_lines, first_number)
             ]
         except UserError:
@@ -210,6 +251,8 @@ class Follower:
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary path to write; it replaces `path` when the block ends: readers see the old or the new."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder and should be a file; move it away, then try again")
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = f"{os.getpid()}-{threading.get_ident()}"
     temporary = path.with_name(f".tmp-{writer}-{path.name}")

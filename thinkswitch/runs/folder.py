@@ -23,6 +23,7 @@ from pathlib import Path
 from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset, load_preset, to_yaml
 from thinkswitch.runs.files import TEMPORARY, is_blank, last_line, patiently, write_atomic
+from thinkswitch.runs.lines import event_problem
 from thinkswitch.runs.process import running_pid
 
 ROOT = Path("runs")  # where runs go that name no folder
@@ -100,7 +101,7 @@ def state(folder: Path) -> str:
         return "running"
     if not (folder / "preset.yaml").is_file():
         return "refused"
-    last = last_line(folder / "events.jsonl")
+    last = last_line(folder / "events.jsonl", event_problem)
     if last is None:
         return "new"
     phase = last.get("phase")

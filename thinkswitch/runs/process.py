@@ -23,10 +23,11 @@ from typing import Any
 import filelock
 import psutil
 
-from thinkswitch import __version__
+from thinkswitch import __version__, json_text
 from thinkswitch.errors import UserError
 from thinkswitch.runs.clock import AwakeClock
 from thinkswitch.runs.files import open_to_read, remove_temporary_files, truncate_partial_line, write_atomic
+from thinkswitch.runs.lines import info_problem
 from thinkswitch.runs.power import gpu_watts
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors")
@@ -47,12 +48,14 @@ def read_info(folder: Path) -> dict:
     Empty if it is missing or damaged; the next process that claims the run writes it anew.
     """
     try:
-        with open_to_read(folder / "run.json") as file:
-            info = json.load(file)
-        valid = all(isinstance(info[key], (int, float)) for key in ("pid", "started", "heartbeat"))
-    except (OSError, ValueError, KeyError, TypeError):
+        path = folder / "run.json"
+        if not path.is_file():
+            return {}
+        with open_to_read(path) as file:
+            info = json_text.parse(file.read())
+    except (OSError, ValueError):
         return {}
-    return info if valid else {}
+    return info if isinstance(info, dict) and not info_problem(info) else {}
 
 
 def read_origin(folder: Path) -> dict:

@@ -1,6 +1,5 @@
 """A checkpoint that is another one plus a LoRA adapter: W = W_base + scale * B A, formed when it is read."""
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,14 +10,14 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from thinkswitch.errors import UserError, first_line, list_some
+from thinkswitch.errors import UserError, list_some, quote
 from thinkswitch.recipe import module_kind
 from thinkswitch.weights import adapter as peft_format
 from thinkswitch.weights import hub
-from thinkswitch.weights.adapter import Adapter, load_adapter, update_shapes
+from thinkswitch.weights.adapter import Adapter, load_adapter, read_config, update_shapes
 from thinkswitch.weights.checkpoint import Checkpoint, check_chat_template
 from thinkswitch.weights.prompting import Prompting
-from thinkswitch.weights.safetensors_reader import TensorInfo, quote, read_header
+from thinkswitch.weights.safetensors_reader import TensorInfo, read_header
 from thinkswitch.weights.tokenizer import TOKENIZER_FILES, read_tokenizer, tokenizer_differences
 from thinkswitch.weights.weight_files import INDEX, ONE_FILE
 
@@ -118,16 +117,6 @@ def fetch_weights(checkpoint: AdaptedCheckpoint) -> None:
     if missing.files:
         hub.fetch(missing.name, missing.folder, missing.files, missing.files, missing.nbytes)
     _ = checkpoint.adapter
-
-
-def read_config(name: str, folder: Path) -> dict:
-    try:
-        config = json.loads((folder / peft_format.CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{name}/{peft_format.CONFIG} cannot be used: {first_line(error)}") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{name}/{peft_format.CONFIG} cannot be used: it holds no settings")
-    return config
 
 
 def read_weights_header(name: str, folder: Path, on_hub: bool) -> dict[str, TensorInfo]:

@@ -4,16 +4,15 @@ Adapters come from anywhere. Every setting and every tensor is used or refused b
 a recipe cannot hold must not be left out without a word.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 
-from thinkswitch.errors import UserError, list_some
-from thinkswitch.weights.safetensors_reader import TensorInfo, quote, tensor_infos
+from thinkswitch import json_text
+from thinkswitch.errors import UserError, first_line, list_some, quote
+from thinkswitch.weights.safetensors_reader import TensorInfo, open_safetensors, tensor_infos
 
 CONFIG = "adapter_config.json"  # these names are PEFT's
 WEIGHTS = "adapter_model.safetensors"
@@ -57,9 +56,9 @@ def load_adapter(folder: Path, source: str = "") -> Adapter:
     `source` is what a refusal calls it, if not by its folder.
     """
     source = source or str(folder)
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config = read_config(source, folder)
     low_rank = {}
-    with safe_open(folder / WEIGHTS, framework="pt") as file:
+    with open_safetensors(folder / WEIGHTS) as file:
         names = sorted(update_shapes(source, config, tensor_infos(file, WEIGHTS)))
         scale = update_scale(config)
         for name in names:
@@ -71,6 +70,16 @@ def load_adapter(folder: Path, source: str = "") -> Adapter:
                 )
             low_rank[name] = (a, b * scale)
     return Adapter(low_rank)
+
+
+def read_config(source: str, folder: Path) -> dict:
+    try:
+        config = json_text.read(folder / CONFIG)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{source}/{CONFIG} cannot be used: {first_line(error)}; {TRY_ANOTHER}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{source}/{CONFIG} cannot be used: it holds no settings; {TRY_ANOTHER}")
+    return config
 
 
 def update_scale(config: dict) -> float:

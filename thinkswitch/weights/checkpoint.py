@@ -3,7 +3,6 @@
 Every refusal says what is wrong and comes before any weight is read. Weights are safetensors, never pickle.
 """
 
-import json
 import shutil
 from collections.abc import Iterator
 from copy import deepcopy
@@ -12,9 +11,10 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
-from thinkswitch.errors import UserError, first_line
+from thinkswitch import json_text
+from thinkswitch.errors import UserError, first_line, quote
 from thinkswitch.think_tags import Tags
 from thinkswitch.weights import hub
 from thinkswitch.weights.families import require_supported
@@ -72,11 +72,16 @@ class Checkpoint:
     def declared_stops(self) -> set[int]:
         """Tokens that end an answer, by generation_config.json or the config, and the tokenizer."""
         path = self.small_file("generation_config.json")
-        ids = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+        values = json_text.read(path) if path.is_file() else {}
+        GenerationConfig.from_dict(values)  # what transformers does not take would end an export
+        ids = values.get("eos_token_id")
         if ids is None:
             ids = self.config.eos_token_id
         listed = ids if isinstance(ids, list) else [ids]
-        return {i for i in [*listed, self.tokenizer.eos_token_id] if i is not None}
+        stops = [i for i in [*listed, self.tokenizer.eos_token_id] if i is not None]
+        if not all(type(i) is int for i in stops):  # text would never stop, and fail in the middle of a run
+            raise UserError(f"{self.name} has the eos_token_id {quote(ids)}; it must hold token ids")
+        return set(stops)
 
     @cached_property
     def template_turn_end(self) -> int | None:

@@ -3,7 +3,6 @@
 A file is the length of its header in 8 bytes, the header in JSON, then the bytes of all tensors.
 """
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,10 +11,13 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from thinkswitch.errors import UserError
+from thinkswitch import json_text
+from thinkswitch.errors import UserError, first_line, quote
 
 # The dtypes that this project computes with, by their names in a header.
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+REASON = 200  # characters of the library's reason: it quotes whole values of the file
 
 # Bits of every dtype that the format knows. Headers come from outside: other names are refused.
 DTYPE_BITS = {
@@ -53,18 +55,12 @@ def checked_info(source: str, name: str, shape: list[int], dtype: str, file: str
             f"{source}: the tensor {quote(name)} has the dtype {quote(dtype)}, "
             "which safetensors does not know; download it again, or choose another checkpoint"
         )
-    if not all(isinstance(size, int) and size >= 0 for size in shape):
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
         raise UserError(
             f"{source}: the tensor {quote(name)} has the shape {quote(shape)}; "
             "download it again, or choose another checkpoint"
         )
     return TensorInfo(tuple(shape), dtype, file)
-
-
-def quote(value: object, limit: int = 60) -> str:
-    """A value from a header for a sentence: as Python writes it, cut short."""
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
@@ -85,7 +81,8 @@ def open_safetensors(path: Path):
         return safe_open(path, framework="pt")
     except SafetensorError as error:
         refuse_unknown_dtypes(path)
-        raise UserError(f"{path} is truncated or no safetensors file ({error}); download it again") from None
+        reason = first_line(error)[:REASON]
+        raise UserError(f"{path} is truncated or no safetensors file ({reason}); download it again") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error}") from None
 
@@ -107,7 +104,7 @@ def parse_header(path: Path) -> tuple[dict[str, dict], int]:
         length = int.from_bytes(file.read(8), "little")
         if length > path.stat().st_size:
             raise ValueError("the header is longer than the file")
-        header = json.loads(file.read(length))
+        header = json_text.parse(file.read(length))
     return {name: entry for name, entry in header.items() if name != "__metadata__"}, 8 + length
 
 

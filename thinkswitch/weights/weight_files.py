@@ -4,7 +4,6 @@ One file comes before the shards of an index; pickles are never opened. Names ma
 have one too many, and what no model of the type has is left out.
 """
 
-import json
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
+from thinkswitch import json_text
 from thinkswitch.errors import UserError, first_line, list_some
 from thinkswitch.weights import hub
 from thinkswitch.weights.safetensors_reader import TensorInfo, read_header
@@ -19,6 +19,7 @@ from thinkswitch.weights.text_model import split_vision
 
 INDEX = "model.safetensors.index.json"
 ONE_FILE = "model.safetensors"
+PLAIN_NAME = re.compile(r"[\w][\w. -]*")  # of a shard
 PREFIX = "model."  # of everything but the head
 # What quantised weights have beside them; without it they are no numbers that can be interpolated.
 SCALES = re.compile(r"\.(qweight|qzeros|scales|SCB|absmax|quant_map|quant_state\..*|\w+_scale(_inv)?)$")
@@ -105,9 +106,11 @@ def weight_files(name: str, folder: Path, on_hub: bool) -> tuple[list[str], set[
     if (folder / ONE_FILE).is_file() or not path.is_file():
         return [ONE_FILE], set()
     try:
-        file_of_tensor = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        file_of_tensor = json_text.read(path)["weight_map"]
         files, listed = sorted(set(file_of_tensor.values())), set(file_of_tensor)
-    except (ValueError, KeyError, TypeError, AttributeError):
+        if not all(PLAIN_NAME.fullmatch(file) for file in files):  # nor may one lie in another folder
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is not a readable index of shards; download it again") from None
     if on_hub and hub.missing_files(folder, files) and hub.has_file(name, folder, files, ONE_FILE):
         return [ONE_FILE], set()  # the index is a leftover

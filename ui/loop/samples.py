@@ -82,7 +82,7 @@ def token_html(checkpoint: "Checkpoint", token: int, kind: str) -> Markup:
 
 
 def read(folder: Path, number: Any) -> list[dict]:
-    return list(runs.read_lines(runs.round_dir(folder, round_number(number)) / "samples.jsonl"))
+    return list(runs.read_samples(runs.round_dir(folder, round_number(number)) / "samples.jsonl"))
 
 
 def round_number(text: Any) -> int:
