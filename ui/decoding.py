@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 4  # decodes that share the model; later ones wait
 UPDATE_SECONDS = 0.1  # between two messages to a page
-SLOW_UPDATE_SECONDS = 0.2  # and for a larger pair, which may share its machine with the browser
+SLOW_UPDATE_SECONDS = 0.35  # and for a larger pair, which may share its machine with the browser
 LOOK_SECONDS = 0.1  # how often a waiting decode looks whether it is its turn
 
 
