@@ -90,19 +90,24 @@ CHATML = (
 ONE_SHAPE_EACH = [(family, number % 2 == 0) for number, family in enumerate(FAMILIES)]  # (family, tied)
 
 
-def byte_tokenizer(prefill: str = "") -> PreTrainedTokenizerFast:
-    """Every byte is a token, and the tags are one each: 256 + 7 tokens."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(
+def chat_tokenizer(core: Tokenizer) -> PreTrainedTokenizerFast:
+    """With the special tokens of ChatML."""
+    return PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token="<|endoftext|>",
         eos_token="<|im_end|>",
         additional_special_tokens=["<|im_start|>"],
         clean_up_tokenization_spaces=False,
     )
+
+
+def byte_tokenizer(prefill: str = "") -> PreTrainedTokenizerFast:
+    """Every byte is a token, and the tags are one each: 256 + 7 tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    tokenizer = chat_tokenizer(core)
     tokenizer.add_tokens(["<think>", "</think>", "<tool_call>", "</tool_call>"])
     tokenizer.chat_template = CHATML.replace("PREFILL", prefill)
     return tokenizer

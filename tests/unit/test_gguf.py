@@ -13,7 +13,7 @@ from gguf import TokenType
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from conftest import TINY, byte_tokenizer, save_pair
+from conftest import TINY, byte_tokenizer, chat_tokenizer, save_pair
 from thinkswitch import rounds
 from thinkswitch.errors import UserError
 from thinkswitch.export import export as exporter
@@ -67,13 +67,7 @@ def bpe_tokenizer(rule: gguf_tokenizer.Rule) -> PreTrainedTokenizerFast:
         vocab_size=420, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     core.train_from_iterator([*gguf_tokenizer.TEXTS, *gguf_tokenizer.QUESTIONS] * 3, trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        pad_token="<|endoftext|>",
-        eos_token="<|im_end|>",
-        additional_special_tokens=["<|im_start|>"],
-        clean_up_tokenization_spaces=False,
-    )
+    tokenizer = chat_tokenizer(core)
     tokenizer.add_tokens(["<think>", "</think>"])
     tokenizer.chat_template = byte_tokenizer().chat_template
     return tokenizer

@@ -42,7 +42,7 @@ FORMATS = by_name(
     ),
     Format(
         "GGUF Q8_0",
-        "One file for llama.cpp, Ollama and LM Studio. 8 bits: as good as 16 to the eye.",
+        "A file for llama.cpp, Ollama and LM Studio, in 8 bits: hard to tell from 16.",
         gguf=("Q8_0",),
     ),
     Format("GGUF Q4_K_M", "The same in about 5 bits: the usual choice for chatting.", gguf=("Q4_K_M",)),

@@ -41,7 +41,7 @@ class GgufResult:
     llama_cpp: LlamaCppResult | None  # None: it is not installed
 
     def __str__(self) -> str:
-        read = f"`{self.file}`: every tensor read back; rounding takes up to {self.error:.2g} of its norm."
+        read = f"{self.file}: every tensor read back; rounding takes up to {self.error:.2g} of its norm."
         if self.llama_cpp is None:
             return f"{read} llama.cpp was not installed, so it was not tried there."
         found = self.llama_cpp

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from thinkswitch.export.export import Exported
     from thinkswitch.export.formats import Offer
 
-STAGES = {"write": "Writing", "verify": "Loading it again and comparing"}
+STAGES = {"write": "Writing", "verify": "Reading it back and comparing"}
 INTRODUCTION = (
-    "An export is written to a temporary folder, loaded again with Transformers and compared with "
-    "the live model. Then it is moved into place."
+    "An export is written to a temporary folder, read back and compared with the live model. "
+    "Then it is moved into place."
 )
 
 
