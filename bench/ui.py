@@ -41,6 +41,7 @@ FLAGS = [
     "--disable-component-update",
 ]
 VIEWPORT = {"width": 1280, "height": 900}
+OTHER_PAGES = 9
 SLIDER = "#compare-t input[type=range]"
 TABS = {  # and what shows that one is open
     "Models": "#models-check",
@@ -195,7 +196,7 @@ def latencies(page: Page, repeats: int) -> dict[str, dict[str, float]]:
 
 
 def live(browser: Browser, repeats: int) -> dict[str, dict]:
-    """Slider and tabs on an idle page, then while a loop runs."""
+    """Slider and tabs on an idle page, then beside a loop, then beside nine more pages that follow it."""
     with tempfile.TemporaryDirectory() as folder, serving(folder, bare=False) as url:
         wait(url)
         page = browser.new_page(viewport=VIEWPORT)
@@ -205,8 +206,13 @@ def live(browser: Browser, repeats: int) -> dict[str, dict]:
         idle = latencies(page, repeats)
         start_loop(page)
         busy = latencies(page, repeats)
+        for _ in range(OTHER_PAGES):
+            other = browser.new_context(viewport=VIEWPORT).new_page()
+            other.goto(f"{url}#loop")
+            other.wait_for_selector("#loop-progress .message b", timeout=120_000)
+        crowded = latencies(page, repeats)
         stop_loop(page)
-    return {"idle": idle, "while_a_loop_runs": busy}
+    return {"idle": idle, "while_a_loop_runs": busy, "beside_nine_more_pages": crowded}
 
 
 def start_loop(page: Page) -> None:

@@ -17,10 +17,11 @@ from thinkswitch.errors import UserError, list_some, quote
 from thinkswitch.generate import Chunk, Row
 from thinkswitch.remote.teacher import STOP_SECONDS, Server
 from thinkswitch.weights.checkpoint import Checkpoint
-from thinkswitch.weights.tokenizer import PROBE
 
 ANSWER_TOKENS = 128  # of the probe's answer: enough to see a short trace close
-SHORT, LONG = "Hi", f"{PROBE}\n" * 4  # a template adds as much to one as to the other, a tokenizer does not
+# A template adds as much to one as to the other, a tokenizer does not. Plain words on one line: where text is
+# rare, llama.cpp may split it otherwise than the tokenizer that its file was made from.
+SHORT, LONG = "Hi", "Tom has 23 pens and buys 4 bags of 12 for 1250 cents; how many pens has he now? " * 8
 CONTEXT_KEYS = ("max_model_len", "context_length", "max_context_length", "n_ctx")  # as servers list it
 ADVICE = "serve it with vLLM or llama.cpp's server, which take prompts as they are"
 
