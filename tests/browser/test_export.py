@@ -89,7 +89,7 @@ def test_m13_a_format_that_cannot_be_had_is_off_with_the_reason(tiny, visit):
     answered(page)
     open_tab(page, "Export")
     until(page, "export-cards", r"Hugging Face folder\s+1.7 MB.*no LoRA update of the instruct checkpoint")
-    whole, adapter = page.locator("#export-cards button").all()
+    whole, adapter, *_ = page.locator("#export-cards button").all()
     assert whole.get_attribute("aria-pressed") == "true"
     assert adapter.is_disabled()
 

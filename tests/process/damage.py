@@ -234,9 +234,15 @@ def damage_done(words: list[str], root: Path, before: Snapshot, after: Snapshot)
         elif name.endswith("samples.jsonl") and isinstance(content, bytes):
             if not texts(content) <= texts(after.get(name, b"")):
                 found.append(f"{name} lost samples")
-        elif not name.endswith(("run.json", ".lock", "stop")) and ".tmp-" not in name:
+        elif not may_be_made_again(name):
             found.append(f"{name} was changed")
     return found
+
+
+def may_be_made_again(name: str) -> bool:
+    """Of a run that is resumed: what its process keeps, and what a power failure took from its last round."""
+    kept_by_process = name.endswith(("run.json", ".lock", "stop")) or ".tmp-" in name
+    return kept_by_process or bool(re.search(r"/rounds/\d+/(adapter/.*|recipe\.json)$", name))
 
 
 def texts(content: bytes | str) -> set[str]:

@@ -14,7 +14,7 @@ from ui.studio import Studio
 from ui.sweeps import Sweep
 from ui.widgets import html, layer_charts, schedule_editor
 from ui.widgets.components import Chart, MessageBox
-from ui.widgets.events import follow_news, on
+from ui.widgets.events import follow_news, on, on_choice
 
 DEFAULT_PROBLEMS = 100
 Updates = dict[gr.blocks.Block, Any]
@@ -227,7 +227,9 @@ def follow(
         return updates or gr.skip()
 
     inputs = [view.seen, choice, schedule, editor.preview_t]
-    follow_news("explore", tick, inputs, [*vars(view).values(), *editor.told])
+    outputs = [*vars(view).values(), *editor.told]
+    follow_news("explore", tick, inputs, outputs)
+    on_choice(choice.change, tick, inputs, outputs)
 
 
 def seen_now(studio: Studio, choice: str = "") -> Seen:

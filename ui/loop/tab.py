@@ -157,12 +157,12 @@ def follow_run(studio: Studio, view: View) -> None:
     def tick(name: str | None, overlaid: str | None, seen: Seen | None):
         return refresh(studio, view, name, seen, overlaid) or gr.skip()
 
-    def choose(name: str | None, overlaid: str | None):
-        return refresh(studio, view, name, None, overlaid) or gr.skip()
-
     follow_news("loop", tick, view.inputs, view.outputs)
-    on_choice(view.overlay.input, tick, view.inputs, view.outputs)
-    on_choice(view.run.input, choose, [view.run, view.overlay], view.outputs)
+    for choice in (
+        view.run,
+        view.overlay,
+    ):  # by the visitor, or by the pulse when a run was started or deleted
+        on_choice(choice.change, tick, view.inputs, view.outputs)
 
 
 def control_runs(
