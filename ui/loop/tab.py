@@ -158,10 +158,8 @@ def follow_run(studio: Studio, view: View) -> None:
         return refresh(studio, view, name, seen, overlaid) or gr.skip()
 
     follow_news("loop", tick, view.inputs, view.outputs)
-    for choice in (
-        view.run,
-        view.overlay,
-    ):  # by the visitor, or by the pulse when a run was started or deleted
+    # chosen by the visitor, or by the pulse when a run was started or deleted
+    for choice in (view.run, view.overlay):
         on_choice(choice.change, tick, view.inputs, view.outputs)
 
 
