@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import getproxies
 
+import ui  # noqa: F401  # isort: skip - sets what Gradio and the Hub's library read when they are imported
 import gradio as gr
 import plotly
 from gradio.components import Component

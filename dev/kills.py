@@ -44,9 +44,8 @@ def main() -> None:
             fell += run_through(life, seconds["run"], dice)
             fell += export_through(life, seconds["export"], dice)
             left = result(life)
-            other = sorted(
-                str(path) for path in whole.keys() | left.keys() if whole.get(path) != left.get(path)
-            )
+            files = whole.keys() | left.keys()
+            other = sorted(str(path) for path in files if whole.get(path) != left.get(path))
             assert not other, f"life {number} (seed {args.seed}) left other bytes in {other}"
             shutil.rmtree(life)
             print(f"{sum(fell.values())} kills, {number} lives, all the same bytes", flush=True)

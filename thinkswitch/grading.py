@@ -17,7 +17,8 @@ MATH_SECONDS = 10.0  # a comparison that takes longer (9^{9^{9^9}}) counts as di
 MATH_CHARACTERS = 1000  # a longer expression is compared as text
 # where the sentence of an answer goes on to explain it
 EXPLANATION = re.compile(
-    r"(?:,\s*|\s+)(?:because|since|as|which|so|where|given|meaning|but|if|i\.e\.|for)\b|,\s+(?=[^\W\d_])(?!or\b|and\b)"
+    r"(?:,\s*|\s+)(?:because|since|as|which|so|where|given|meaning|but|if|i\.e\.|for)\b"
+    r"|,\s+(?=[^\W\d_])(?!or\b|and\b)"
     r"|\s+\(|\s+[—–]\s|:\s(?!\d)"
 )
 
@@ -33,9 +34,8 @@ class Kind:
     read: Reader  # a text that is nothing but an answer: what a box holds, or the right answer of a problem
     claimed: Reader  # the rest of a sentence that begins with 'the answer is'
     alone: Reader  # a response with neither box nor such a sentence
-    mentions: str = (
-        r"(?!)"  # what a sentence has that gives an answer, even one that cannot be read ('2 or 3')
-    )
+    # what a sentence has that gives an answer, even one that cannot be read ('2 or 3')
+    mentions: str = r"(?!)"
     expected: str = ""  # what the right answer must be; empty: anything
 
 

@@ -16,7 +16,8 @@ FONTS = (
 FONT = re.compile(rf"\\(?:{FONTS})\s*\{{((?:[^{{}}]++|\{{[^{{}}]*\}})*+)\}}")
 COMMAND_BEFORE_FONT = re.compile(rf"(\\[a-zA-Z]+)(?=\\(?:{FONTS})\s*\{{)")  # \mu\text{m} is no \mum
 NOTHING = re.compile(
-    r"\\!|\\(?:left|right|displaystyle|bf|[bB]ig[lr]?|small|[lL]arge|huge)(?![a-zA-Z])|\\(?:text)?color\{\w+\}|\*\*|[`\"]"
+    r"\\!|\\(?:left|right|displaystyle|bf|[bB]ig[lr]?|small|[lL]arge|huge)(?![a-zA-Z])"
+    r"|\\(?:text)?color\{\w+\}|\*\*|[`\"]"
 )
 SPACE = re.compile(r"\\[,;: ]|~(?=\\|\s*[a-zA-Z])|\\q?quad|[\u00a0\u2009\u202f]")
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
@@ -36,8 +37,8 @@ SCALE = re.compile(rf"\s*({'|'.join(SCALES)})\b", re.IGNORECASE)
 
 SEVERAL = re.compile(r"=[^=]*(?:,(?!\d{3})|;|\b(?:and|or)\b)[^=]*=")  # x = 96, y = 3
 FILLER = re.compile(
-    r"^(?:\([A-J]\)|(?:\\approx|\\sim|[≈~]|(?:about|approximately|approx\.?|roughly|around|exactly|therefore|thus|hence|then"
-    r"|simply|just|indeed|still|equal to)(?!\w))[\s,:]*)+",
+    r"^(?:\([A-J]\)|(?:\\approx|\\sim|[≈~]|(?:about|approximately|approx\.?|roughly|around|exactly"
+    r"|therefore|thus|hence|then|simply|just|indeed|still|equal to)(?!\w))[\s,:]*)+",
     re.IGNORECASE,
 )
 CURRENCY = re.compile(r"^([-+]?)\s*(?:(?:US)?\\?[$€£¥₹]|Rs\.?|USD|EUR)\s*")
@@ -47,8 +48,8 @@ UNIT = re.compile(  # possessive: it never goes back
     r"|\\(?:mu|Omega|degree|AA)(?![a-z])|[·*/.()'’-](?!\s*[\d\\])|[^\W\d_])*+"
 )
 NO_UNIT = re.compile(  # words that go on with the sum or the sentence
-    r"(?<!\w)(?:and|or|plus|minus|times|but|is|are|was|were|the|a|to|half|dozen|more|less|than|not|if|then|by|with"
-    r"|which|that|so|because|since|there|they|it|we|und|oder|ou|et|y)(?!\w)",
+    r"(?<!\w)(?:and|or|plus|minus|times|but|is|are|was|were|the|a|to|half|dozen|more|less|than|not|if"
+    r"|then|by|with|which|that|so|because|since|there|they|it|we|und|oder|ou|et|y)(?!\w)",
     re.IGNORECASE,
 )
 VARIABLES = "[abceiknpqrtxyz]"

@@ -20,8 +20,8 @@ WITHOUT_SPACES = {  # whole: 是否 is 'whether'
 }
 ANY = "|".join(WORDS.values())
 FILLER = re.compile(
-    r"(?:(?:a|an|the|most|very|clear(?:ly)?|definite(?:ly)?|definitive|likely|probably|simply|just|therefore|thus"
-    r"|then|actually|indeed|clearly|firm|final|answer|decision|is)\b[\s:,]*|[^\w?])*+"
+    r"(?:(?:a|an|the|most|very|clear(?:ly)?|definite(?:ly)?|definitive|likely|probably|simply|just"
+    r"|therefore|thus|then|actually|indeed|clearly|firm|final|answer|decision|is)\b[\s:,]*|[^\w?])*+"
 )
 HEDGE = re.compile(
     rf"\s*(?:/|,?\s*(?:and|or|und|oder|et|ou|y|o|e|и|или)\s+)\s*(?:also\s+)?(?P<and>{ANY})(?!\w)"
@@ -29,8 +29,8 @@ HEDGE = re.compile(
 )
 # 'No' before a noun says what there is not, and may be part of either answer: 'No effect was found.'
 AFTER_NO = re.compile(
-    r"\s*(?:$|[^\w\s-]|[—–-](?!\w))|\s+(?:because|since|as|it|they|this|that|these|he|she|we|there|not|but|for"
-    r"|in|based|according|due|given|when|if|—|–|-)\b"
+    r"\s*(?:$|[^\w\s-]|[—–-](?!\w))|\s+(?:because|since|as|it|they|this|that|these|he|she|we|there|not|but"
+    r"|for|in|based|according|due|given|when|if|—|–|-)\b"
 )
 CONCLUDING = re.compile(
     r"\W*(?:in conclusion|in summary|overall|therefore|thus|so|hence)\b[\s,:]*", re.IGNORECASE
@@ -42,7 +42,8 @@ LETTER_NAMES = (
 )
 LETTER_FILLER = rf"(?i:{LETTER_NAMES}\b[\s:]*|[\s:])*+"
 LETTER = re.compile(
-    rf"{LETTER_FILLER}(?:[(\[]\s*(?P<inside>[A-Ja-j])\s*[)\]]|(?P<bare>[A-Ja-j])(?P<mark>\s*[).:](?!\w)|(?!\w)))"
+    rf"{LETTER_FILLER}(?:[(\[]\s*(?P<inside>[A-Ja-j])\s*[)\]]|(?P<bare>[A-Ja-j])"
+    rf"(?P<mark>\s*[).:](?!\w)|(?!\w)))"
 )
 AFTER_BARE = re.compile(
     r"\s*(?:$|\.(?!\w)|[;!—–])|\s+-\s|\s*\(|\s+(?:because|since|as|is|for|given|due|and)\b|,\s"
@@ -88,7 +89,7 @@ def choice_alone(text: str) -> str | None:
 
 
 def letter_at(text: str) -> str | None:
-    """The letter that a text begins with: `B`, `(B)`, `B) Paris`, `option B`, `B because …`; None for two."""
+    """The letter that a text begins with: `B`, `(B)`, `B) Paris`, `option B`, `B because`; None for two."""
     plain = numerals.tidy(text[: numerals.MOST_CHARACTERS])
     found = LETTER.match(plain)
     if not found:

@@ -1,9 +1,9 @@
 """What the columns of a row mean: usual names, Alpaca's three columns, chats. Torch-free."""
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
+from thinkswitch import json_text
 from thinkswitch.errors import UserError
 from thinkswitch.think_parser import parse_response
 from thinkswitch.think_tags import KNOWN_TAGS, THINK
@@ -72,8 +72,8 @@ def turns_of(value: Any, where: str) -> list[Turn] | None:
     """(role, text) of every turn; None for what is no chat."""
     if isinstance(value, str) and value.lstrip()[:2] in ("[{", "[ "):  # in a cell of a table
         try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
+            value = json_text.parse(value)
+        except ValueError:
             return None
     if isinstance(value, dict):  # a list of objects as `datasets` may store it: by columns
         columns = list(value.values())

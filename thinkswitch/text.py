@@ -4,12 +4,7 @@ import io
 import os
 import sys
 
-COLOURS = {
-    "instruct": "#4c8fd6",
-    "thinking": "#e08a1e",
-}  # blue and orange, told apart by colour-blind readers too
-
-
+COLOURS = {"instruct": "#4c8fd6", "thinking": "#e08a1e"}  # told apart by colour-blind readers, too
 UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 

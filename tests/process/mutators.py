@@ -4,19 +4,22 @@ A rule takes the random numbers and the content, and returns the damaged content
 random numbers alone, so a seed names a mutation on every machine.
 """
 
-import contextlib
 import json
 import os
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-Draw = random.Random
-BIG_TEXT = 4096
-DEPTHS = (30, 3000, 200_000)
+from process.safetensors_mutators import SAFETENSORS_RULES
+from process.tree_mutators import (
+    JSON_BYTE_RULES,
+    TREE_RULES,
+    YAML_BYTE_RULES,
+    Draw,
+    as_json,
+)
 
 # ---- any file
 
@@ -95,165 +98,6 @@ def word_changed(draw: Draw, content: bytes) -> bytes:
 
 
 TEXT_RULES = (other_encoding, other_line_ends, word_changed)
-
-# ---- trees: JSON and YAML
-
-
-def leaf(draw: Draw) -> Any:
-    """A value of another type or size than is expected."""
-    values: tuple = (
-        *(None, True, False, 0, 1, -1, 2**31, 2**63, 10**25, -(10**25), 0.5, -0.0, 1e308, 1e-308),
-        *(float("nan"), float("inf"), float("-inf"), "", " ", "0", "x", "nan", "../..", "/dev/null", "\x00"),
-        *("é" * BIG_TEXT, "{x}", "{0}", "%s", "\ud800", "<think>", "<|im_end|>", "\u2028", "\n", "auto"),
-        *([], {}, [None], [[]], {"": None}, [1, 2, 3], ["a", "b"], {"a": {"b": {}}}, [0.0] * 1000),
-    )
-    return draw.choice(values)
-
-
-def nodes(tree: Any) -> list[tuple[Any, Any]]:
-    """(container, key) of every value in a tree."""
-    found, waiting = [], [tree]
-    while waiting:
-        node = waiting.pop()
-        keys = list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
-        for key in keys:
-            found.append((node, key))
-            waiting.append(node[key])
-    return found
-
-
-def some_node(draw: Draw, tree: Any) -> tuple[Any, Any] | None:
-    """Near the root more often: a vocabulary has thousands of leaves, and settings stand above them."""
-    found = nodes(tree)
-    top = [(tree, key) for key in tree] if isinstance(tree, dict) else []
-    return draw.choice(draw.choice((top or found, found[:200] or found, found))) if found else None
-
-
-def edit_node(change: Callable[[Draw, Any, Any], None]) -> Callable[[Draw, Any], Any]:
-    def edit(draw: Draw, tree: Any) -> Any:
-        place = some_node(draw, tree)
-        if place:
-            change(draw, *place)
-        return tree
-
-    edit.__name__ = change.__name__
-    return edit
-
-
-@edit_node
-def dropped(draw: Draw, container: Any, key: Any) -> None:
-    del container[key]
-
-
-@edit_node
-def retyped(draw: Draw, container: Any, key: Any) -> None:
-    container[key] = leaf(draw)
-
-
-@edit_node
-def wrapped(draw: Draw, container: Any, key: Any) -> None:
-    value = container[key]
-    container[key] = draw.choice(([value], {"value": value}, str(value), [value, value]))
-
-
-@edit_node
-def another_number(draw: Draw, container: Any, key: Any) -> None:
-    value = container[key]
-    if isinstance(value, (int, float)):
-        container[key] = draw.choice((-value, value + 1, value * 2, value * 10**6, value / 3, 0, str(value)))
-    else:
-        container[key] = draw.choice((0, -1, 7))
-
-
-@edit_node
-def renamed(draw: Draw, container: Any, key: Any) -> None:
-    if isinstance(container, dict):
-        container[draw.choice((f"{key}_", str(key).upper(), "", "x", "__class__"))] = container.pop(key)
-    else:
-        container.append(container.pop(key))
-
-
-@edit_node
-def nested(draw: Draw, container: Any, key: Any) -> None:
-    value: Any = container[key]
-    for _ in range(draw.choice(DEPTHS[:1])):
-        value = draw.choice(([value], {"a": value}))
-    container[key] = value
-
-
-def swapped(draw: Draw, tree: Any) -> Any:
-    one, other = some_node(draw, tree), some_node(draw, tree)
-    if one and other:
-        with contextlib.suppress(LookupError, TypeError):  # one may hold the other
-            one[0][one[1]], other[0][other[1]] = other[0][other[1]], one[0][one[1]]
-            json.dumps(tree)
-    return tree
-
-
-def another_root(draw: Draw, tree: Any) -> Any:
-    return draw.choice(([tree], {"data": tree}, [], {}, leaf(draw), json.dumps(str(tree))[:1000]))
-
-
-TREE_RULES = (dropped, retyped, wrapped, another_number, renamed, nested, swapped, another_root)
-
-
-def as_json(tree: Any) -> bytes:
-    try:
-        return json.dumps(tree, ensure_ascii=True).encode("utf-8", "surrogatepass")
-    except (ValueError, RecursionError):  # a tree that holds itself, by `swapped`
-        return b"{"
-
-
-def too_deep(draw: Draw, content: bytes) -> bytes:
-    depth = draw.choice(DEPTHS)
-    return draw.choice((b'{"a":' * depth, b"[" * depth, b"[" * depth + b"]" * depth))
-
-
-def key_twice(draw: Draw, content: bytes) -> bytes:
-    keys = list(json.loads(content)) or ["a"]
-    first = json.dumps(str(draw.choice(keys))) + ":" + json.dumps(draw.choice((None, 1, "x", [], {}))) + ","
-    return content.replace(b"{", b"{" + first.encode(), 1)
-
-
-JSON_BYTE_RULES = (too_deep, key_twice)
-
-
-def yaml_bomb(draw: Draw, content: bytes) -> bytes:
-    """Nine lines that stand for billions of values, under unknown settings or a known one."""
-    lines = [b"a%d: &a%d [%s]" % (n, n, b", ".join([b"*a%d" % (n - 1)] * 9)) for n in range(1, 12)]
-    known = draw.choice((b"name: *a11", b"t: *a11", b"schedule: *a11", b"think_tags: *a11", b"a12: *a11"))
-    return b"\n".join([b"a0: &a0 [x, x, x, x, x, x, x, x, x]", *lines, known, content])
-
-
-def yaml_line(draw: Draw, content: bytes) -> bytes:
-    lines = content.splitlines(keepends=True)
-    at = draw.randrange(len(lines) + 1)
-    new = draw.choice(
-        (
-            *(
-                b"\tx: 1\n",
-                b"x: !!python/object/apply:os.getcwd []\n",
-                b"? [a]\n: b\n",
-                b"<<: *x\n",
-                b"- x\n",
-            ),
-            *(
-                b"---\n",
-                b"...\n",
-                b"%YAML 9.9\n",
-                b"name: 2001-99-99\n",
-                b"seed: 0o17\n",
-                b"t: 1_0\n",
-                b"'\n",
-            ),
-            *(b"rounds: .inf\n", b"1: 2\n", b"null: 1\n", b"&a x: *a\n", b"x: [" + b"[" * 2000 + b"\n"),
-            *(b"&r [*r]: 1\n", b"depth: &r [*r]\n", b"name: &r [*r]\n", b"=: 1\n", b"? {}\n", b"t: 0x_\n"),
-        )
-    )
-    return b"".join([*lines[:at], new, *lines[at:]])
-
-
-YAML_BYTE_RULES = (yaml_bomb, yaml_line)
 
 # ---- lines of JSON
 
@@ -341,126 +185,6 @@ def without_content(draw: Draw, content: bytes) -> bytes:
 
 
 TEMPLATE_RULES = (template_piece, template_piece, without_statements, without_content)
-
-# ---- safetensors
-
-
-def parts_of(content: bytes) -> tuple[dict, bytes]:
-    length = int.from_bytes(content[:8], "little")
-    return json.loads(content[8 : 8 + length]), content[8 + length :]
-
-
-def safetensors_of(header: Any, body: bytes) -> bytes:
-    text = as_json(header)
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + body
-
-
-def header_edited(draw: Draw, content: bytes) -> bytes:
-    header, body = parts_of(content)
-    return safetensors_of(draw.choice(TREE_RULES)(draw, header), body)
-
-
-def header_length(draw: Draw, content: bytes) -> bytes:
-    lengths = (0, 1, 7, 2**20, 2**31, 2**63, 2**64 - 1, len(content), len(content) - 8)
-    return draw.choice(lengths).to_bytes(8, "little") + content[8:]
-
-
-def another_dtype(draw: Draw, content: bytes) -> bytes:
-    header, body = parts_of(content)
-    names = [name for name in header if name != "__metadata__"]
-    wanted = draw.choice(("F16", "BF16", "F32", "I32", "U32", "I64", "U8", "BOOL", "F8_E4M3", "F64", "f32"))
-    for name in draw.choice(([draw.choice(names)], names)):
-        header[name]["dtype"] = wanted
-    return safetensors_of(header, body)
-
-
-def another_shape(draw: Draw, content: bytes) -> bytes:
-    """Shapes whose bytes still add up, and shapes whose bytes do not."""
-    header, body = parts_of(content)
-    entry = header[draw.choice([name for name in header if name != "__metadata__"])]
-    shape = entry["shape"]
-    count = 1
-    for size in shape:
-        count *= size
-    shapes = (shape[::-1], [*shape, 1], [1, *shape], [count], [], [0], [-1], [2**40, 2**40], [count, 0])
-    entry["shape"] = draw.choice(shapes)
-    return safetensors_of(header, body)
-
-
-def tensor_renamed(draw: Draw, content: bytes) -> bytes:
-    header, body = parts_of(content)
-    name = draw.choice([name for name in header if name != "__metadata__"])
-    new = draw.choice(
-        (f"{name}_", f"x.{name}", name.replace("layers.0", "layers.9"), "", "lm_head.weight", "\x00")
-    )
-    header[new] = header.pop(name)
-    return safetensors_of(header, body)
-
-
-def tensor_lost(draw: Draw, content: bytes) -> bytes:
-    """The tensor and its bytes are gone, and all others are in order."""
-    header, body = parts_of(content)
-    name = draw.choice([name for name in header if name != "__metadata__"])
-    start, end = header.pop(name)["data_offsets"]
-    for key, entry in header.items():
-        if key != "__metadata__" and entry["data_offsets"][0] >= end:
-            entry["data_offsets"] = [offset - (end - start) for offset in entry["data_offsets"]]
-    return safetensors_of(header, body[:start] + body[end:])
-
-
-def tensor_added(draw: Draw, content: bytes) -> bytes:
-    header, body = parts_of(content)
-    name = draw.choice(
-        ("lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq", "x", "model.visual.a")
-    )
-    size = draw.choice((0, 4, 64))
-    header[name] = {"dtype": "F32", "shape": [size], "data_offsets": [len(body), len(body) + 4 * size]}
-    return safetensors_of(header, body + bytes(4 * size))
-
-
-def offsets_moved(draw: Draw, content: bytes) -> bytes:
-    header, body = parts_of(content)
-    entry = header[draw.choice([name for name in header if name != "__metadata__"])]
-    start, end = entry["data_offsets"]
-    moved = (
-        [start + 4, end + 4],
-        [end, start],
-        [-4, end],
-        [start, end + 2**40],
-        [start, start],
-        [0, end - start],
-    )
-    entry["data_offsets"] = draw.choice(moved)
-    return safetensors_of(header, body)
-
-
-def values_damaged(draw: Draw, content: bytes) -> bytes:
-    """NaN, infinity, zeros or noise in the weights themselves."""
-    header, body = parts_of(content)
-    entry = header[draw.choice([name for name in header if name != "__metadata__"])]
-    start, end = entry["data_offsets"]
-    pattern = draw.choice(
-        (b"\xff\xff", b"\x80\x7f", b"\x00\x7c", b"\x00\x00", b"\xff\x7e", draw.randbytes(2))
-    )
-    end = min(end, start + draw.choice((4, 2**10, 2**30)) // 4 * 4)
-    filled = (pattern * ((end - start) // 2 + 1))[: end - start]
-    return safetensors_of(header, body[:start] + filled + body[end:])
-
-
-SAFETENSORS_RULES = (
-    header_edited,
-    header_edited,
-    header_length,
-    another_dtype,
-    another_shape,
-    tensor_renamed,
-    tensor_lost,
-    tensor_added,
-    offsets_moved,
-    values_damaged,
-    values_damaged,
-)
 
 # ---- paths
 

@@ -58,3 +58,9 @@ import os, sys, ui
 print(os.environ["GRADIO_ANALYTICS_ENABLED"], os.environ["HF_HUB_DISABLE_TELEMETRY"], "gradio" in sys.modules)
 """
     assert printed(code, tmp_path) == "False 1 False"
+
+
+def test_the_page_itself_switches_telemetry_off(tmp_path):
+    """app.py imported Gradio first, and that the Hub's library, which reads its environment only once."""
+    code = "import app; from huggingface_hub import constants; print(constants.HF_HUB_DISABLE_TELEMETRY)"
+    assert printed(code, tmp_path) == "True"

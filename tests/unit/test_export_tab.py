@@ -184,7 +184,7 @@ def test_the_tab_follows_an_export_to_its_end():
     assert "<b>Exported</b>" in updates[view.status]
     assert "by more than &lt;0.0034&gt;" in updates[view.status]
     assert "<img" not in updates[view.status]
-    assert updates[view.code] == gr.update(value="load()", language="shell", visible=True)
+    assert updates[view.code] == gr.update(value="load()", language="python", visible=True)
     assert updates[view.open]["visible"]
     assert not updates[view.stop]["interactive"]
 

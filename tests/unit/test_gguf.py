@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import shlex
 from pathlib import Path
 
 import gguf
@@ -245,21 +246,38 @@ def test_a_tokenizer_without_merges_is_refused(folders):
         gguf_tokenizer.find_rule(open_checkpoint(folders()[0]))
 
 
-def test_a_tokenizer_that_llama_cpp_has_no_rule_for_is_refused(monkeypatch, pair_of):
+@pytest.fixture
+def forgetful():
+    """No test's tokenizer is remembered, nor what another test found of it."""
+    gguf_tokenizer.look_for_rule.cache_clear()
+    yield
+    gguf_tokenizer.look_for_rule.cache_clear()
+
+
+def test_a_tokenizer_that_llama_cpp_has_no_rule_for_is_refused(monkeypatch, pair_of, forgetful):
     monkeypatch.setattr(gguf_tokenizer, "same_ids", lambda *args: False)
-    with pytest.raises(
-        UserError, match=r"none of those of llama\.cpp known here .*export a Hugging Face folder"
-    ):
+    with pytest.raises(UserError, match=r"no rule of llama\.cpp does .*; export a Hugging Face folder"):
         gguf_tokenizer.find_rule(pair_of("qwen3").thinking)
 
 
-def test_sentencepiece_is_refused(monkeypatch, pair_of):
+def test_sentencepiece_is_refused(monkeypatch, pair_of, forgetful):
     checkpoint = pair_of("qwen3").thinking
-    data = gguf_tokenizer.byte_level_data(checkpoint)
+    data = gguf_tokenizer.tokenizer_data(checkpoint.tokenizer)
     data["model"]["byte_fallback"] = True
-    monkeypatch.setattr(gguf_tokenizer.json, "loads", lambda text: data)
+    monkeypatch.setattr(gguf_tokenizer, "tokenizer_data", lambda tokenizer: data)
     with pytest.raises(UserError, match="is not byte-level BPE"):
-        gguf_tokenizer.byte_level_data(checkpoint)
+        gguf_tokenizer.find_rule(checkpoint)
+
+
+def test_a_form_that_changes_does_not_search_for_the_rule_again(monkeypatch, pair_of, tmp_path, forgetful):
+    """With a vocabulary of 150,000 tokens that took seconds, for each kind, at each move of the slider."""
+    made = []
+    emulated = gguf_tokenizer.emulated
+    monkeypatch.setattr(gguf_tokenizer, "emulated", lambda *args: made.append(1) or emulated(*args))
+    pair = pair_of("qwen3")
+    for t in (0.2, 0.4, 0.6):
+        offers(make_request(pair, rounds.start(pair), t, tmp_path / "out").point)
+    assert len(made) == 1
 
 
 # ---- what cannot be had
@@ -293,6 +311,21 @@ def test_without_xllamacpp_the_k_types_are_off_and_say_what_enables_them(monkeyp
     assert by_name["GGUF Q8_0"].size and by_name["GGUF BF16"].size > by_name["GGUF Q8_0"].size
     done, _ = write(pair, tmp_path, "Q8_0")
     assert done.same_tokens is None and "was not tried there" in done.verified
+
+
+def test_an_adapter_is_no_gguf(pair_of, tmp_path):
+    pair = pair_of("qwen3")
+    request = make_request(pair, after_rounds(pair, 1), 0.0, tmp_path / "out", adapter=True, gguf=("Q8_0",))
+    with pytest.raises(UserError, match="either an adapter or GGUF files"):
+        exporter.plan_export(request)
+
+
+def test_no_blend_is_made_where_llama_cpp_is_not_there_to_be_compared(monkeypatch, pair_of, tmp_path):
+    """It takes the memory of both checkpoints, and a file is written in that of a few rows."""
+    monkeypatch.setattr(llama_cpp, "is_here", lambda: False)
+    monkeypatch.setattr(exporter, "make_blend", lambda point: pytest.fail("a blend was made"))
+    done, _ = write(pair_of("qwen3"), tmp_path, "Q8_0", "BF16")
+    assert done.same_tokens is None
 
 
 def test_there_are_cards_for_kinds_that_exist():
@@ -353,9 +386,22 @@ def test_beside_the_file_lies_what_ollama_needs(pair_of, tmp_path):
     assert kept["kind"] == "gguf" and list(kept["sha256"]) == [file.name]
 
 
+def test_a_preset_of_any_name_names_plain_files_and_commands(pair_of, tmp_path):
+    """A slash in it would have led out of the folder, and a space through the shell."""
+    preset = dataclasses.replace(PRESET, name="../../my pair; rm")
+    out = tmp_path / "a folder"
+    done = export(pair_of("qwen3"), rounds.start(pair_of("qwen3")), 1.0, out, gguf=("Q8_0",), preset=preset)
+    [file] = out.glob("*.gguf")
+    assert file.name.startswith("my-pair-rm-round-0-t1-")
+    for line in done.code.splitlines():
+        assert str(out / "Modelfile") in shlex.split(line) or str(file) in shlex.split(line)
+
+
 def test_a_sliding_window_ends_the_context_and_is_said(tmp_path):
     pair = save_bpe_pair(tmp_path / "pair", "mistral", sliding_window=48)
     request = make_request(pair, rounds.start(pair), 0.4, tmp_path / "out", gguf=("Q8_0",))
     assert gguf_layout.context_length(pair.config) == 48
     assert "attends to the last 48 tokens" in gguf_folder.remarks(request.point)[0]
+    wide = save_bpe_pair(tmp_path / "wide", "mistral", sliding_window=4096)  # longer than its context
+    assert gguf_layout.sliding_window(wide.config) is None
     assert gguf_verify.NEAR.keys() == set(QUANTISATIONS)

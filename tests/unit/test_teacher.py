@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from contextlib import ExitStack, closing
 
 import pytest
 from tokenizers.processors import TemplateProcessing
@@ -29,15 +30,12 @@ def quick_retries(monkeypatch):
 
 @pytest.fixture
 def serve():
-    servers = []
+    with ExitStack() as servers:
 
-    def start(behave) -> FakeTeacher:
-        servers.append(FakeTeacher(behave))
-        return servers[-1]
+        def start(behave) -> FakeTeacher:
+            return servers.enter_context(closing(FakeTeacher(behave)))
 
-    yield start
-    for server in servers:
-        server.close()
+        yield start
 
 
 @pytest.fixture

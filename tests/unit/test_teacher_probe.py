@@ -1,6 +1,7 @@
 """What a server is asked before it teaches, and the sentence for each way in which it is unfit."""
 
 import threading
+from contextlib import ExitStack, closing
 
 import pytest
 
@@ -29,30 +30,25 @@ def quick_retries(monkeypatch):
 
 @pytest.fixture
 def serve():
-    servers = []
+    with ExitStack() as servers:
 
-    def start(*faults: str, **listed) -> PairTeacher:
-        servers.append(PairTeacher(TINY / "thinking", *faults, **listed))
-        return servers[-1]
+        def start(*faults: str, **listed) -> PairTeacher:
+            return servers.enter_context(closing(PairTeacher(TINY / "thinking", *faults, **listed)))
 
-    yield start
-    for server in servers:
-        server.close()
+        yield start
 
 
 @pytest.fixture
 def odd():
     """`odd(probe)`: a server that answers probes so."""
-    servers = []
+    with ExitStack() as servers:
 
-    def start(probe) -> FakeTeacher:
-        servers.append(FakeTeacher(lambda number, body: completion("</think>1")))
-        servers[-1].probe = probe
-        return servers[-1]
+        def start(probe) -> FakeTeacher:
+            server = FakeTeacher(lambda number, body: completion("</think>1"))
+            server.probe = probe
+            return servers.enter_context(closing(server))
 
-    yield start
-    for server in servers:
-        server.close()
+        yield start
 
 
 def check(server, thinking, model="", tokens=128, stopped=lambda: False) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,9 +26,10 @@ from thinkswitch.export.destination import (
     validate_target,
 )
 from thinkswitch.export.gguf_folder import plan_files, write_modelfile
+from thinkswitch.export.gguf_layout import architecture
 from thinkswitch.export.gguf_quantise import require
 from thinkswitch.export.gguf_tokenizer import find_rule
-from thinkswitch.export.gguf_verify import GgufVerification, verify_file
+from thinkswitch.export.gguf_verify import GgufVerification, verify_files
 from thinkswitch.export.gguf_writer import GgufFile, write_files
 from thinkswitch.export.layout import (
     plan_entries,
@@ -125,10 +127,8 @@ def export_bytes(point: ExportPoint) -> int:
 def validate_point(point: ExportPoint) -> None:
     if not 0 <= point.t <= 1:
         raise UserError(f"t must lie between 0 and 1, it is {point.t:g}")
-    for quantisation in point.gguf:
-        require(quantisation)
     if point.gguf:
-        find_rule(point.template_source)
+        validate_gguf(point)
     if point.adapter and not point.is_update:
         with_adapter = " (and of a thinking adapter all that lies on a straight line, not on SLERP's arc)"
         raise UserError(
@@ -141,6 +141,15 @@ def validate_point(point: ExportPoint) -> None:
             f"{point.pair.instruct.name} also sees images, and an adapter of its text model alone would fit "
             "no published checkpoint; export the whole checkpoint, which is of the text model"
         )
+
+
+def validate_gguf(point: ExportPoint) -> None:
+    if point.adapter:
+        raise UserError("an export is either an adapter or GGUF files; ask for one of them")
+    for quantisation in point.gguf:
+        require(quantisation)
+    architecture(point)
+    find_rule(point.template_source)
 
 
 def validate_export_target(request: ExportRequest) -> None:
@@ -235,11 +244,14 @@ def write_and_verify_gguf(
     files = plan_files(point, folder)
     hashes = yield from stage("write", write_files(point, files), cancelled)
     write_modelfile(folder, point)
-    results = []
-    for file in files:
-        steps = verify_file(point, file, blend or make_blend(point), recipe or point.recipe, turn)
-        results.append((yield from stage("verify", steps, cancelled)))
-    return hashes, GgufVerification(tuple(results))
+
+    @cache
+    def live() -> Blend:
+        return blend or make_blend(point)
+
+    steps = verify_files(point, files, live, recipe or point.recipe, turn)
+    verification = yield from stage("verify", steps, cancelled)
+    return hashes, verification
 
 
 def write_and_verify_at_once(

@@ -1,5 +1,7 @@
 """The folder of a GGUF export: the files, and beside them what Ollama, llama.cpp and LM Studio need."""
 
+import re
+import shlex
 from pathlib import Path
 
 import gguf
@@ -18,7 +20,9 @@ def plan_files(point: ExportPoint, folder: Path = Path()) -> list[GgufFile]:
 
 
 def model_name(point: ExportPoint) -> str:
-    return f"{point.preset.name or 'blend'}-round-{point.round.number}-t{point.t:g}"
+    """Plain letters, since a preset may be called anything and this names files and models of Ollama."""
+    plain = re.sub(r"[^0-9A-Za-z_-]+", "-", point.preset.name).strip("-") or "blend"
+    return f"{plain}-round-{point.round.number}-t{point.t:g}"
 
 
 def file_name(point: ExportPoint, quantisation: str) -> str:
@@ -29,11 +33,12 @@ def file_name(point: ExportPoint, quantisation: str) -> str:
 
 def commands(point: ExportPoint, folder: str) -> str:
     """How to use the first file, a line each for Ollama, llama.cpp and LM Studio."""
-    file = f"{folder}/{file_name(point, point.gguf[0])}"
+    file = shlex.quote(f"{folder}/{file_name(point, point.gguf[0])}")
+    modelfile = shlex.quote(f"{folder}/{MODELFILE}")
     name = model_name(point).lower()
     return "\n".join(
         [
-            f"ollama create {name} -f {folder}/{MODELFILE} && ollama run {name}",
+            f"ollama create {name} -f {modelfile} && ollama run {name}",
             f"llama-server -m {file} --jinja",
             f"lms import {file}   # LM Studio",
         ]

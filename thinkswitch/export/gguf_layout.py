@@ -19,15 +19,14 @@ from thinkswitch.errors import UserError
 from thinkswitch.export.layout import checkpoint_entries
 from thinkswitch.export.point import ExportPoint
 from thinkswitch.recipe import count_layers, layer_of
-from thinkswitch.weights.checkpoint import TensorInfo
+from thinkswitch.weights.checkpoint import DTYPES, TensorInfo
 
-ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}  # {model_type: …}
+ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}  # by model_type
 ARCHITECTURE_IDS = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
 NEIGHBOURS = ("llama",)  # architectures whose rotary pairs are neighbours, elsewhere halves of a head
 ROPE_FREQS = "rope_freqs.weight"  # the only tensor that no checkpoint stores
 PLAIN = {"BF16": Type.BF16, "F16": Type.F16, "Q8_0": Type.Q8_0}
 MIXED = {"Q4_K_M": Type.Q4_K, "Q5_K_M": Type.Q5_K, "Q6_K": Type.Q6_K}  # most tensors; some get Q6_K
-FILE_TYPES = {"F16": 1, "Q8_0": 7, "Q4_K_M": 15, "Q5_K_M": 17, "Q6_K": 18, "BF16": 32}  # as llama.cpp counts
 # where a row is no multiple of 256
 SMALLER_BLOCKS = {Type.Q4_K: Type.Q5_0, Type.Q5_K: Type.Q5_1, Type.Q6_K: Type.Q8_0}
 SCALED_BY_KEYS = {"linear": gguf.RopeScalingType.LINEAR, "yarn": gguf.RopeScalingType.YARN}
@@ -40,6 +39,7 @@ class GgufTensor:
     name: str
     source: str  # its name in the checkpoint; empty: it is computed, see rope_freqs
     shape: tuple[int, ...]
+    stored_as: torch.dtype  # in the checkpoint: a point is rounded to it before it is quantised
     type: Type
     heads: int = 0  # above 0: rows of each of so many heads are reordered
 
@@ -96,10 +96,11 @@ def plan_tensors(point: ExportPoint, quantisation: str) -> list[GgufTensor]:
         if name is None:
             raise UserError(f"{source} has no place in a GGUF file of a {arch} model")
         type_ = type_of(name, entry.shape, quantisation, layers, tied)
-        tensors.append(GgufTensor(name, source, entry.shape, type_, heads_of(point, arch, source)))
+        heads = heads_of(point, arch, source)
+        tensors.append(GgufTensor(name, source, entry.shape, DTYPES[entry.dtype], type_, heads))
     if point.pair.config.rope_parameters["rope_type"] == "llama3":
         size = head_size(point.pair.config) // 2
-        tensors.insert(0, GgufTensor(ROPE_FREQS, "", (size,), Type.F32))
+        tensors.insert(0, GgufTensor(ROPE_FREQS, "", (size,), torch.float32, Type.F32))
     return tensors
 
 
@@ -172,7 +173,7 @@ def add_model_keys(writer: gguf.GGUFWriter, point: ExportPoint, quantisation: st
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(point.preset.name or "ThinkSwitch")
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    writer.add_file_type(FILE_TYPES[quantisation])
+    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{quantisation}"])
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(context_length(config))
     writer.add_embedding_length(config.hidden_size)
@@ -191,14 +192,15 @@ def add_model_keys(writer: gguf.GGUFWriter, point: ExportPoint, quantisation: st
 
 def context_length(config: PretrainedConfig) -> int:
     """Positions. A sliding window that is on ends it, since llama.cpp has none for these families."""
-    return min(config.max_position_embeddings, sliding_window(config) or config.max_position_embeddings)
+    return sliding_window(config) or config.max_position_embeddings
 
 
 def sliding_window(config: PretrainedConfig) -> int | None:
-    """The window of a model that uses one; None elsewhere."""
+    """The window of a model whose context is longer than that; None elsewhere."""
     kinds = getattr(config, "layer_types", None)
     uses_one = any(kind == "sliding_attention" for kind in kinds) if kinds else config.model_type == "mistral"
-    return getattr(config, "sliding_window", None) if uses_one else None
+    window = getattr(config, "sliding_window", None) if uses_one else None
+    return window if window and window < config.max_position_embeddings else None
 
 
 def rope_keys(config: PretrainedConfig) -> Iterator[tuple[str, object]]:

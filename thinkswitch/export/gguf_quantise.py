@@ -11,9 +11,9 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 
 from thinkswitch.errors import UserError
+from thinkswitch.export import llama_cpp
 from thinkswitch.export.gguf_kinds import MIXED, QUANTISATIONS
 
-PACKAGE = "xllamacpp"
 INSTALL = "pip install -r requirements-gguf.txt"
 BY_GGML = (Type.Q4_K, Type.Q5_K, Type.Q6_K)  # all others are written by the gguf package
 
@@ -22,8 +22,8 @@ def require(quantisation: str) -> None:
     """A UserError unless a file of this kind can be written here."""
     if quantisation not in QUANTISATIONS:
         raise UserError(f"there is no GGUF kind {quantisation!r}; there are {', '.join(QUANTISATIONS)}")
-    if quantisation in MIXED and importlib.util.find_spec(PACKAGE) is None:
-        raise UserError(f"{quantisation} needs {PACKAGE}: {INSTALL}. Q8_0 needs nothing more")
+    if quantisation in MIXED and not llama_cpp.is_here():
+        raise UserError(f"{quantisation} needs {llama_cpp.PACKAGE}: {INSTALL}. Q8_0 needs nothing more")
 
 
 def quantised(rows: np.ndarray, type_: Type) -> np.ndarray:
@@ -46,9 +46,8 @@ def quantise_chunk() -> Any:
 
     The same bytes as llama-quantize writes, a block of rows at a time.
     """
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"K quantisation needs {PACKAGE}: {INSTALL}")
+    spec = importlib.util.find_spec(llama_cpp.PACKAGE)
+    assert spec and spec.submodule_search_locations  # see `require`
     folder = Path(next(iter(spec.submodule_search_locations)))
     library = next(path for path in folder.iterdir() if path.suffix in (".so", ".pyd", ".dylib"))
     function = ctypes.CDLL(str(library), mode=ctypes.RTLD_LOCAL).ggml_quantize_chunk

@@ -6,12 +6,15 @@ ids without a word. So each rule is tried here, with the checkpoint's vocabulary
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 
 import gguf
 from gguf import TokenType
 from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
 
 from thinkswitch.errors import UserError
+from thinkswitch.export.verify import PROMPTS
 from thinkswitch.weights.checkpoint import Checkpoint
 from thinkswitch.weights.tokenizer import PROBE
 
@@ -20,8 +23,7 @@ SIGNS_AND_SPACE = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 ENDINGS = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
 GPT_2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
 
-# what every rule must get right
-QUESTIONS = ("What is 7 + 5 - 3 + 8?", "Is 51 a prime number? Answer yes or no.")
+QUESTIONS = PROMPTS[:2]  # what every rule must get right
 TEXTS = (  # in which the rules differ: digits, contractions, lines, spaces, signs, other scripts
     PROBE,
     "Tom has 23 pens; he BUYS 4 bags.\n\nHow many are there?\n- one\n- two",
@@ -61,40 +63,39 @@ class FoundRule:
 
 def find_rule(checkpoint: Checkpoint) -> FoundRule:
     """The rule under which llama.cpp reads text as the checkpoint does; a UserError where there is none."""
-    data = byte_level_data(checkpoint)
-    inexact = None
     questions = tuple(checkpoint.render(question) for question in QUESTIONS)
+    found = look_for_rule(checkpoint.tokenizer, questions)
+    if isinstance(found, str):
+        raise UserError(f"the tokenizer of {checkpoint.name} {found}; export a Hugging Face folder instead")
+    return found
+
+
+@lru_cache(maxsize=4)  # the page asks at every change of its form, and a large vocabulary takes seconds
+def look_for_rule(tokenizer: PreTrainedTokenizerBase, questions: tuple[str, ...]) -> FoundRule | str:
+    """The rule, or why there is none."""
+    data = tokenizer_data(tokenizer)
+    parts = json.dumps([data.get("pre_tokenizer"), data.get("decoder")])
+    model = data.get("model", {})
+    if model.get("type") != "BPE" or model.get("byte_fallback") or "ByteLevel" not in parts:
+        return "is not byte-level BPE, and GGUF export knows no other"
+    if not model["merges"]:
+        return "has no merges, without which llama.cpp refuses a file"
+    inexact = None
     for rule in RULES:
-        tokenizer = emulated(data, rule)
-        if not same_ids(checkpoint, tokenizer, questions):
+        theirs = emulated(data, rule)
+        if not same_ids(tokenizer, theirs, questions):
             continue
-        if same_ids(checkpoint, tokenizer, TEXTS):
+        if same_ids(tokenizer, theirs, TEXTS):
             return FoundRule(rule.name)
         inexact = inexact or FoundRule(rule.name, exact=False)
-    if inexact:
-        return inexact
-    raise UserError(
-        f"the tokenizer of {checkpoint.name} splits text in a way that is none of those of llama.cpp known "
-        f"here ({', '.join(rule.name for rule in RULES)}), so a GGUF file would read prompts wrongly; "
-        "export a Hugging Face folder"
-    )
+    known = ", ".join(rule.name for rule in RULES)
+    return inexact or f"splits text as no rule of llama.cpp does that is known here ({known})"
 
 
-def byte_level_data(checkpoint: Checkpoint) -> dict:
-    """The tokenizer as JSON; a UserError unless it is byte-level BPE."""
-    backend = getattr(checkpoint.tokenizer, "backend_tokenizer", None)
-    data = json.loads(backend.to_str()) if backend is not None else {}
-    model = data.get("model", {})
-    if model.get("type") != "BPE" or model.get("byte_fallback") or "ByteLevel" not in json.dumps(data):
-        raise UserError(
-            f"the tokenizer of {checkpoint.name} is not byte-level BPE, and GGUF export knows no other; "
-            "export a Hugging Face folder, and convert that with llama.cpp"
-        )
-    if not model["merges"]:
-        raise UserError(
-            f"the tokenizer of {checkpoint.name} has no merges, without which llama.cpp refuses a file"
-        )
-    return data
+def tokenizer_data(tokenizer: PreTrainedTokenizerBase) -> dict:
+    """The tokenizer as tokenizer.json has it; empty for one that is written in Python."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return json.loads(backend.to_str()) if backend is not None else {}
 
 
 def emulated(data: dict, rule: Rule) -> Tokenizer:
@@ -119,10 +120,10 @@ def emulated(data: dict, rule: Rule) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(changed))
 
 
-def same_ids(checkpoint: Checkpoint, tokenizer: Tokenizer, texts: tuple[str, ...]) -> bool:
+def same_ids(ours: PreTrainedTokenizerBase, theirs: Tokenizer, texts: tuple[str, ...]) -> bool:
     for text in texts:
-        ours = checkpoint.tokenizer.encode(text, add_special_tokens=False)
-        if tokenizer.encode(text, add_special_tokens=False).ids != ours:
+        ids = ours.encode(text, add_special_tokens=False)
+        if theirs.encode(text, add_special_tokens=False).ids != ids:
             return False
     return True
 
@@ -137,13 +138,14 @@ def add_tokenizer_keys(writer: gguf.GGUFWriter, checkpoint: Checkpoint, rows: in
     writer.add_tokenizer_pre(find_rule(checkpoint).name)
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    writer.add_token_merges(merges(byte_level_data(checkpoint)))
+    writer.add_token_merges(merges(tokenizer_data(checkpoint.tokenizer)))
     tokenizer = checkpoint.tokenizer
     if tokenizer.bos_token_id is not None:
         writer.add_bos_token_id(tokenizer.bos_token_id)
     writer.add_add_bos_token(begins_with_bos(checkpoint))
-    writer.add_eos_token_id(tokenizer.eos_token_id)
-    if checkpoint.turn_end != tokenizer.eos_token_id:
+    end = checkpoint.turn_end if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    writer.add_eos_token_id(end)
+    if checkpoint.turn_end != end:
         writer.add_eot_token_id(checkpoint.turn_end)
     if tokenizer.pad_token_id is not None:
         writer.add_pad_token_id(tokenizer.pad_token_id)

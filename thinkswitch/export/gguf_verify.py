@@ -10,7 +10,6 @@ import torch
 
 from thinkswitch.errors import UserError
 from thinkswitch.export import llama_cpp
-from thinkswitch.export.gguf_layout import GgufTensor
 from thinkswitch.export.gguf_quantise import quantised
 from thinkswitch.export.gguf_tokenizer import QUESTIONS
 from thinkswitch.export.gguf_writer import GgufFile, blocks
@@ -19,8 +18,9 @@ from thinkswitch.recipe import Recipe
 from thinkswitch.weights.live_blend import Blend
 
 POSITIONS = 8  # the last ones of each question, at which the likeliest token is compared
-# nats: what rounding may make of the likeliest token
+# How much less likely llama.cpp's token may be to the blend, in nats: for what each of the two is rounded to
 NEAR = {"BF16": 0.25, "F16": 0.25, "Q8_0": 0.5, "Q6_K": 1.0, "Q5_K_M": 1.5, "Q4_K_M": 2.0}
+NEAR_OF_BLEND = {torch.float32: 0.0, torch.bfloat16: 0.25, torch.float16: 0.25, torch.uint8: 3.0}  # NF4
 
 
 @dataclass(frozen=True)
@@ -71,46 +71,79 @@ class GgufVerification:
         return "\n\n".join(map(str, self.results))
 
 
-def verify_file(
+def verify_files(
     point: ExportPoint,
-    file: GgufFile,
-    blend: Blend,
+    files: list[GgufFile],
+    blend: Callable[[], Blend],
     recipe: Recipe,
     turn: Callable[[], AbstractContextManager],
-) -> Generator[tuple[int, int], None, GgufResult]:
-    """Compare every tensor with what is computed anew, then llama.cpp with `blend`. Yields (step, steps)."""
-    steps = len(file.tensors) + 1
-    error = 0.0
-    reader = gguf.GGUFReader(file.path)
-    found = {tensor.name: tensor for tensor in reader.tensors}
-    if found.keys() != {tensor.name for tensor in file.tensors}:
-        raise UserError(f"{file.path.name} holds other tensors than were written; nothing was kept")
-    for number, tensor in enumerate(file.tensors):
+) -> Generator[tuple[int, int], None, GgufVerification]:
+    """Compare every tensor with what is computed anew, then llama.cpp with `blend()`. Yields (step, steps).
+
+    The blend is asked for only where llama.cpp is installed; `turn()` is entered for each thing it computes.
+    """
+    in_llama_cpp = files if llama_cpp.is_here() else []
+    steps = len(files[0].tensors) + len(in_llama_cpp)
+    errors = yield from read_back(point, files, steps)
+    found: dict[str, LlamaCppResult] = {}
+    for number, file in enumerate(in_llama_cpp, len(files[0].tensors)):
         yield number, steps
-        error = max(error, rounding_error(point, file, tensor, found[tensor.name]))
-    del reader, found  # Windows renames no folder with open files
-    yield steps - 1, steps
-    in_llama_cpp = compare_with_llama_cpp(point, file, blend, recipe, turn) if llama_cpp.is_here() else None
+        found[file.path.name] = compare_with_llama_cpp(point, file, blend(), recipe, turn)
     yield steps, steps
-    return GgufResult(file.path.name, error, in_llama_cpp)
+    names = [file.path.name for file in files]
+    results = (GgufResult(name, error, found.get(name)) for name, error in zip(names, errors, strict=True))
+    return GgufVerification(tuple(results))
 
 
-def rounding_error(
-    point: ExportPoint, file: GgufFile, tensor: GgufTensor, stored: gguf.ReaderTensor
-) -> float:
-    """|stored - computed| / |computed|; a UserError where the file does not hold what was computed."""
-    rows = np.asarray(stored.data).reshape(-1).view(np.uint8).reshape(-1, tensor.row_bytes)
-    off, norm, start = 0.0, 0.0, 0
-    for block in blocks(point, tensor):
+def read_back(
+    point: ExportPoint, files: list[GgufFile], steps: int
+) -> Generator[tuple[int, int], None, list[float]]:
+    """The largest |stored - computed| / |computed| of a tensor in each file, each tensor computed once.
+
+    UserError where a file does not hold what was computed.
+    """
+    stored = []
+    for file in files:
+        tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(file.path).tensors}
+        if tensors.keys() != {tensor.name for tensor in file.tensors}:
+            raise UserError(f"{file.path.name} holds other tensors than were written; nothing was kept")
+        stored.append(tensors)
+    errors = [0.0] * len(files)
+    for number, tensor in enumerate(files[0].tensors):
+        yield number, steps
+        readers = [TensorReader(file, number, stored[i][tensor.name]) for i, file in enumerate(files)]
+        for block in blocks(point, tensor):
+            for reader in readers:
+                reader.compare(block)
+        errors = [max(error, reader.error) for error, reader in zip(errors, readers, strict=True)]
+    return errors
+
+
+class TensorReader:
+    """A tensor of a file, compared block by block with what is computed."""
+
+    def __init__(self, file: GgufFile, number: int, stored: gguf.ReaderTensor):
+        self._file = file
+        self._tensor = file.tensors[number]
+        self._same_type = stored.tensor_type == self._tensor.type
+        self._rows = np.asarray(stored.data).reshape(-1).view(np.uint8).reshape(-1, self._tensor.row_bytes)
+        self._start = 0
+        self._off = 0.0
+        self._norm = 0.0
+
+    def compare(self, block: np.ndarray) -> None:
         computed = block.reshape(-1, block.shape[-1])
-        read = rows[start : start + len(computed)]
-        same = np.array_equal(read, quantised(computed, tensor.type))
-        if stored.tensor_type != tensor.type or not same:
-            raise UserError(f"{tensor.name} in {file.path.name} is not what was written; nothing was kept")
-        off += float(np.square(gguf.dequantize(read, tensor.type) - computed).sum())
-        norm += float(np.square(computed).sum())
-        start += len(computed)
-    return (off / norm) ** 0.5 if norm else 0.0
+        read = self._rows[self._start : self._start + len(computed)]
+        if not self._same_type or not np.array_equal(read, quantised(computed, self._tensor.type)):
+            where = f"{self._tensor.name} in {self._file.path.name}"
+            raise UserError(f"{where} is not what was written; nothing was kept")
+        self._off += float(np.square(gguf.dequantize(read, self._tensor.type) - computed).sum())
+        self._norm += float(np.square(computed).sum())
+        self._start += len(computed)
+
+    @property
+    def error(self) -> float:
+        return (self._off / self._norm) ** 0.5 if self._norm else 0.0
 
 
 def compare_with_llama_cpp(
@@ -128,19 +161,27 @@ def compare_with_llama_cpp(
     read, likeliest = llama_cpp.ask(file.path, texts, prefixes)
     if read != prompts:
         raise UserError(f"llama.cpp reads prompts in {file.path.name} as other tokens; nothing was kept")
-    same = 0
-    near = NEAR[file.quantisation]
+    near = NEAR[file.quantisation] + max(NEAR_OF_BLEND.get(p.dtype, 0.0) for p in blend.parameters())
     ends = torch.tensor(sorted(source.stop_token_ids))
-    with turn(), torch.inference_mode():
-        blend.place([recipe])
-        for prefix, token in zip(prefixes, likeliest, strict=True):
-            ids = torch.tensor([prefix], device=blend.device)
-            logits = blend(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1].float().cpu()
-            theirs = logits[ends if token is None else token].max()
-            if logits.max() - theirs > near:
-                raise UserError(
-                    f"llama.cpp computes something else with {file.path.name} than the live blend; "
-                    "nothing was kept"
-                )
-            same += bool(theirs == logits.max())
+    same = 0
+    with turn():
+        placement = blend.place([recipe])
+    for prefix, token in zip(prefixes, likeliest, strict=True):
+        with turn():
+            blend.put(placement)  # at once, if nobody else has used the blend
+            logits = logits_after(blend, prefix)
+        theirs = logits[ends if token is None else token].max()
+        if logits.max() - theirs > near:
+            raise UserError(
+                f"llama.cpp computes something else with {file.path.name} than the live blend; "
+                "nothing was kept"
+            )
+        same += bool(theirs == logits.max())
     return LlamaCppResult(same / len(prefixes), len(prefixes), near)
+
+
+@torch.inference_mode()
+def logits_after(blend: Blend, ids: list[int]) -> torch.Tensor:
+    """float32 on the CPU, (vocabulary,)."""
+    row = torch.tensor([ids], device=blend.device)
+    return blend(input_ids=row, use_cache=False, logits_to_keep=1).logits[0, -1].float().cpu()

@@ -24,9 +24,7 @@ from thinkswitch.export.gguf_layout import (
 )
 from thinkswitch.export.gguf_quantise import quantised
 from thinkswitch.export.gguf_tokenizer import add_tokenizer_keys
-from thinkswitch.export.layout import checkpoint_entries
 from thinkswitch.export.point import ExportPoint
-from thinkswitch.weights.checkpoint import DTYPES
 from thinkswitch.weights.materialise import merge_blocks, rows_per_block
 
 ALIGNMENT = 32  # bytes; GGUF's default
@@ -75,11 +73,10 @@ def blocks(point: ExportPoint, tensor: GgufTensor) -> Iterator[np.ndarray]:
     if tensor.name == ROPE_FREQS:
         yield rope_freqs(point.pair.config)
         return
-    stored_as = DTYPES[checkpoint_entries(point.pair)[tensor.source].dtype]
     head = tensor.shape[0] // tensor.heads if tensor.heads else 1
     step = max(head, rows_per_block(tensor.shape) // head * head)
     for block in merge_blocks(point.pair, point.round.adapters, point.recipe, tensor.source, step):
-        rows = block.to(stored_as).float()
+        rows = block.to(tensor.stored_as).float()
         yield (reordered(rows, head) if tensor.heads else rows).contiguous().numpy()
 
 

@@ -1,5 +1,5 @@
-// Asks once a second whether there is news of the page or of its open tab, and presses the button that fetches
-// it: see pulse.py. Gradio's events may have to wait for the next one to bring their answers, so one is sent
+// Asks once a second whether there is news of the page or of its open tab, and presses the button that
+// fetches it: see pulse.py. Gradio's events may have to wait for the next one to bring their answers, so one is sent
 // after them; not at once, since the first words of an answer have the machine to themselves.
 const PULSE_MS = 1000;
 const SOON_MS = 60; // after a tab is opened, until it is drawn

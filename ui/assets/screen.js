@@ -1,5 +1,5 @@
-// What Compare shows comes as a stream of its own: Gradio's events cost the browser 100 ms each, whatever they
-// carry, and the machine that draws them is the one that decodes. See screen_stream.py.
+// What Compare shows comes as a stream of its own: Gradio's events cost the browser 100 ms each, whatever
+// they carry, and the machine that draws them is the one that decodes. See screen_stream.py.
 let stream = null;
 let again = false; // a click came while a stream was open, which may have ended at the server already
 

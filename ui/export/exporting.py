@@ -87,6 +87,11 @@ def target(studio: Studio, folder: str) -> Path:
 # ---- what
 
 
+def language_of(format_: str) -> str:
+    """Of the lines that use an export."""
+    return "python" if format_ in (FOLDER, ADAPTER) else "shell"
+
+
 def point_of(studio: Studio, wanted: Wanted) -> "ExportPoint":
     loaded = studio.ready()
     from thinkswitch.export.point import ExportPoint

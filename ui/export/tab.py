@@ -292,7 +292,12 @@ def refresh(studio: Studio, view: View, seen: Seen | None, wanted: Wanted) -> Up
 
 
 def of_task(studio: Studio, view: View, task: BackgroundTask) -> Updates:
-    updates: Updates = {view.stop: gr.update(interactive=not task.ended)}
+    succeeded = task.ended and not task.error
+    updates: Updates = {
+        view.stop: gr.update(interactive=not task.ended),
+        view.code: gr.update(value="", visible=False),
+        view.open: gr.update(visible=succeeded),
+    }
     if not task.ended:
         updates[view.status] = export_report.progress_html(task)
         updates[view.start] = gr.update(interactive=False)
@@ -301,16 +306,19 @@ def of_task(studio: Studio, view: View, task: BackgroundTask) -> Updates:
         text = exporting.sentence(studio, task.error)
         updates[view.status] = html.quiet(text) if task.cancelled else html.error(text)
     else:
-        done = done_of(task).exported
-        folder = done.folder.name if studio.demo else str(done.folder)
-        updates[view.status] = export_report.result_html(done, folder)
-    succeeded = task.ended and not task.error
-    shown = succeeded and not studio.demo
-    code = done_of(task).exported.code if shown else ""
-    language = "python" if code.startswith("from ") else "shell"
-    updates[view.code] = gr.update(value=code, language=language, visible=shown)
-    updates[view.open] = gr.update(visible=succeeded)
+        updates |= of_success(studio, view, done_of(task))
     return updates
+
+
+def of_success(studio: Studio, view: View, done: Done) -> Updates:
+    exported = done.exported
+    if studio.demo:  # no path is shown
+        return {view.status: export_report.result_html(exported, exported.folder.name)}
+    language = exporting.language_of(done.wanted.format)
+    return {
+        view.status: export_report.result_html(exported, str(exported.folder)),
+        view.code: gr.update(value=exported.code, language=language, visible=True),
+    }
 
 
 def done_of(task: BackgroundTask | None) -> Done:
