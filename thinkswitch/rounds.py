@@ -70,7 +70,7 @@ def is_written(folder: Path, number: int) -> bool:
     """Whether the recipe of a round is there and whole; one that a power failure took is made again."""
     path = runs.round_dir(folder, number) / "recipe.json"
     try:
-        return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+        return isinstance(json_text.read(path), dict)
     except FileNotFoundError:
         return False
     except ValueError:

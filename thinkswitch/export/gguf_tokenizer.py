@@ -64,15 +64,17 @@ class FoundRule:
 def find_rule(checkpoint: Checkpoint) -> FoundRule:
     """The rule under which llama.cpp reads text as the checkpoint does; a UserError where there is none."""
     questions = tuple(checkpoint.render(question) for question in QUESTIONS)
-    found = look_for_rule(checkpoint.tokenizer, questions)
+    found = look_for_rule(checkpoint.tokenizer, questions, checkpoint.config.vocab_size)
     if isinstance(found, str):
         raise UserError(f"the tokenizer of {checkpoint.name} {found}; export a Hugging Face folder instead")
     return found
 
 
 @lru_cache(maxsize=4)  # the page asks at every change of its form, and a large vocabulary takes seconds
-def look_for_rule(tokenizer: PreTrainedTokenizerBase, questions: tuple[str, ...]) -> FoundRule | str:
-    """The rule, or why there is none."""
+def look_for_rule(
+    tokenizer: PreTrainedTokenizerBase, questions: tuple[str, ...], rows: int
+) -> FoundRule | str:
+    """The rule, or why there is none. `rows`: of the embedding."""
     data = tokenizer_data(tokenizer)
     parts = json.dumps([data.get("pre_tokenizer"), data.get("decoder")])
     model = data.get("model", {})
@@ -80,6 +82,9 @@ def look_for_rule(tokenizer: PreTrainedTokenizerBase, questions: tuple[str, ...]
         return "is not byte-level BPE, and GGUF export knows no other"
     if not model["merges"]:
         return "has no merges, without which llama.cpp refuses a file"
+    beyond = [text for text, number in tokenizer.get_vocab().items() if number >= rows]
+    if beyond:
+        return f"has tokens beyond the {rows} rows of the embedding ({beyond[0]!r}), which llama.cpp refuses"
     inexact = None
     for rule in RULES:
         theirs = emulated(data, rule)
@@ -156,12 +161,6 @@ def vocabulary(checkpoint: Checkpoint, rows: int) -> tuple[list[str], list[Token
     """The text and type of every row of the embedding. llama.cpp wants as many, and all different."""
     tokenizer = checkpoint.tokenizer
     by_id = {number: text for text, number in tokenizer.get_vocab().items()}
-    beyond = [number for number in by_id if number >= rows]
-    if beyond:
-        raise UserError(
-            f"{checkpoint.name} has {len(beyond)} tokens beyond the {rows} rows of its embedding "
-            f"({by_id[beyond[0]]!r}), which llama.cpp refuses"
-        )
     added = tokenizer.added_tokens_decoder
     tokens, types = [], []
     for number in range(rows):
