@@ -3,11 +3,11 @@
 The Hub is not asked: a list of twenty presets would read forty configs.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from thinkswitch import json_text
 from thinkswitch.preset import Preset, load_preset, preset_file
 
 CARD = re.compile(r"Card: NVIDIA with (\d+) GB")
@@ -123,8 +123,10 @@ def weights_are_here(name: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
+    repo, _, revision = name.partition("@")
+
     def cached(file: str) -> str | None:
-        path = try_to_load_from_cache(name, file)
+        path = try_to_load_from_cache(repo, file, revision=revision or None)
         return path if isinstance(path, str) else None
 
     try:
@@ -133,5 +135,8 @@ def weights_are_here(name: str) -> bool:
             return cached(ONE_FILE) is not None
     except HFValidationError:  # neither a folder nor a Hub id
         return False
-    files = json.loads(Path(index).read_text(encoding="utf-8")).get("weight_map", {}).values()
-    return all(cached(file) for file in set(files))
+    try:
+        files = set(json_text.read(Path(index))["weight_map"].values())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # a damaged index
+        return False
+    return all(cached(file) for file in files)

@@ -77,10 +77,10 @@ class Preset:
         "Problems to score, named in the same way. May be the same set: it is then divided."
     )
     prompt_template: str = setting(
-        "{prompt}", "Text of a prompt; {column} stands for a column. {prompt} = or one with a usual name."
+        "{prompt}", "Text of a prompt; {column} stands for a column. Left as it is, a usual name will do."
     )
     answer_column: str = setting(
-        "answer", "Column that holds the right answer. answer = or one with a usual name."
+        "answer", "Column that holds the right answer. Left as it is, a usual name will do."
     )
     kind: str = setting(
         "text",

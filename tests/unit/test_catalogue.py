@@ -70,7 +70,7 @@ def test_weights_are_here_when_every_shard_is(tmp_path, monkeypatch):
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}))
 
-    def cached(name, file):
+    def cached(name, file, revision=None):
         return str(tmp_path / file) if file in here else None
 
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cached)
@@ -84,6 +84,15 @@ def test_weights_are_here_when_every_shard_is(tmp_path, monkeypatch):
     assert not catalogue.is_here(pair)
     here.add("model.safetensors")
     assert catalogue.is_here(pair)
+
+
+def test_a_damaged_index_in_the_hub_s_cache_is_no_checkpoint(tmp_path, monkeypatch):
+    """The list of presets ended in a traceback on every page."""
+    index = tmp_path / "index"
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args, **named: str(index))
+    for content in ("", "[" * 100_000, "[]", '{"weight_map": 3}', '{"weight_map": {"a": [1]}}'):
+        index.write_text(content)
+        assert not catalogue.weights_are_here("owner/name@v1")
 
 
 def test_what_is_no_name_is_not_here():

@@ -309,7 +309,7 @@ def test_without_xllamacpp_the_k_types_are_off_and_say_what_enables_them(monkeyp
     assert "pip install -r requirements-gguf.txt" in by_name["GGUF Q4_K_M"].reason
     assert by_name["GGUF Q8_0"].size and by_name["GGUF BF16"].size > by_name["GGUF Q8_0"].size
     done, _ = write(pair, tmp_path, "Q8_0")
-    assert done.same_tokens is None and "was not tried there" in done.verified
+    assert done.same_tokens is None and "was not tried in it" in done.verified
 
 
 def test_an_adapter_is_no_gguf(pair_of, tmp_path):

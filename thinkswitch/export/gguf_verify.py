@@ -41,9 +41,10 @@ class GgufResult:
     llama_cpp: LlamaCppResult | None  # None: it is not installed
 
     def __str__(self) -> str:
-        read = f"{self.file}: every tensor read back; rounding takes up to {self.error:.2g} of its norm."
+        changed = f"rounding changed none by more than {100 * self.error:.2g} % of its norm"
+        read = f"{self.file}: every tensor was read back; {changed}."
         if self.llama_cpp is None:
-            return f"{read} llama.cpp was not installed, so it was not tried there."
+            return f"{read} llama.cpp is not installed, so the file was not tried in it."
         found = self.llama_cpp
         others = "" if found.same_tokens == 1 else f" (at the others within {found.near:g} nats of it)"
         return (
