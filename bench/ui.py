@@ -47,7 +47,7 @@ TABS = {  # and what shows that one is open
     "Models": "#models-check",
     "Explore": "#explore-sweep-start",
     "Export": "#export-start",
-    "Loop": "#loop-start",
+    "Loop": "#loop-run",
     "Compare": "#compare-run",
 }
 PAINTED = "() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime"

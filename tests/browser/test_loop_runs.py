@@ -221,3 +221,32 @@ def test_in_a_demo_nobody_renames_or_deletes_what_is_not_theirs(serve, visit):
     until(page, "loop-menu-message", "only the visitor")
     assert folder.is_dir()
     assert str(server.folder) not in page.content()
+
+
+def test_late_news_of_no_run_do_not_wipe_a_run_that_was_chosen_meanwhile(server, visit):
+    """Two listeners of the same outputs answered in either order: the tab said "Start runs the loop"."""
+    made_run(server, "late")
+    page = visit(server.url)
+    listener = page.evaluate(
+        """() => window.gradio_config.dependencies.find(({ targets }) => targets.some(([id]) =>
+            window.gradio_config.components.find(c => c.id === id)?.props.elem_id === 'pulse-loop')).id"""
+    )
+    waiting = []
+
+    def hold_the_first(route):
+        body = route.request.post_data_json
+        if body["fn_index"] == listener and not waiting:
+            waiting.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/queue/join*", hold_the_first)
+    open_tab(page, "Loop")
+    while not waiting:
+        page.wait_for_timeout(50)
+    choose(page, "loop-run", "^late –")
+    page.wait_for_timeout(500)
+    waiting[0].continue_()
+    until(page, "loop-progress", "late: done")
+    page.wait_for_timeout(1500)
+    assert "late: done" in text(page, "loop-progress")

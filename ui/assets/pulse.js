@@ -2,6 +2,7 @@
 // fetches it: see pulse.py. Gradio's events may have to wait for the next one to bring their answers, so one is sent
 // after them; not at once, since the first words of an answer have the machine to themselves.
 const PULSE_MS = 1000;
+const CALM = 8; // a machine that is behind with drawing is asked less often: as many times as long as it is late
 const SOON_MS = 60; // after a tab is opened, until it is drawn
 const QUIET_BEATS = 3;
 const seen = {};
@@ -33,7 +34,8 @@ const look = async () => {
   if (shown) shown.innerHTML = gauges; // numbers, made by the server
 };
 
-const beat = async () => {
+const beat = async (due) => {
+  const late = Math.max(0, performance.now() - due);
   try {
     await look();
     quiet += 1;
@@ -42,9 +44,10 @@ const beat = async () => {
       button('page')?.click();
     }
   } catch { /* the server is away; Gradio says so */ }
-  setTimeout(beat, PULSE_MS);
+  beatIn(PULSE_MS + CALM * late);
 };
-setTimeout(beat, PULSE_MS);
+const beatIn = (ms) => setTimeout(beat, ms, performance.now() + ms);
+beatIn(PULSE_MS);
 
 document.addEventListener('click', ({ target }) => {
   if (target.closest?.('#tabs [role=tab]')) setTimeout(() => look().catch(() => {}), SOON_MS);

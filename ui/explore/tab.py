@@ -14,7 +14,7 @@ from ui.studio import Studio
 from ui.sweeps import Sweep
 from ui.widgets import html, layer_charts, schedule_editor
 from ui.widgets.components import Chart, MessageBox
-from ui.widgets.events import follow_news, on, on_choice
+from ui.widgets.events import follow_news, on
 
 DEFAULT_PROBLEMS = 100
 Updates = dict[gr.blocks.Block, Any]
@@ -228,8 +228,7 @@ def follow(
 
     inputs = [view.seen, choice, schedule, editor.preview_t]
     outputs = [*vars(view).values(), *editor.told]
-    follow_news("explore", tick, inputs, outputs)
-    on_choice(choice.change, tick, inputs, outputs)
+    follow_news("explore", tick, inputs, outputs, choice.change)
 
 
 def seen_now(studio: Studio, choice: str = "") -> Seen:

@@ -14,7 +14,7 @@ from ui.run_control import folder_of, newest
 from ui.studio import Studio
 from ui.widgets import html
 from ui.widgets.components import Chart, LogBox, MessageBox
-from ui.widgets.events import follow_news, on, on_choice
+from ui.widgets.events import draw_after, follow_news, on, on_choice
 
 IMPORT_SECONDS = 300  # torch may be read from a slow disk
 
@@ -157,10 +157,8 @@ def follow_run(studio: Studio, view: View) -> None:
     def tick(name: str | None, overlaid: str | None, seen: Seen | None):
         return refresh(studio, view, name, seen, overlaid) or gr.skip()
 
-    follow_news("loop", tick, view.inputs, view.outputs)
     # chosen by the visitor, or by the pulse when a run was started or deleted
-    for choice in (view.run, view.overlay):
-        on_choice(choice.change, tick, view.inputs, view.outputs)
+    follow_news("loop", tick, view.inputs, view.outputs, view.run.change, view.overlay.change)
 
 
 def control_runs(
@@ -202,14 +200,11 @@ def control_runs(
             return {view.seen: None}
         return {view.progress: html.quiet("Resuming …"), view.seen: None}
 
-    def draw(name: str | None, overlaid: str | None, seen: Seen | None):
-        return refresh(studio, view, name, seen, overlaid) or gr.skip()
-
     changed = [view.run, view.progress, view.refusal, view.seen, new_run]
     started = on(view.start.click, do_start, list(settings.values()), changed)
     resumed = on(view.resume.click, do_resume, view.run, [view.progress, view.seen])
     for done in (started, resumed):
-        on(done.then, draw, view.inputs, view.outputs)
+        draw_after(done.then, "loop")
     on(view.stop.click, do_stop, view.run, [view.progress, view.seen])
 
 
