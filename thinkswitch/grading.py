@@ -43,8 +43,11 @@ def grade(text: str, answer: str, kind: str, pattern: str = "", tolerance: float
     """Whether the response gives this answer; `pattern` is where its prompt asks for an answer."""
     found = final_answer(text, kind, pattern)
     right = canonical(answer, kind)
-    if found is None or right is None:
-        return False
+    return found is not None and right is not None and same(found, right, kind, tolerance)
+
+
+def same(found: str, right: str, kind: str, tolerance: float = TOLERANCE) -> bool:
+    """Whether two canonical answers mean the same; `tolerance` is a share of the right number."""
     if found == right:
         return True
     if kind == "number":

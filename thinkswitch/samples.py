@@ -21,7 +21,7 @@ from thinkswitch import runs
 from thinkswitch.distil import Example, make_example
 from thinkswitch.errors import UserError
 from thinkswitch.generate import Chunk, Row
-from thinkswitch.grading import final_answer
+from thinkswitch.grading import final_answer, same
 from thinkswitch.preset import Preset
 from thinkswitch.problems import Problem
 from thinkswitch.rounds import Round
@@ -94,14 +94,25 @@ def _vote(judged: list[dict]) -> None:
         if sample["why"] is None:
             ballots[sample["prompt_index"]].append(sample)
     for ballot in ballots.values():
-        counts = Counter(sample["said"] for sample in ballot)
-        winner = counts.most_common(1)[0][
-            0
-        ]  # among equals the one given first, as Counter keeps insertion order
-        kept = next(sample for sample in ballot if sample["said"] == winner)
-        for sample in ballot:
-            if sample is not kept:
-                sample["why"] = "agrees with one kept" if sample["said"] == winner else "outvoted"
+        parties = _parties(ballot)
+        winner = max(parties, key=len)  # among equals the one given first
+        for party in parties:
+            for sample in party:
+                sample["why"] = "agrees with one kept" if party is winner else "outvoted"
+        winner[0]["why"] = None
+
+
+def _parties(ballot: list[dict]) -> list[list[dict]]:
+    """The samples whose answers mean the same, by the first one's words: 1/2 and 0.5 are one party."""
+    parties: list[list[dict]] = []
+    for sample in ballot:
+        said, kind = sample["said"], sample["kind"]
+        own = next((party for party in parties if same(said, party[0]["said"], kind)), None)
+        if own is None:
+            parties.append([sample])
+        else:
+            own.append(sample)
+    return parties
 
 
 def answers_to_check(preset: Preset, role: str, total: int) -> int:

@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+import pytest
+
 from thinkswitch.samples import judge, shuffle_answers
 
 
@@ -46,6 +48,22 @@ def test_the_majority_is_kept_once():
     kept = [(s["prompt_index"], s["sample"], s["answer"]) for s in judged if s["kept"]]
     assert kept == [(0, 1, "\\boxed{7}"), (1, 0, "\\boxed{3}")]
     assert Counter(s["why"] for s in judged) == {"outvoted": 2, "agrees with one kept": 2, None: 2}
+
+
+@pytest.mark.parametrize(
+    "kind, answers",
+    [
+        ("math", ["\\frac{1}{2}", "3", "0.5", "\\dfrac12", "3"]),
+        ("math", ["x+1", "x", "1 + x", "1+x", "x"]),
+        ("number", ["3.14", "2.5", "3.1416", "3.14159", "2.5"]),
+    ],
+)
+def test_votes_for_the_same_value_in_other_words_are_counted_together(kind, answers):
+    """They were compared as text: three that agreed lost against two in the same words."""
+    votes = [{**sample(0, f"t</think>\\boxed{{{a}}}", i), "kind": kind} for i, a in enumerate(answers)]
+    judged = judge(votes, thinks=True, fits=lambda prompt, answer: True)
+    agrees = "agrees with one kept"
+    assert [s["why"] for s in judged] == [None, "outvoted", agrees, agrees, "outvoted"]
 
 
 def test_an_answer_too_long_to_train_on_leaves_its_vote_to_a_shorter_one():
