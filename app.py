@@ -12,13 +12,21 @@ from typing import Any
 from urllib.request import getproxies
 
 import ui  # noqa: F401  # isort: skip - sets what Gradio and the Hub's library read when they are imported
+from thinkswitch.errors import UserError  # isort: skip
+from thinkswitch.proxies import refuse_unusable_proxies  # isort: skip
+
+if __name__ == "__main__":  # Gradio would end in a traceback while it is imported
+    try:
+        refuse_unusable_proxies()
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
 import gradio as gr
 import plotly
 from gradio.components import Component
 from starlette.responses import FileResponse
 from starlette.routing import Route
 
-from thinkswitch.errors import UserError
 from thinkswitch.preset import load_preset
 from thinkswitch.recipe import Schedule
 from thinkswitch.text import print_utf8

@@ -33,6 +33,24 @@ def test_the_page_starts_behind_a_proxy_that_cannot_reach_it(tmp_path):
                 page.kill()
 
 
+def test_a_proxy_of_an_unknown_kind_is_one_sentence_and_socks_is_none():
+    """Both ended in a traceback while Gradio was imported, socks5:// for want of a package."""
+    env = {name: value for name, value in os.environ.items() if name.lower() not in PROXIES}
+
+    def started(proxy: str, *command) -> subprocess.CompletedProcess:
+        changed = {**env, "ALL_PROXY": proxy}
+        return subprocess.run(
+            [sys.executable, *command], env=changed, cwd=ROOT, capture_output=True, text=True, timeout=300
+        )
+
+    page = started("ftp://a.example:21", "app.py", "--help")
+    assert page.returncode == 1
+    assert page.stderr.startswith("error: ALL_PROXY names a proxy of the kind ftp://")
+    assert "Traceback" not in page.stderr and "socks5://" in page.stderr
+    page = started("socks5://127.0.0.1:9", "app.py", "--help")
+    assert page.returncode == 0, page.stderr
+
+
 def answers(port: int) -> bool:
     try:
         return httpx.get(f"http://127.0.0.1:{port}/", trust_env=False).status_code == 200

@@ -20,6 +20,7 @@ import httpx
 
 from thinkswitch.errors import UserError
 from thinkswitch.generate import Chunk, Row
+from thinkswitch.proxies import refuse_unusable_proxies
 from thinkswitch.think_parser import parse_response
 from thinkswitch.weights.checkpoint import Checkpoint
 
@@ -223,6 +224,8 @@ def open_client(url: str) -> httpx.AsyncClient:
             f"teacher must be an address such as http://127.0.0.1:8000/v1, it is {url!r} ({error})"
         ) from None
     key = os.environ.get(KEY)
+    if not is_loopback(host):
+        refuse_unusable_proxies()
     return httpx.AsyncClient(
         headers={"Authorization": f"Bearer {key}"} if key else {},
         timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),

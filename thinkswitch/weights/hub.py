@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thinkswitch.errors import UserError, first_line, list_some
+from thinkswitch.proxies import refuse_unusable_proxies
 from thinkswitch.weights.safetensors_reader import TensorInfo, checked_info
 
 SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
@@ -116,6 +117,7 @@ def missing_weights(name: str, folder: Path, files: Sequence[str], tensors: Iter
 def hub_errors(name: str, folder: Path | None = None, files: Sequence[str] = ()) -> Iterator[None]:
     """Turn what the Hub, the network or the disk raises into one sentence. `files`: all that hold weights."""
     try:
+        refuse_unusable_proxies()
         yield
     except UserError:
         raise
