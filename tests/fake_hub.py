@@ -15,6 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import fake_hub_uploads
+
 LARGE = (".safetensors", ".parquet", ".bin")
 LISTING = re.compile(
     r"/api/((?:models|datasets)/[^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.+))?)?"
@@ -48,6 +50,7 @@ class Hub(ThreadingHTTPServer):
         self.cut: dict[str, list[int]] = {}  # file -> [where the connection breaks, how many times it does]
         self.stall: dict[str, int] = {}  # file -> where nothing comes any more
         self.log: list[Asked] = []
+        self.account = fake_hub_uploads.Account()
         self.serve()
 
     def handle_error(self, request, client_address):
@@ -107,6 +110,8 @@ class Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         asked = Asked(self.command, path, self.headers.get("Range", ""), path)
         self.server.log.append(asked)
+        if fake_hub_uploads.answer(self, path):
+            return
         if found := LISTING.fullmatch(path):
             self.listing(*found.groups())
         elif found := FILE.fullmatch(path):
@@ -116,7 +121,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.refuse(404, "")
 
-    do_HEAD = do_POST = do_GET
+    do_HEAD = do_POST = do_PUT = do_GET
 
     def listing(self, repo: str, what: str | None, revision: str | None, under: str | None) -> None:
         status, code = self.server.refused.get(repo, (None, None))
@@ -143,7 +148,7 @@ class Handler(BaseHTTPRequestHandler):
             described = {
                 "id": repo.partition("/")[2],
                 "sha": sha,
-                "private": False,
+                "private": self.server.account.private.get(repo.partition("/")[2], False),
                 "gated": False,
                 "tags": [],
             }

@@ -13,8 +13,8 @@ from fake_hub import Hub
 
 # What may stand before our sentence: what is being fetched, and the libraries' own warnings.
 BEFORE = re.compile(
-    "fetching |Error while downloading|Trying to resume|Max retries|Repo card metadata|Failed to (read|load) "
-    "|Generating |$"
+    r"fetching |pushing |Error while downloading|Trying to resume|Max retries|Repo card metadata"
+    r"|Failed to (read|load) |Generating |[\w.-]+: +\d+%|$"
 )
 # Starting a Python with torch takes longer than most commands. So one process forks a child for each command,
 # and none knows of another.

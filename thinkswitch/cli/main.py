@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from thinkswitch.cli import verbs
+from thinkswitch.cli.push import push
 from thinkswitch.errors import UserError, first_line
 from thinkswitch.export.gguf_kinds import QUANTISATIONS
 from thinkswitch.paths import full_path, pasted, pasted_folder, pasted_target
@@ -217,6 +218,18 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         help=f"as GGUF for llama.cpp, Ollama and LM Studio, one or several of {', '.join(QUANTISATIONS)}",
     )
     parser.add_argument("--replace", action="store_true", help="replace an earlier export")
+    parser.add_argument("--push", metavar="OWNER/NAME", help="then upload it to this repository of the Hub")
+    add_private(parser)
+
+
+def add_push(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=pasted_folder, metavar="FOLDER", help="an export")
+    parser.add_argument("name", metavar="OWNER/NAME", help="a repository of yours on the Hub, or a new one")
+    add_private(parser)
+
+
+def add_private(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--private", action="store_true", help="push to a repository that only you can see")
 
 
 def add_pair(parser: argparse.ArgumentParser) -> None:
@@ -277,6 +290,7 @@ VERBS = (
     Verb("sweep", verbs.sweep, "accuracy, think rate and tokens over t, with one chat template", add_sweep),
     Verb("plan", verbs.plan, "show how much memory each phase needs; reads only file headers", add_plan),
     Verb("export", verbs.export, "write a point as a folder that transformers loads; verified", add_export),
+    Verb("push", push, "upload an export to the Hub; what is there is not sent again", add_push),
     Verb(
         "check",
         verbs.check,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thinkswitch import runs
+from thinkswitch.cli.push import push_export
 from thinkswitch.errors import UserError
 from thinkswitch.preset import Preset, apply_settings, load_preset
 from thinkswitch.remote import distributed
@@ -226,6 +227,7 @@ def export(args: Namespace) -> int:
     source = _open_source(args)
     from thinkswitch.cli import terminal
     from thinkswitch.export import export as exporter
+    from thinkswitch.export import hub_push
     from thinkswitch.export.point import ExportPoint, ExportRequest
 
     preset = source.preset
@@ -239,12 +241,16 @@ def export(args: Namespace) -> int:
         shard_bytes=int(args.shard * 1e9),
     )
     planned = exporter.plan_export(request)
+    if args.push:
+        hub_push.find_repository(args.push, args.private)
     content = f"{planned.tensors} tensors, {planned.dtype}, {planned.template}'s chat template"
     sizes = f"{format_bytes(planned.size)} to write ({content}), {format_bytes(planned.free)} free"
     print(sizes, flush=True)
     done = terminal.progress(_as_percent(exporter.export(request)), "export, %")
     print(f"{done.folder}: {done.files} files, {format_bytes(done.size)}, {done.seconds:.1f} s")
     print(f"{done.verified}\n\n{done.code}")
+    if args.push:
+        push_export(done.folder, args.push, args.private)
     return 0
 
 

@@ -65,11 +65,25 @@ def front_matter(point: ExportPoint) -> str:
         "library_name": library(point),
         "pipeline_tag": "text-generation",
     }
+    licences = {licence_of(parent.folder) for parent in parents}
+    if len(licences) == 1 and "" not in licences:
+        facts["license"] = licences.pop()
     if hub_ids:
         facts["base_model"] = list(dict.fromkeys(hub_ids))
         facts["base_model_relation"] = "adapter" if point.adapter else "merge"
     facts["tags"] = [*(["gguf"] if point.gguf else []), "lora" if point.adapter else "merge", "thinkswitch"]
     return yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=10**9)
+
+
+def licence_of(folder: Path) -> str:
+    """What the model card of a checkpoint says, in the Hub's words; empty if it says nothing."""
+    try:
+        text = (folder / "README.md").read_text("utf-8")
+        _, header, _ = text.split("---", 2)
+        said = yaml.safe_load(header)["license"]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return ""
+    return said if isinstance(said, str) else ""
 
 
 def library(point: ExportPoint) -> str:

@@ -11,7 +11,7 @@ from thinkswitch.errors import UserError, first_line, list_some
 from thinkswitch.proxies import refuse_unusable_proxies
 from thinkswitch.weights.safetensors_reader import TensorInfo, checked_info
 
-SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
+SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "README.md"]  # the last one has the licence
 HEADERS_AT_ONCE = 8
 
 

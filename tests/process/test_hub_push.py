@@ -1,0 +1,209 @@
+"""Pushing an export to the Hub: huggingface_hub as installed, against the Hub in fake_hub.py."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+import fake_hub_uploads
+from conftest import TINY
+from process.commands import Commands
+
+TOKEN = "hf_WriteMe"
+
+
+@pytest.fixture(scope="module")
+def pusher(hub, tmp_path_factory):
+    """A command line whose environment has a token; large files go the way of LFS, which the fake Hub has."""
+    home = tmp_path_factory.mktemp("pusher")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TOKEN", TOKEN)
+        patch.setenv("HF_HUB_DISABLE_XET", "1")
+        commands = Commands(hub, home, offline=False, before=NO_WAITING)
+    yield commands
+    commands.close()
+    shutil.rmtree(home)
+
+
+# it waits seconds between its tries
+NO_WAITING = "import huggingface_hub.utils._http as http; http.time.sleep = lambda seconds: None"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, pusher):
+    folder = tmp_path_factory.mktemp("exports") / "half"
+    pusher("export", "tiny", "--point", "0.5", "--out", folder)
+    return folder
+
+
+@pytest.fixture
+def account(hub):
+    """What the Hub knows of whoever pushes; every test begins with an empty Hub."""
+    hub.account = fake_hub_uploads.Account()
+    before = set(hub.repos)
+    yield hub.account
+    for repo in set(hub.repos) - before:
+        del hub.repos[repo]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def on_hub(hub, name: str) -> dict[str, bytes]:
+    return {file: text for file, text in hub.repos[f"models/{name}"].items() if file != ".gitattributes"}
+
+
+def test_an_export_arrives_byte_for_byte_and_private_if_so_asked(hub, pusher, account, tmp_path):
+    out = tmp_path / "half"
+    said = pusher("export", "tiny", "--point", "0.5", "--out", out, "--push", "me/half", "--private")
+    assert said.splitlines()[-1] == f"pushed: {hub.endpoint}/me/half"
+    assert on_hub(hub, "me/half") == contents(out)
+    assert account.private == {"me/half": True}
+
+
+def test_an_adapter_and_gguf_files_are_pushed_as_they_are(hub, pusher, account, tmp_path):
+    pusher("export", "tiny", "--point", "1", "--gguf", "Q8_0", "--out", tmp_path / "g", "--push", "me/gguf")
+    there = on_hub(hub, "me/gguf")
+    assert there == contents(tmp_path / "g")
+    assert "Modelfile" in there and any(name.endswith("Q8_0.gguf") for name in there)
+    assert account.private == {"me/gguf": False}
+
+
+def test_an_earlier_export_is_replaced_and_what_it_had_more_is_gone(hub, pusher, account, exported, tmp_path):
+    pusher("push", exported, "me/again")
+    hub.repos["models/me/again"] |= {"extra.bin": b"1"}  # as if that export had had it
+    recipe = json.loads(hub.repos["models/me/again"]["recipe.json"])
+    recipe["files"].append("extra.bin")
+    hub.repos["models/me/again"]["recipe.json"] = json.dumps(recipe).encode()
+    hub.commits["models/me/again", hub.sha("models/me/again")] = hub.repos["models/me/again"]
+    pusher("push", exported, "me/again")
+    assert on_hub(hub, "me/again") == contents(exported)
+
+
+def test_what_somebody_else_put_there_is_not_touched(hub, pusher, account, exported):
+    files = {"README.md": b"mine", "model.safetensors": b"12"}
+    hub.publish("models/me/mine", files)
+    refusal = pusher.refusal("push", exported, "me/mine")
+    expected = f"{hub.endpoint}/me/mine exists and holds what no export has written (README.md, model.safet"
+    assert refusal.startswith(expected) and "name another repository" in refusal
+    assert hub.repos["models/me/mine"] == files
+
+
+def test_a_public_repository_does_not_take_a_private_push(hub, pusher, account, exported):
+    pusher("push", exported, "me/public")
+    refusal = pusher.refusal("push", exported, "me/public", "--private")
+    assert "exists and is public" in refusal
+
+
+def test_a_push_that_breaks_off_is_run_again_without_exporting_again(hub, pusher, account, tmp_path):
+    account.break_puts = 1
+    out = tmp_path / "broken"
+    done = pusher.send(argv=["export", "tiny", "--point", "0.3", "--out", str(out), "--push", "me/broken"])
+    *_, last = done.stderr.splitlines()
+    assert done.returncode == 1 and last.startswith("error: "), done.stderr
+    again = re.search(r"this pushes it: (thinkswitch push .*)$", last)[1]
+    assert on_hub(hub, "me/broken") == {}  # one commit, or none
+    before = contents(out)
+    pusher(*again.split()[1:])
+    assert on_hub(hub, "me/broken") == before == contents(out)
+
+
+def test_large_files_that_have_arrived_are_not_sent_again(hub, pusher, account, exported):
+    account.refuse["commit"] = 500
+    refusal = pusher.refusal("push", exported, "me/slow")
+    assert "push it again" in refusal
+    sent = len(account.puts)
+    assert sent >= 1
+    account.refuse.clear()
+    pusher("push", exported, "me/slow")
+    assert len(account.puts) == sent
+    assert on_hub(hub, "me/slow") == contents(exported)
+
+
+@pytest.mark.parametrize(
+    "name, change, said",
+    [
+        ("stranger/x", {}, "stranger is not you: your token may write to me; name one of these"),
+        ("readers/x", {"orgs": {"readers": "read"}}, "readers is not you"),
+        ("me/x", {"role": "read"}, "your token may only read"),
+        ("me/x", {"token": "hf_Another"}, "the Hub does not know your token"),
+        ("me/x", {"refuse": {"create": 403}}, "your token may not write to me/x"),
+        ("me/x", {"refuse": {"preupload": 403}}, "your token may not write to me/x"),
+        ("me/x", {"refuse": {"commit": 412}}, "me/x was changed by somebody else meanwhile"),
+        ("x", {}, "'x' names no owner; name the repository as owner/name"),
+        ("me/a b", {}, "'me/a b' cannot be a repository"),
+        ("a/b/c", {}, "'a/b/c' cannot be a repository"),
+        ("../x", {}, "cannot be a repository"),
+    ],
+)
+def test_a_push_that_cannot_be_is_refused_in_a_sentence(name, change, said, pusher, account, exported):
+    for key, value in change.items():
+        setattr(account, key, value)
+    before = contents(exported)
+    refusal = pusher.refusal("push", exported, name)
+    assert said in refusal
+    assert contents(exported) == before
+
+
+def test_an_organization_of_mine_takes_it(hub, pusher, account, exported):
+    account.orgs = {"Lab": "contributor"}
+    pusher("push", exported, "Lab/half")
+    assert on_hub(hub, "Lab/half") == contents(exported)
+
+
+def test_before_work_begins_a_push_without_token_offline_or_to_others_is_refused(
+    hub, pusher, online, offline, account, tmp_path
+):
+    export = ("export", "tiny", "--point", "0.5", "--out", tmp_path / "none", "--push")
+    for commands, name, said in (
+        (online, "me/x", "a push needs a token with write access"),
+        (offline, "me/x", "HF_HUB_OFFLINE is set"),
+        (pusher, "stranger/x", "stranger is not you"),
+    ):
+        done = commands.send(argv=[*map(str, export), name])
+        assert done.returncode == 1 and said in done.stderr.splitlines()[-1], done.stderr
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_only_a_whole_export_and_nothing_else_is_pushed(pusher, account, exported, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(exported, copy)
+    (copy / "notes.txt").write_text("secret", "utf-8")
+    assert "holds what no export has written (notes.txt)" in pusher.refusal("push", copy, "me/x")
+    (copy / "notes.txt").unlink()
+    (copy / "model.safetensors").unlink()
+    assert "lacks model.safetensors" in pusher.refusal("push", copy, "me/x")
+    assert "is no export: recipe.json is missing" in pusher.refusal("push", TINY / "instruct", "me/x")
+    assert "is no folder" in pusher.refusal("push", tmp_path / "none", "me/x")
+
+
+def test_the_token_is_written_nowhere(hub, pusher, account, exported, tmp_path):
+    account.refuse["create"] = 403
+    done = [
+        pusher.send(argv=["--verbose", "push", str(exported), "me/x"]),
+        pusher.send(argv=["push", str(exported), "stranger/x"]),
+    ]
+    assert TOKEN not in "".join(one.stdout + one.stderr for one in done)
+    assert not any(TOKEN.encode() in content for content in contents(exported).values())
+
+
+def test_the_card_has_the_licence_that_both_parents_have(pusher, tmp_path):
+    pair = {}
+    for role, licence in (("instruct", "apache-2.0"), ("thinking", "apache-2.0")):
+        pair[role] = tmp_path / role
+        shutil.copytree(TINY / role, pair[role])
+        header = yaml.safe_dump({"license": licence, "tags": ["a"]})
+        (pair[role] / "README.md").write_text(f"---\n{header}---\n# A model\n", "utf-8")
+    sides = [f"{role}={folder}" for role, folder in pair.items()]
+
+    def header(out: str) -> dict:
+        pusher("export", "tiny", "--point", "0.5", "--out", tmp_path / out, "--set", *sides)
+        return yaml.safe_load((tmp_path / out / "README.md").read_text("utf-8").split("---")[1])
+
+    assert header("same")["license"] == "apache-2.0"
+    (pair["thinking"] / "README.md").write_text("---\nlicense: mit\n---\n", "utf-8")
+    assert "license" not in header("other")

@@ -1,0 +1,198 @@
+"""A finished export as a repository on the Hub.
+
+The token is the one that huggingface_hub finds: HF_TOKEN, or what `hf auth login` has left. It is never asked
+for, kept or shown here. A repository that exists is replaced only if an export of ours made it.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from thinkswitch import json_text
+from thinkswitch.errors import UserError, first_line, list_some
+from thinkswitch.export.destination import MADE_BY, foreign_files
+from thinkswitch.proxies import refuse_unusable_proxies
+
+READS_ONLY = ("read",)  # of a token's role, and of a member's role in an organization
+OF_THE_HUB = {".gitattributes"}  # what a new repository may hold
+
+
+@dataclass(frozen=True)
+class Repository:
+    """Where a push goes, as the Hub was when it was asked."""
+
+    name: str  # owner/name
+    private: bool
+    commit: str | None  # of what is replaced; None: there is no such repository yet
+
+
+def has_token() -> bool:
+    from huggingface_hub import get_token
+
+    return bool(get_token())
+
+
+def address(name: str) -> str:
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{name}"
+
+
+def find_repository(name: str, private: bool) -> Repository:
+    """Where a push to `owner/name` would go. Changes nothing.
+
+    Raises UserError for a malformed name, no token, a name of somebody else's, and a repository that exists
+    and was not made by an export of ours.
+    """
+    from huggingface_hub import HfApi, constants
+
+    validate_name(name)
+    if constants.HF_HUB_OFFLINE:
+        raise UserError(f"{name} cannot be pushed to while HF_HUB_OFFLINE is set; unset it")
+    if not has_token():
+        raise UserError(
+            "a push needs a token with write access: `hf auth login`, or set HF_TOKEN; "
+            f"{constants.ENDPOINT}/settings/tokens makes one"
+        )
+    api = HfApi()
+    with push_errors(name):
+        validate_owner(name, api.whoami())
+        return look_at(api, name, private)
+
+
+def validate_name(name: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UserError(
+            f"{name!r} cannot be a repository ({first_line(error)}); name it as owner/name"
+        ) from None
+    if name.count("/") != 1:
+        raise UserError(f"{name!r} names no owner; name the repository as owner/name")
+
+
+def validate_owner(name: str, me: dict[str, Any]) -> None:
+    """`me`: what the Hub says of the token's owner."""
+    token = (me.get("auth") or {}).get("accessToken") or {}
+    if token.get("role") in READS_ONLY:
+        raise UserError("your token may only read; make one with write access, then `hf auth login`")
+    owner = name.partition("/")[0]
+    roles = {org["name"]: org.get("roleInOrg") for org in me.get("orgs", [])}
+    mine = [me["name"], *(org for org, role in roles.items() if role not in READS_ONLY)]
+    if owner.lower() not in [each.lower() for each in mine]:
+        raise UserError(f"{owner} is not you: your token may write to {list_some(mine)}; name one of these")
+
+
+def look_at(api: Any, name: str, private: bool) -> Repository:
+    """The repository of that name, or that there is none; a UserError if it is not to be replaced."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        found = api.model_info(name)
+    except RepositoryNotFoundError:
+        return Repository(name, private, commit=None)
+    files = {sibling.rfilename for sibling in found.siblings or []} - OF_THE_HUB
+    foreign = sorted(files - files_of_ours(api, name, found.sha, files))
+    if foreign:
+        raise UserError(
+            f"{address(name)} exists and holds what no export has written ({list_some(foreign)}), so nothing "
+            "is pushed there; name another repository"
+        )
+    if private and not found.private:
+        raise UserError(f"{address(name)} exists and is public; make it private there, or name another one")
+    return Repository(name, found.private, found.sha)
+
+
+def files_of_ours(api: Any, name: str, commit: str, files: set[str]) -> set[str]:
+    """The files in a repository that an export of ours lists as its own."""
+    if "recipe.json" not in files:
+        return set()
+    path = api.hf_hub_download(name, "recipe.json", revision=commit)
+    try:
+        recipe = json_text.read(Path(path))
+        return {*map(str, recipe["files"])} if recipe["made_by"] == MADE_BY else set()
+    except (ValueError, KeyError, TypeError):
+        return set()
+
+
+def validate_folder(folder: Path) -> None:
+    """Raise a UserError unless the folder is an export as it was written."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; name that of an export")
+    if not (folder / "recipe.json").is_file():
+        raise UserError(f"{folder} is no export: recipe.json is missing; export a point first")
+    foreign = foreign_files(folder)
+    if foreign:
+        raise UserError(
+            f"{folder} holds what no export has written ({list_some(foreign)}); move that elsewhere, since "
+            "all of a folder is pushed"
+        )
+    listed = json_text.read(folder / "recipe.json")["files"]
+    missing = [name for name in listed if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder} lacks {list_some(missing)}, which its recipe.json lists; export it again")
+
+
+def push(folder: Path, name: str, private: bool) -> str:
+    """Upload an export in one commit; returns its address. Files that the Hub has already are not sent again.
+
+    Raises UserError, also as `find_repository` does. The folder stays as it is whatever happens.
+    """
+    from huggingface_hub import HfApi
+
+    validate_folder(folder)
+    there = find_repository(name, private)
+    api = HfApi()
+    with push_errors(name):
+        if there.commit is None:
+            api.create_repo(name, private=private)
+        api.upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            commit_message="Upload an export of ThinkSwitch Studio",
+            delete_patterns="*" if there.commit else None,  # what an earlier export had and this one has not
+            parent_commit=there.commit,  # refuse if somebody has pushed meanwhile
+        )
+    return address(name)
+
+
+@contextmanager
+def push_errors(name: str) -> Iterator[None]:
+    """Turn what the Hub and the network raise into one sentence."""
+    from huggingface_hub import errors
+
+    try:
+        refuse_unusable_proxies()
+        yield
+    except UserError:
+        raise
+    except errors.LocalTokenNotFoundError:
+        raise UserError("a push needs a token: `hf auth login`, or set HF_TOKEN") from None
+    except errors.HfHubHTTPError as error:
+        raise UserError(refusal(name, error.response.status_code, first_line(error))) from error
+    except Exception as error:  # httpx, hf_xet: the libraries below raise what they like
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        raise UserError(
+            f"the push to {name} broke off ({without_token(first_line(cause))}); push it again: what has "
+            "arrived is not sent again"
+        ) from error
+
+
+def refusal(name: str, status: int, reason: str) -> str:
+    if status == 401:
+        return "the Hub does not know your token; `hf auth login` again, or correct HF_TOKEN"
+    if status == 403:
+        return f"your token may not write to {name}; give it write access, or name another repository"
+    if status in (409, 412):
+        return f"{name} was changed by somebody else meanwhile; look at {address(name)}, then push again"
+    return f"the Hub refused the push to {name} ({without_token(reason)}); push it again"
+
+
+def without_token(text: str) -> str:
+    return re.sub(r"hf_\w+", "hf_…", text)
