@@ -220,7 +220,7 @@ def make_problem(
     if not prompt.strip():
         raise UserError(f"{where}: the prompt is empty")
     kind = row.get("kind") or kind
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise UserError(f"{where}: unknown kind {quote(kind)}; known are {', '.join(KINDS)}")
     answer = problem_rows.answer_text(row.get(answer_column), kind)
     if answer and pattern:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SMALL_PAIR = 50_000_000  # parameters; smaller pairs gain nothing by a second thread
 DEMO_TOKENS = 512  # the most new tokens of an answer in a demo
 DEMO_PROMPT = 2048  # and of a prompt
-A_TASK = {"sweep": "a sweep", "export": "an export"}
+A_TASK = {"sweep": "a sweep", "export": "an export", "push": "a push"}
 EXPORTS = Path("exports")  # the one folder a demo may export into
 DRAIN_SECONDS = 5.0  # how long a new pair waits for those who use the old one
 FILE_PATH = re.compile(r"""(?<![\w.<])(?:[A-Za-z]:)?(?:[/\\][^\s/\\'":;,<>]+){2,}""")

@@ -288,3 +288,29 @@ def test_json_has_the_three_parts(copied, capsys):
     assert main(["check", *map(str, copied), "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["is"] == {} and "no config.json" in report["stops"][0]
+
+
+# ---- templates that never end
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["{{ 10 ** 99999999 }}", "{% set n = 9**9**9 %}", "{{ (2)**x }}", "{% if 2 ** 99 > 1 %}{% endif %}"],
+)
+def test_a_template_that_computes_a_power_is_refused_before_it_is_read(copied, piece):
+    """The fuzzer's find: 10 ** 99999999 held `export` for a minute and more."""
+    path = copied[1] / "chat_template.jinja"
+    path.write_text(path.read_text("utf-8") + piece, "utf-8")
+    with pytest.raises(UserError, match="its chat template raises a number to a power"):
+        open_pair(*copied)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["**bold** 2**3", "{{ '2 ** 3' }}", "{{ namespace(**{}) and '' }}", "{{ dict(a=1, **{}) and '' }}"],
+)
+def test_two_stars_that_are_no_power_are_left_alone(copied, piece):
+    for folder in copied:
+        path = folder / "chat_template.jinja"
+        path.write_text(path.read_text("utf-8") + piece, "utf-8")
+    open_pair(*copied)

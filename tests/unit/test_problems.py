@@ -38,6 +38,8 @@ MALFORMED = {
     '{"prompt": "a", "answer": "perhaps", "kind": "choice"}': "'perhaps' is not yes, no or maybe",
     '{"prompt": "a", "answer": "1.5", "kind": "integer"}': "line 1: the answer '1.5' is not an integer",
     '{"prompt": "a", "kind": "essay"}': "line 1: unknown kind 'essay'; known are integer",
+    '{"prompt": "a", "kind": {"a": 1}}': "line 1: unknown kind {'a': 1}; known are integer",
+    '{"prompt": "a", "kind": ["integer"]}': "line 1: unknown kind .'integer'.; known are integer",
     '{"prompt": null}': "line 1: the prompt template",
     '{"prompt": "x \\ud800"}': "line 1: the prompt template",
     '{"prompt": "a", "answer": ' + "1" * 5000 + "}": "line 1 is not JSON",  # int() refuses so many digits

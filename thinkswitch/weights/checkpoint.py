@@ -23,6 +23,7 @@ from thinkswitch.weights.prompting import (
     Prompting,
     check_prompting,
     find_tags,
+    refuse_powers,
     render_prompt,
     tags_or_default,
 )
@@ -291,6 +292,7 @@ def check_chat_template(checkpoint: Checkpoint) -> None:
         raise UserError(
             f"{name} has no chat template; copy chat_template.jinja from the vendor's checkpoint into it"
         )
+    refuse_powers(name, checkpoint.tokenizer)
     asked = f" with {checkpoint.prompting}" if str(checkpoint.prompting) else ""
     try:
         check_prompting(name, checkpoint.tokenizer, checkpoint.prompting)

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import yaml
-from jinja2 import TemplateError
+from jinja2 import Environment, TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from thinkswitch.errors import UserError
@@ -117,6 +117,33 @@ def check_prompting(name: str, tokenizer: PreTrainedTokenizerBase, prompting: Pr
         tokenizer, without, "?"
     ):
         raise UserError(f"{name}: its chat template leaves the system prompt out; write it into the prompts")
+
+
+def refuse_powers(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """A UserError where a chat template computes a power: 10 ** 99999999 takes minutes, and memory.
+
+    The sandbox of transformers bounds loops and texts, not this, which it computes as it reads a template.
+    """
+    templates = tokenizer.chat_template
+    for template in templates.values() if isinstance(templates, dict) else [templates]:
+        if has_power(template):
+            raise UserError(
+                f"{name}: its chat template raises a number to a power, which may never end; remove that"
+            )
+
+
+def has_power(template: str) -> bool:
+    """Whether an expression of a template has the operator **, other than to unpack arguments."""
+    before = ""
+    try:
+        for _, kind, text in Environment().lex(template):
+            if kind == "operator" and text == "**" and before not in ("(", ","):
+                return True
+            if kind != "whitespace":
+                before = text
+    except TemplateError:  # it cannot be read, which is said where it is used
+        pass
+    return False
 
 
 def find_tags(tokenizer: PreTrainedTokenizerBase, prompting: Prompting) -> Tags | None:

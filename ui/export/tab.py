@@ -9,9 +9,10 @@ from gradio.events import Dependency
 
 from thinkswitch.errors import UserError
 from thinkswitch.recipe import Schedule
-from ui.export import exporting
+from ui.export import exporting, pushing
 from ui.export import report as export_report
 from ui.export.exporting import FOLDER, FORMAT_NAMES, Done, Wanted
+from ui.export.pushing import PushView
 from ui.run_control import PAIR
 from ui.scheduling import BackgroundTask
 from ui.studio import EXPORTS, Studio
@@ -52,6 +53,12 @@ class View:
     code: gr.Code
     open: gr.Button
     seen: gr.State  # a Seen, or None: draw everything
+    push: PushView
+
+    @property
+    def outputs(self) -> list[Any]:
+        own = [part for name, part in vars(self).items() if name != "push"]
+        return [*own, *vars(self.push).values()]
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ class Seen:
 
     pair: int | None
     task: tuple[int, str, int, bool] | None
+    push: tuple[int, bool] | None
 
 
 def build(studio: Studio, schedule: gr.State) -> dict:
@@ -77,7 +85,8 @@ def build(studio: Studio, schedule: gr.State) -> dict:
     with gr.Row(elem_classes="controls"):
         button["min_width"] = 170
         open_ = gr.Button("Open in Compare", elem_id="export-to-compare", visible=False, **button)
-    view = View(cards, plan, start, stop, status, code, open_, gr.State(None))
+    view = View(cards, plan, start, stop, status, code, open_, gr.State(None), pushing.build())
+    pushing.control(studio, view.push)
     look_ahead(studio, form, view)
     control_exports(studio, form, view)
     follow(studio, form, view)
@@ -220,7 +229,7 @@ def follow(studio: Studio, form: Form, view: View) -> None:
     def tick(seen: Seen | None, *values):
         return refresh(studio, view, seen, Wanted(*values)) or gr.skip()
 
-    follow_news("export", tick, [view.seen, *form.inputs], list(vars(view).values()))
+    follow_news("export", tick, [view.seen, *form.inputs], view.outputs)
 
 
 def fill_from_compare(
@@ -275,7 +284,8 @@ def seen_now(studio: Studio) -> Seen:
     """What a page could draw now."""
     task, loaded = studio.tasks.get("export"), studio.loaded
     state = (id(task), task.stage, task.done, task.ended) if task else None
-    return Seen(id(loaded) if loaded else None, state)
+    push = studio.tasks.get("push")
+    return Seen(id(loaded) if loaded else None, state, (id(push), push.ended) if push else None)
 
 
 def refresh(studio: Studio, view: View, seen: Seen | None, wanted: Wanted) -> Updates:
@@ -286,6 +296,8 @@ def refresh(studio: Studio, view: View, seen: Seen | None, wanted: Wanted) -> Up
     updates: Updates = {view.seen: now}
     if task is not None and (seen is None or seen.task != now.task):
         updates |= of_task(studio, view, task)
+    if seen is None or (seen.task, seen.push) != (now.task, now.push):
+        updates |= pushing.updates(studio, view.push)
     if seen is None or seen.pair != now.pair or (task is not None and task.ended):
         updates |= outlook(studio, view, wanted)
     return updates
