@@ -13,7 +13,7 @@ from thinkswitch.export import formats
 from thinkswitch.export.point import ExportPoint
 from thinkswitch.preset import load_preset
 from thinkswitch.recipe import Schedule
-from ui.export import exporting
+from ui.export import exporting, pushing
 from ui.export import report as export_report
 from ui.export import tab as export
 from ui.run_control import PAIR
@@ -164,7 +164,8 @@ def finished(folder: Path, **changes) -> Task:
 
 def view_of() -> export.View:
     with gr.Blocks():
-        return export.View(*(gr.State(None) for _ in dataclasses.fields(export.View)))
+        states = [gr.State(None) for field in dataclasses.fields(export.View) if field.name != "push"]
+        return export.View(*states, push=pushing.build())
 
 
 def test_the_tab_follows_an_export_to_its_end():
