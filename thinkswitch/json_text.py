@@ -1,5 +1,6 @@
 """JSON from outside: one kind of error for all that can be wrong with it. Torch-free."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -15,4 +16,6 @@ def parse(text: str | bytes) -> Any:
 
 def read(path: Path) -> Any:
     """The value in a file. OSError where that cannot be read, ValueError where it is no JSON in UTF-8."""
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise OSError(errno.EISDIR, "it is a folder or a pipe, not a file", str(path))
     return parse(path.read_bytes())

@@ -73,6 +73,8 @@ def is_written(folder: Path, number: int) -> bool:
         return isinstance(json_text.read(path), dict)
     except FileNotFoundError:
         return False
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); move it away, then resume") from None
     except ValueError:
         logger.warning("%s is damaged, as a power failure leaves it; it is made again", path)
         return False

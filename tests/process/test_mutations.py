@@ -40,7 +40,7 @@ def commands(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def count(request):
-    usual = 100 if request.config.getoption("--slow") else 10
+    usual = 100 if request.config.getoption("--slow") else 6
     return request.config.getoption("--mutations") or usual
 
 

@@ -1,5 +1,8 @@
 """JSON that people bring: all that can be wrong with it is one kind of error."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from thinkswitch import json_text
@@ -30,6 +33,14 @@ def test_whatever_is_wrong_is_a_value_error(text, tmp_path):
         json_text.parse(text)
     (tmp_path / "x.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError):
+        json_text.read(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo] if hasattr(os, "mkfifo") else [Path.mkdir])
+def test_a_folder_or_a_pipe_with_the_name_of_a_file_is_an_os_error(make, tmp_path):
+    """The fuzzer's find: opening a pipe for an adapter's config waited for ever."""
+    make(tmp_path / "x.json")
+    with pytest.raises(OSError, match="not a file"):
         json_text.read(tmp_path / "x.json")
 
 

@@ -1,6 +1,7 @@
 """What a power failure leaves: files that are renamed but empty, full of zeros, or cut. CASES 4."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -134,3 +135,17 @@ def test_a_run_json_that_was_lost_is_written_anew(run, whole):
     assert runs.read_info(run) == {} and runs.state(run) == "done"
     list(loop.resume(run))
     assert json.loads((run / "run.json").read_text("utf-8"))["seconds"] >= 0
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo] if hasattr(os, "mkfifo") else [Path.mkdir])
+@pytest.mark.parametrize("name", LAST[::2])
+def test_a_folder_or_a_pipe_in_the_place_of_a_file_is_named(run, name, make, capsys):
+    """The fuzzer's finds: a traceback from `resume`, and a command that waited for ever."""
+    path = run / "rounds" / "2" / name
+    path.unlink()
+    make(path)
+    for command in (["resume", str(run)], ["ask", str(run), "--prompt", "1"]):
+        code = main(command)
+        said = capsys.readouterr().err
+        assert code == 0 or said.splitlines()[-1].startswith("error: "), said
+    path.rmdir() if path.is_dir() else path.unlink()
