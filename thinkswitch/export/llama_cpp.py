@@ -1,6 +1,6 @@
 """What llama.cpp makes of a GGUF file: the token ids of texts, and the likeliest token after them.
 
-    python -m thinkswitch.export.llama_cpp FILE < QUESTIONS      (JSON both ways, see `ask`)
+    python -m thinkswitch.export.llama_cpp FILE [LORA] < QUESTIONS      (JSON both ways, see `ask`)
 
 Always a child process: llama.cpp ends the process that loads a file it cannot use.
 """
@@ -22,13 +22,19 @@ def is_here() -> bool:
     return importlib.util.find_spec(PACKAGE) is not None
 
 
-def ask(file: Path, texts: list[str], prefixes: list[list[int]]) -> tuple[list[list[int]], list[int | None]]:
-    """(token ids of each text, the likeliest token after each prefix), as llama.cpp has them.
+Token = int | None  # one of those that end an answer is None: which of them, llama.cpp does not tell
 
-    Which of the tokens that end an answer is the likeliest it does not tell: that is None.
-    """
-    question = json.dumps({"texts": texts, "prefixes": prefixes})
-    command = [sys.executable, "-m", __name__, str(file)]
+
+def ask(
+    file: Path,
+    texts: list[str],
+    prefixes: list[list[int]],
+    lora: Path | None = None,
+    scales: tuple[float, ...] = (1.0,),
+) -> tuple[list[list[int]], list[list[Token]]]:
+    """(token ids of each text, for each scale of `lora` the likeliest token after each prefix)."""
+    question = json.dumps({"texts": texts, "prefixes": prefixes, "scales": scales})
+    command = [sys.executable, "-m", __name__, str(file), *([str(lora)] if lora else [])]
     try:
         done = subprocess.run(
             command, input=question, capture_output=True, encoding="utf-8", timeout=PATIENCE, check=False
@@ -53,7 +59,7 @@ def complaint(log: str) -> str:
 # ---- in the child
 
 
-def answer(file: str) -> dict:
+def answer(file: str, lora: str = "") -> dict:
     import xllamacpp
 
     question = json.load(sys.stdin)
@@ -62,13 +68,15 @@ def answer(file: str) -> dict:
     settings.n_ctx = ROOM
     settings.n_parallel = 1
     settings.warmup = False
+    if lora:
+        settings.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(lora, 1.0)]
     server = xllamacpp.Server(settings)
     address = server.listening_address
     likeliest = []
-    for prefix in question["prefixes"]:
-        asked = {"prompt": prefix, "n_predict": 1, "temperature": 0, "n_probs": 1, "return_tokens": True}
-        written = post(f"{address}/completion", asked)["tokens"]
-        likeliest.append(written[0] if written else None)
+    for scale in question["scales"]:
+        if lora:
+            post(f"{address}/lora-adapters", [{"id": 0, "scale": scale}])
+        likeliest.append([likeliest_after(address, prefix) for prefix in question["prefixes"]])
     ids = []
     for text in question["texts"]:
         asked = {"content": text, "add_special": False, "parse_special": True}
@@ -76,7 +84,13 @@ def answer(file: str) -> dict:
     return {"ids": ids, "likeliest": likeliest}
 
 
-def post(address: str, asked: dict) -> dict:
+def likeliest_after(address: str, prefix: list[int]) -> Token:
+    asked = {"prompt": prefix, "n_predict": 1, "temperature": 0, "n_probs": 1, "return_tokens": True}
+    written = post(f"{address}/completion", asked)["tokens"]
+    return written[0] if written else None
+
+
+def post(address: str, asked: dict | list) -> dict:
     import httpx
 
     # whatever HTTP_PROXY says, this goes to this machine
@@ -84,4 +98,4 @@ def post(address: str, asked: dict) -> dict:
 
 
 if __name__ == "__main__":
-    print(json.dumps(answer(sys.argv[1])), flush=True)
+    print(json.dumps(answer(*sys.argv[1:])), flush=True)
