@@ -82,7 +82,8 @@ def lora_commands(point: ExportPoint, folder: str) -> str:
         [
             f"cd {shlex.quote(folder)}",
             *servers,
-            "# another scale for a server that runs:",
+            "# a server whose scale is moved while it runs must not reuse what it has read at another scale:",
+            f"llama-server -m {base} --lora {lora} --no-cache-prompt --jinja",
             "curl http://127.0.0.1:8080/lora-adapters -H 'Content-Type: application/json' "
             """-d '[{"id": 0, "scale": 0.6}]'""",
             "# Ollama has no scale, it adds the whole LoRA:",

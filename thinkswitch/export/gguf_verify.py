@@ -19,6 +19,7 @@ from thinkswitch.recipe import remap_adapters, straight
 from thinkswitch.weights.live_blend import Blend
 
 POSITIONS = 8  # the last ones of each question, at which the likeliest token is compared
+POSITIONS_OF_SCALE = 4  # the same with a LoRA, at each of its scales
 # How much less likely llama.cpp's token may be to the blend, in nats: for what each of the two is rounded to
 NEAR = {"BF16": 0.25, "F16": 0.25, "Q8_0": 0.5, "Q6_K": 1.0, "Q5_K_M": 1.5, "Q4_K_M": 2.0}
 NEAR_OF_BLEND = {torch.float32: 0.0, torch.bfloat16: 0.25, torch.float16: 0.25, torch.uint8: 3.0}  # NF4
@@ -175,7 +176,8 @@ def compare_with_llama_cpp(
     source = point.template_source
     texts = [source.render(question) for question in QUESTIONS]
     prompts = [source.prompt_ids(question) for question in QUESTIONS]
-    prefixes = [ids[: len(ids) - back] for ids in prompts for back in range(min(POSITIONS, len(ids) - 1))]
+    most = POSITIONS_OF_SCALE if lora else POSITIONS
+    prefixes = [ids[: len(ids) - back] for ids in prompts for back in range(min(most, len(ids) - 1))]
     scales = SCALES if lora else (1.0,)
     read, likeliest = llama_cpp.ask(file.path, texts, prefixes, lora.path if lora else None, scales)
     if read != prompts:

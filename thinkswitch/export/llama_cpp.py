@@ -16,6 +16,7 @@ from thinkswitch.errors import UserError
 PACKAGE = "xllamacpp"
 PATIENCE = 600.0  # seconds; a large file is read from a slow disk
 ROOM = 1024  # tokens of context
+SMALL_BYTES = 50_000_000  # of a file for which threads cost more, waiting for each other, than they bring
 
 
 def is_here() -> bool:
@@ -68,7 +69,10 @@ def answer(file: str, lora: str = "") -> dict:
     settings.n_ctx = ROOM
     settings.n_parallel = 1
     settings.warmup = False
+    if Path(file).stat().st_size < SMALL_BYTES:
+        settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
     if lora:
+        settings.cache_prompt = False  # it would give back what was read at another scale
         settings.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(lora, 1.0)]
     server = xllamacpp.Server(settings)
     address = server.listening_address
