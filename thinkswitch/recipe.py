@@ -71,6 +71,24 @@ def interpolate(gram: Gram, a: Recipe, b: Recipe, t: float, schedule: Schedule =
     }
 
 
+def difference(a: Recipe, b: Recipe) -> Recipe:
+    """What has to be added to `b` to come to `a`."""
+    return mixed(b, a, -1.0, 1.0)
+
+
+def straight(a: Recipe, b: Recipe, share: float) -> Recipe:
+    """The point at `share` (0 to 1) of the straight way from `a` to `b`, in every tensor."""
+    return mixed(a, b, 1.0 - share, share)
+
+
+def mixed(a: Recipe, b: Recipe, at_a: float, at_b: float) -> Recipe:
+    def mix(p: Coefficients, q: Coefficients) -> Coefficients:
+        width = max(len(p), len(q))
+        return tuple(at_a * x + at_b * y for x, y in zip(_pad(p, width), _pad(q, width), strict=True))
+
+    return {name: mix(p, b[name]) for name, p in a.items()}
+
+
 # ---- one tensor
 
 

@@ -116,13 +116,18 @@ class Studio:
         """Recipes in the basis of the live blend, which then holds the round's adapters. See `using`."""
         from thinkswitch import recipe
 
-        key = self.round_key(choice)
         found = self.find_round(loaded, choice)
-        slots: list[int] = []
-        if key is not None:
-            with self.model_lock.turn():
-                slots = loaded.rounds.use(key, found)
+        slots = self.slots(loaded, choice)
         return [recipe.remap_adapters(found.point(t, schedule), slots) for t in ts]
+
+    def slots(self, loaded: Loaded, choice: str) -> list[int]:
+        """Where the live blend holds the round's adapters, which it does from now on. See `using`."""
+        key = self.round_key(choice)
+        if key is None:
+            return []
+        found = self.find_round(loaded, choice)
+        with self.model_lock.turn():
+            return loaded.rounds.use(key, found)
 
     # ---- decoding
 

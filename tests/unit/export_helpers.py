@@ -14,7 +14,7 @@ from thinkswitch.export import export as exporter
 from thinkswitch.export.export import Exported, Plan
 from thinkswitch.export.point import SHARD_BYTES, ExportPoint, ExportRequest
 from thinkswitch.preset import Preset
-from thinkswitch.recipe import Recipe, Schedule
+from thinkswitch.recipe import Schedule
 from thinkswitch.rounds import Round
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.pair import Pair, open_pair
@@ -48,12 +48,12 @@ def export(
     out: Path,
     *,
     blend: Blend | None = None,
-    recipe: Recipe | None = None,
+    slots: list[int] | None = None,
     turn: Callable[[], AbstractContextManager] = nullcontext,
     **request,
 ) -> Exported:
     wanted = make_request(pair, state, t, out, **request)
-    return finish(exporter.export(wanted, blend, recipe, turn))[0]
+    return finish(exporter.export(wanted, blend, slots, turn))[0]
 
 
 def plan(pair: Pair, state: Round, t: float, out: Path, **request) -> Plan:

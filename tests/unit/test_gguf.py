@@ -4,31 +4,27 @@ import dataclasses
 import importlib.util
 import json
 import shlex
-from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
 from gguf import TokenType
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
-from conftest import TINY, byte_tokenizer, chat_tokenizer, save_pair
+from conftest import TINY
 from thinkswitch import rounds
 from thinkswitch.errors import UserError
 from thinkswitch.export import export as exporter
 from thinkswitch.export import gguf_folder, gguf_layout, gguf_quantise, gguf_tokenizer, gguf_verify, llama_cpp
 from thinkswitch.export.formats import FORMATS, offers
+from thinkswitch.export.gguf_kinds import KINDS as ALL_KINDS
 from thinkswitch.export.gguf_kinds import QUANTISATIONS
 from thinkswitch.weights.checkpoint import open_checkpoint
 from thinkswitch.weights.materialise import materialise
 from thinkswitch.weights.pair import open_pair
 from unit.export_helpers import PRESET, after_rounds, export, make_request
+from unit.gguf_helpers import PADDING, needs_llama_cpp, save_bpe_pair
 
-needs_llama_cpp = pytest.mark.skipif(
-    not llama_cpp.is_here(), reason="xllamacpp is not installed: pip install -r requirements-gguf.txt"
-)
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 10000.0,
@@ -45,7 +41,6 @@ YARN = {
     "original_max_position_embeddings": 128,
 }
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
-PADDING = 3  # rows
 KINDS = {  # grouped heads, biases, odd heads; every rope type; tied and untied
     "llama": ("llama", {}, False),
     "llama, tied, llama3 rope": ("llama", {"rope_parameters": LLAMA3}, True),
@@ -55,36 +50,6 @@ KINDS = {  # grouped heads, biases, odd heads; every rope type; tied and untied
     "qwen2": ("qwen2", {}, True),
     "qwen3": ("qwen3", {}, False),
 }
-
-
-def bpe_tokenizer(rule: gguf_tokenizer.Rule) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with a few hundred merges that splits text as `rule` does."""
-    core = Tokenizer(models.BPE(ignore_merges=rule.whole_words))
-    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in rule.patterns]
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    core.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level])
-    core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=420, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
-    core.train_from_iterator([*gguf_tokenizer.TEXTS, *gguf_tokenizer.QUESTIONS] * 3, trainer)
-    tokenizer = chat_tokenizer(core)
-    tokenizer.add_tokens(["<think>", "</think>"])
-    tokenizer.chat_template = byte_tokenizer().chat_template
-    return tokenizer
-
-
-def save_bpe_pair(folder, family="qwen3", tied=True, rule=gguf_tokenizer.RULES[0], **changes):
-    """As `save_pair`, with merges, and with rows of the embedding that no token has."""
-    tokenizer = bpe_tokenizer(rule)
-    sides = save_pair(folder, family, tied, vocab_size=len(tokenizer) + PADDING, **changes)
-    for side in sides:
-        tokenizer.save_pretrained(side)
-        config = json.loads((Path(side) / "config.json").read_text("utf-8"))
-        (Path(side) / "config.json").write_text(
-            json.dumps({**config, "eos_token_id": tokenizer.eos_token_id}), "utf-8"
-        )
-    return open_pair(*sides)
 
 
 @pytest.fixture(scope="module")
@@ -329,7 +294,7 @@ def test_no_blend_is_made_where_llama_cpp_is_not_there_to_be_compared(monkeypatc
 
 def test_there_are_cards_for_kinds_that_exist():
     kinds = {kind for format_ in FORMATS.values() for kind in format_.gguf}
-    assert kinds <= set(QUANTISATIONS)
+    assert kinds <= set(ALL_KINDS)
 
 
 def test_a_file_that_is_not_what_was_written_leaves_nothing(monkeypatch, pair_of, tmp_path):

@@ -126,8 +126,7 @@ def test_others_use_the_blend_between_two_parts(pair, tmp_path):
         blend.place([other, other])  # what another visitor asks for, in the gap
 
     hook = blend.model.model.layers[1].mlp.register_forward_hook(lambda *_: calls.append(1))
-    recipe = {name: (c[0], c[1], 0.0, *c[2:]) for name, c in state.point(0.3).items()}
-    done = export(pair, state, 0.3, tmp_path / "out", blend=blend, recipe=recipe, turn=turn)
+    done = export(pair, state, 0.3, tmp_path / "out", blend=blend, slots=[1, 2], turn=turn)
     hook.remove()
     assert done.error < 1e-5
     assert sum(calls) == len(verify.PROMPTS)

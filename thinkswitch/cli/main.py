@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from thinkswitch.cli import verbs
 from thinkswitch.cli.push import push
 from thinkswitch.errors import UserError, first_line
-from thinkswitch.export.gguf_kinds import QUANTISATIONS
+from thinkswitch.export.gguf_kinds import KINDS
 from thinkswitch.paths import full_path, pasted, pasted_folder, pasted_target
 from thinkswitch.preset import Preset
 from thinkswitch.remote import distributed
@@ -212,10 +212,12 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gguf",
         nargs="+",
-        choices=QUANTISATIONS,
+        type=str.upper,
+        choices=KINDS,
         default=[],
         metavar="KIND",
-        help=f"as GGUF for llama.cpp, Ollama and LM Studio, one or several of {', '.join(QUANTISATIONS)}",
+        help=f"as GGUF for llama.cpp, Ollama and LM Studio, one or several of {', '.join(KINDS)}; a LORA "
+        "comes with the file that it is added to, and its scale is the slider",
     )
     parser.add_argument("--replace", action="store_true", help="replace an earlier export")
     parser.add_argument("--push", metavar="OWNER/NAME", help="then upload it to this repository of the Hub")

@@ -25,7 +25,8 @@ from thinkswitch.export.destination import (
     stale_bytes,
     validate_target,
 )
-from thinkswitch.export.gguf_folder import plan_files, write_modelfile
+from thinkswitch.export.gguf_folder import plan_files, plan_lora_file, write_modelfile
+from thinkswitch.export.gguf_kinds import LORAS
 from thinkswitch.export.gguf_layout import architecture
 from thinkswitch.export.gguf_quantise import require
 from thinkswitch.export.gguf_tokenizer import find_rule
@@ -44,7 +45,7 @@ from thinkswitch.export.point import ExportPoint, ExportRequest
 from thinkswitch.export.safetensors_writer import total_bytes, write_shards
 from thinkswitch.export.streaming_verifier import StreamingVerifier
 from thinkswitch.export.verify import make_blend, verify
-from thinkswitch.recipe import Recipe
+from thinkswitch.recipe import remap_adapters
 from thinkswitch.text import format_bytes
 from thinkswitch.weights.checkpoint import TensorInfo
 from thinkswitch.weights.device import find_device
@@ -62,14 +63,15 @@ class Plan:
     """What an export will write."""
 
     entries: dict[str, TensorInfo]  # every tensor with its file; none where GGUF files are written
-    gguf: list[GgufFile]
+    gguf: list[GgufFile]  # a LoRA is the last one
     size: int  # bytes that will be written
     free: int  # bytes free at the destination, once leftovers of killed exports are removed
     template: str  # instruct | thinking: whose tokenizer and chat template are exported
 
     @property
     def tensors(self) -> int:
-        return len(self.gguf[0].tensors if self.gguf else self.entries)
+        of_gguf = {tensor.name for file in self.gguf for tensor in file.tensors}
+        return len(of_gguf or self.entries)
 
     @property
     def dtype(self) -> str:
@@ -106,7 +108,7 @@ def plan_export(request: ExportRequest) -> Plan:
     validate_export_target(request)
     find_device(point.preset)  # a device that is not here shows now
     entries = {} if point.gguf else plan_entries(point, request.shard_bytes)
-    gguf = plan_files(point)
+    gguf = plan_gguf(point)
     size = export_bytes(point)
     ground = nearest_existing(out)
     free = shutil.disk_usage(ground).free + stale_bytes(out.parent)
@@ -120,8 +122,13 @@ def plan_export(request: ExportRequest) -> Plan:
 
 def export_bytes(point: ExportPoint) -> int:
     """About what an export takes on the disk."""
-    weights = sum(f.data_bytes for f in plan_files(point)) if point.gguf else total_bytes(plan_entries(point))
+    weights = sum(f.data_bytes for f in plan_gguf(point)) if point.gguf else total_bytes(plan_entries(point))
     return weights + size_of_small_files(point)
+
+
+def plan_gguf(point: ExportPoint) -> list[GgufFile]:
+    lora = plan_lora_file(point)
+    return [*plan_files(point), *([lora] if lora else [])]
 
 
 def validate_point(point: ExportPoint) -> None:
@@ -129,7 +136,7 @@ def validate_point(point: ExportPoint) -> None:
         raise UserError(f"t must lie between 0 and 1, it is {point.t:g}")
     if point.gguf:
         validate_gguf(point)
-    if point.adapter and not point.is_update:
+    if (point.adapter or point.lora) and not point.is_update:
         with_adapter = " (and of a thinking adapter all that lies on a straight line, not on SLERP's arc)"
         raise UserError(
             f"{point} is no LoRA update of the instruct checkpoint; only the instruct point (t = 0) of a "
@@ -148,6 +155,8 @@ def validate_gguf(point: ExportPoint) -> None:
         raise UserError("an export is either an adapter or GGUF files; ask for one of them")
     for quantisation in point.gguf:
         require(quantisation)
+    if sum(kind in LORAS for kind in point.gguf) > 1:
+        raise UserError(f"one LoRA goes with the files; ask for one of {', '.join(LORAS)}")
     architecture(point)
     find_rule(point.template_source)
 
@@ -171,15 +180,15 @@ def size_of_small_files(point: ExportPoint) -> int:
 def export(
     request: ExportRequest,
     blend: Blend | None = None,
-    recipe: Recipe | None = None,
+    slots: list[int] | None = None,
     turn: Callable[[], AbstractContextManager] = nullcontext,
     cancelled: Callable[[], bool] = never,
 ) -> Progress[Exported]:
     """Plan, write, verify, describe, rename. Yields (stage, done, total): bytes to write, steps to verify.
 
-    It is verified against `blend`, or one made here. `recipe` is the point in the basis of `blend`, if that
-    holds other adapters than the round; `turn()` is entered for each part that the blend computes. A failure
-    or a cancel leaves nothing behind, and an export that was to be replaced untouched.
+    It is verified against `blend`, or one made here. `slots`: where that holds the round's adapters, if it
+    holds others too; `turn()` is entered for each part that the blend computes. A failure or a cancel leaves
+    nothing behind, and an export that was to be replaced untouched.
     """
     began = time.monotonic()
     point, out = request.point, resolve_path(request.out)
@@ -190,11 +199,11 @@ def export(
     with atomic_directory(out) as folder:
         write_small_files(folder, point)
         if point.gguf:
-            steps = write_and_verify_gguf(folder, point, blend, recipe, turn, cancelled)
+            steps = write_and_verify_gguf(folder, point, blend, slots, turn, cancelled)
         elif point.is_large and not point.adapter and blend is None:
             steps = write_and_verify_at_once(folder, point, plan.entries, cancelled)
         else:
-            steps = write_then_verify(folder, point, plan.entries, blend, recipe, turn, cancelled)
+            steps = write_then_verify(folder, point, plan.entries, blend, slots, turn, cancelled)
         hashes, verification = yield from steps
         describe(folder, request, plan.entries, hashes, measured, verification)
         fsync_tree(folder)
@@ -220,7 +229,7 @@ def write_then_verify(
     point: ExportPoint,
     entries: dict[str, TensorInfo],
     blend: Blend | None,
-    recipe: Recipe | None,
+    slots: list[int] | None,
     turn: Callable[[], AbstractContextManager],
     cancelled: Callable[[], bool],
 ) -> Progress[tuple[dict[str, str], VerificationResult]]:
@@ -228,7 +237,8 @@ def write_then_verify(
         return tensor_blocks(point, name, entries[name])
 
     hashes = yield from stage("write", write_shards(folder, entries, blocks), cancelled)
-    steps = verify(folder, point, entries, blend, recipe or point.recipe, turn)
+    recipe = point.recipe if slots is None else remap_adapters(point.recipe, slots)
+    steps = verify(folder, point, entries, blend, recipe, turn)
     verification = yield from stage("verify", steps, cancelled)
     return hashes, verification
 
@@ -237,19 +247,23 @@ def write_and_verify_gguf(
     folder: Path,
     point: ExportPoint,
     blend: Blend | None,
-    recipe: Recipe | None,
+    slots: list[int] | None,
     turn: Callable[[], AbstractContextManager],
     cancelled: Callable[[], bool],
 ) -> Progress[tuple[dict[str, str], GgufVerification]]:
     files = plan_files(point, folder)
+    lora = plan_lora_file(point, folder)
     hashes = yield from stage("write", write_files(point, files), cancelled)
+    if lora:
+        hashes |= yield from stage("write", write_files(point, [lora]), cancelled)
     write_modelfile(folder, point)
 
     @cache
     def live() -> Blend:
         return blend or make_blend(point)
 
-    steps = verify_files(point, files, live, recipe or point.recipe, turn)
+    in_order = list(range(len(point.round.adapters)))
+    steps = verify_files(point, files, lora, live, in_order if slots is None else slots, turn)
     verification = yield from stage("verify", steps, cancelled)
     return hashes, verification
 
@@ -294,10 +308,11 @@ def describe(
     verification: VerificationResult | GgufVerification,
 ) -> None:
     """Write the model card, mergekit's configuration and recipe.json."""
-    stored_as = request.point.gguf or sorted({entry.dtype for entry in entries.values()})
+    point = request.point
+    stored_as = point.whole_kinds or sorted({entry.dtype for entry in entries.values()})
     card = model_card(request, measured, ", ".join(stored_as), str(verification))
     (folder / "README.md").write_text(card, encoding="utf-8")
-    config = None if request.point.gguf else mergekit_config(request.point, entries)
+    config = None if point.gguf else mergekit_config(point, entries)
     if config:
         (folder / "mergekit.yml").write_text(config, encoding="utf-8")
-    write_recipe(folder, request.point, hashes)  # last: it lists the others
+    write_recipe(folder, point, hashes)  # last: it lists the others

@@ -47,6 +47,11 @@ FORMATS = by_name(
     ),
     Format("GGUF Q4_K_M", "The same in about 5 bits: the usual choice for chatting.", gguf=("Q4_K_M",)),
     Format("GGUF BF16", "The same in 16 bits, to be quantised by other tools.", gguf=("BF16",)),
+    Format(
+        "GGUF LORA",
+        "Base and LoRA for llama.cpp: the LoRA's scale is the slider, from instruct to this point.",
+        gguf=("LORA",),
+    ),
 )
 
 

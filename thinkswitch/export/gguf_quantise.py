@@ -12,7 +12,7 @@ from gguf import GGMLQuantizationType as Type
 
 from thinkswitch.errors import UserError
 from thinkswitch.export import llama_cpp
-from thinkswitch.export.gguf_kinds import MIXED, QUANTISATIONS
+from thinkswitch.export.gguf_kinds import KINDS, MIXED
 
 INSTALL = "pip install -r requirements-gguf.txt"
 BY_GGML = (Type.Q4_K, Type.Q5_K, Type.Q6_K)  # all others are written by the gguf package
@@ -20,8 +20,8 @@ BY_GGML = (Type.Q4_K, Type.Q5_K, Type.Q6_K)  # all others are written by the ggu
 
 def require(quantisation: str) -> None:
     """A UserError unless a file of this kind can be written here."""
-    if quantisation not in QUANTISATIONS:
-        raise UserError(f"there is no GGUF kind {quantisation!r}; there are {', '.join(QUANTISATIONS)}")
+    if quantisation not in KINDS:
+        raise UserError(f"there is no GGUF kind {quantisation!r}; there are {', '.join(KINDS)}")
     if quantisation in MIXED and not llama_cpp.is_here():
         raise UserError(f"{quantisation} needs {llama_cpp.PACKAGE}: {INSTALL}. Q8_0 needs nothing more")
 

@@ -10,14 +10,16 @@ import torch
 
 from thinkswitch.errors import UserError
 from thinkswitch.export import llama_cpp
+from thinkswitch.export.gguf_lora import SCALES
 from thinkswitch.export.gguf_quantise import quantised
 from thinkswitch.export.gguf_tokenizer import QUESTIONS
 from thinkswitch.export.gguf_writer import GgufFile, blocks
 from thinkswitch.export.point import ExportPoint
-from thinkswitch.recipe import Recipe
+from thinkswitch.recipe import remap_adapters, straight
 from thinkswitch.weights.live_blend import Blend
 
 POSITIONS = 8  # the last ones of each question, at which the likeliest token is compared
+POSITIONS_OF_SCALE = 4  # the same with a LoRA, at each of its scales
 # How much less likely llama.cpp's token may be to the blend, in nats: for what each of the two is rounded to
 NEAR = {"BF16": 0.25, "F16": 0.25, "Q8_0": 0.5, "Q6_K": 1.0, "Q5_K_M": 1.5, "Q4_K_M": 2.0}
 NEAR_OF_BLEND = {torch.float32: 0.0, torch.bfloat16: 0.25, torch.float16: 0.25, torch.uint8: 3.0}  # NF4
@@ -30,6 +32,7 @@ class LlamaCppResult:
     same_tokens: float  # the share of positions at which the likeliest token is the same
     positions: int
     near: float  # nats; at every position llama.cpp's token is at most so much less likely to the blend
+    lora: str = ""  # the LoRA that was loaded with the file, at each of SCALES
 
 
 @dataclass(frozen=True)
@@ -38,18 +41,25 @@ class GgufResult:
 
     file: str
     error: float  # the largest |stored - computed| / |computed| of a tensor
-    llama_cpp: LlamaCppResult | None  # None: it is not installed
+    llama_cpp: LlamaCppResult | None = None  # None: it is not installed
+    whole: bool = True  # False: a LoRA, which llama.cpp is asked about with another file
 
     def __str__(self) -> str:
         changed = f"rounding changed none by more than {100 * self.error:.2g} % of its norm"
         read = f"{self.file}: every tensor was read back; {changed}."
+        if not self.whole:
+            return read
         if self.llama_cpp is None:
             return f"{read} llama.cpp is not installed, so the file was not tried in it."
         found = self.llama_cpp
         others = "" if found.same_tokens == 1 else f" (at the others within {found.near:g} nats of it)"
+        with_lora = ""
+        if found.lora:
+            scales = ", ".join(f"{scale:g}" for scale in SCALES)
+            with_lora = f" with {found.lora} at the scales {scales}"
         return (
-            f"{read} llama.cpp reads prompts as the same token ids, and its likeliest token is the live "
-            f"blend's at {100 * found.same_tokens:.0f} % of {found.positions} positions{others}."
+            f"{read} llama.cpp reads prompts as the same token ids, and its likeliest token{with_lora} is "
+            f"the live blend's at {100 * found.same_tokens:.0f} % of {found.positions} positions{others}."
         )
 
 
@@ -75,29 +85,36 @@ class GgufVerification:
 def verify_files(
     point: ExportPoint,
     files: list[GgufFile],
+    lora: GgufFile | None,
     blend: Callable[[], Blend],
-    recipe: Recipe,
+    slots: list[int],
     turn: Callable[[], AbstractContextManager],
 ) -> Generator[tuple[int, int], None, GgufVerification]:
     """Compare every tensor with what is computed anew, then llama.cpp with `blend()`. Yields (step, steps).
 
-    The blend is asked for only where llama.cpp is installed; `turn()` is entered for each thing it computes.
+    The blend is asked for only where llama.cpp is installed, and holds the round's adapters in `slots`;
+    `turn()` is entered for each thing it computes.
     """
     in_llama_cpp = files if llama_cpp.is_here() else []
-    steps = len(files[0].tensors) + len(in_llama_cpp)
+    read = len(files[0].tensors) + (len(lora.tensors) if lora else 0)
+    steps = read + len(in_llama_cpp)
     errors = yield from read_back(point, files, steps)
+    results = []
+    if lora:
+        [error] = yield from read_back(point, [lora], steps, len(files[0].tensors))
+        results.append(GgufResult(lora.path.name, error, whole=False))
     found: dict[str, LlamaCppResult] = {}
-    for number, file in enumerate(in_llama_cpp, len(files[0].tensors)):
+    for number, file in enumerate(in_llama_cpp, read):
         yield number, steps
-        found[file.path.name] = compare_with_llama_cpp(point, file, blend(), recipe, turn)
+        found[file.path.name] = compare_with_llama_cpp(point, file, lora, blend(), slots, turn)
     yield steps, steps
     names = [file.path.name for file in files]
-    results = (GgufResult(name, error, found.get(name)) for name, error in zip(names, errors, strict=True))
-    return GgufVerification(tuple(results))
+    whole = [GgufResult(name, error, found.get(name)) for name, error in zip(names, errors, strict=True)]
+    return GgufVerification((*whole, *results))
 
 
 def read_back(
-    point: ExportPoint, files: list[GgufFile], steps: int
+    point: ExportPoint, files: list[GgufFile], steps: int, before: int = 0
 ) -> Generator[tuple[int, int], None, list[float]]:
     """The largest |stored - computed| / |computed| of a tensor in each file, each tensor computed once.
 
@@ -111,7 +128,7 @@ def read_back(
         stored.append(tensors)
     errors = [0.0] * len(files)
     for number, tensor in enumerate(files[0].tensors):
-        yield number, steps
+        yield before + number, steps
         readers = [TensorReader(file, number, stored[i][tensor.name]) for i, file in enumerate(files)]
         for block in blocks(point, tensor):
             for reader in readers:
@@ -150,35 +167,47 @@ class TensorReader:
 def compare_with_llama_cpp(
     point: ExportPoint,
     file: GgufFile,
+    lora: GgufFile | None,
     blend: Blend,
-    recipe: Recipe,
+    slots: list[int],
     turn: Callable[[], AbstractContextManager],
 ) -> LlamaCppResult:
     """A UserError where llama.cpp reads prompts otherwise, or computes what rounding does not explain."""
     source = point.template_source
     texts = [source.render(question) for question in QUESTIONS]
     prompts = [source.prompt_ids(question) for question in QUESTIONS]
-    prefixes = [ids[: len(ids) - back] for ids in prompts for back in range(min(POSITIONS, len(ids) - 1))]
-    read, likeliest = llama_cpp.ask(file.path, texts, prefixes)
+    most = POSITIONS_OF_SCALE if lora else POSITIONS
+    prefixes = [ids[: len(ids) - back] for ids in prompts for back in range(min(most, len(ids) - 1))]
+    scales = SCALES if lora else (1.0,)
+    read, likeliest = llama_cpp.ask(file.path, texts, prefixes, lora.path if lora else None, scales)
     if read != prompts:
         raise UserError(f"llama.cpp reads prompts in {file.path.name} as other tokens; nothing was kept")
     near = NEAR[file.quantisation] + max(NEAR_OF_BLEND.get(p.dtype, 0.0) for p in blend.parameters())
-    ends = torch.tensor(sorted(source.stop_token_ids))
     same = 0
-    with turn():
-        placement = blend.place([recipe])
-    for prefix, token in zip(prefixes, likeliest, strict=True):
+    for scale, tokens in zip(scales, likeliest, strict=True):
+        recipe = straight(point.origin, point.recipe, scale) if lora else point.recipe
         with turn():
-            blend.put(placement)  # at once, if nobody else has used the blend
-            logits = logits_after(blend, prefix)
-        theirs = logits[ends if token is None else token].max()
-        if logits.max() - theirs > near:
-            raise UserError(
-                f"llama.cpp computes something else with {file.path.name} than the live blend; "
-                "nothing was kept"
-            )
-        same += bool(theirs == logits.max())
-    return LlamaCppResult(same / len(prefixes), len(prefixes), near)
+            placement = blend.place([remap_adapters(recipe, slots)])
+        for prefix, token in zip(prefixes, tokens, strict=True):
+            with turn():
+                blend.put(placement)  # at once, if nobody else has used the blend
+                logits = logits_after(blend, prefix)
+            less_likely = distance(logits, token, source.stop_token_ids)
+            if less_likely > near:
+                at = f" at the scale {scale:g} of {lora.path.name}" if lora else ""
+                raise UserError(
+                    f"llama.cpp computes something else with {file.path.name}{at} than the live blend; "
+                    "nothing was kept"
+                )
+            same += less_likely == 0
+    positions = len(prefixes) * len(scales)
+    return LlamaCppResult(same / positions, positions, near, lora.path.name if lora else "")
+
+
+def distance(logits: torch.Tensor, token: llama_cpp.Token, ends: set[int]) -> float:
+    """By how many nats a token, or the likeliest of `ends` for None, is less likely than the likeliest."""
+    theirs = logits[sorted(ends) if token is None else token].max()
+    return float(logits.max() - theirs)
 
 
 @torch.inference_mode()

@@ -13,6 +13,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+from thinkswitch.export.gguf_kinds import LORAS
 from thinkswitch.export.gguf_layout import (
     ROPE_FREQS,
     GgufTensor,
@@ -22,8 +23,10 @@ from thinkswitch.export.gguf_layout import (
     reordered,
     rope_freqs,
 )
+from thinkswitch.export.gguf_lora import add_lora_keys, lora_matrix, plan_lora
 from thinkswitch.export.gguf_quantise import quantised
 from thinkswitch.export.gguf_tokenizer import add_tokenizer_keys
+from thinkswitch.export.layout import ADAPTER_PREFIX
 from thinkswitch.export.point import ExportPoint
 from thinkswitch.weights.materialise import merge_blocks, rows_per_block
 
@@ -48,13 +51,14 @@ def padded(size: int) -> int:
 
 
 def plan_file(point: ExportPoint, quantisation: str, path: Path = Path()) -> GgufFile:
-    return GgufFile(path, quantisation, plan_tensors(point, quantisation))
+    plan = plan_lora if quantisation in LORAS else plan_tensors
+    return GgufFile(path, quantisation, plan(point, quantisation))
 
 
 def write_files(
     point: ExportPoint, files: list[GgufFile]
 ) -> Generator[tuple[int, int], None, dict[str, str]]:
-    """Write every file, each tensor computed once. Yields (bytes written, all); returns {file: SHA-256}."""
+    """Write files of the same tensors, each computed once. Yields (bytes written, all); {file: SHA-256}."""
     total = sum(file.data_bytes for file in files)
     with ExitStack() as stack:
         writers = [stack.enter_context(OpenGguf(point, file)) for file in files]
@@ -69,13 +73,20 @@ def write_files(
 
 
 def blocks(point: ExportPoint, tensor: GgufTensor) -> Iterator[np.ndarray]:
-    """A tensor's rows in float32, rounded once to the checkpoint's type, in the order of the file."""
+    """A tensor's rows in float32, rounded once to the checkpoint's type, in the order of the file.
+
+    Beside a LoRA the weights are those that it is added to.
+    """
     if tensor.name == ROPE_FREQS:
         yield rope_freqs(point.pair.config)
         return
+    if tensor.source.startswith(ADAPTER_PREFIX):
+        yield lora_matrix(point, tensor)
+        return
     head = tensor.shape[0] // tensor.heads if tensor.heads else 1
     step = max(head, rows_per_block(tensor.shape) // head * head)
-    for block in merge_blocks(point.pair, point.round.adapters, point.recipe, tensor.source, step):
+    recipe = point.origin if point.lora else point.recipe
+    for block in merge_blocks(point.pair, point.round.adapters, recipe, tensor.source, step):
         rows = block.to(tensor.stored_as).float()
         yield (reordered(rows, head) if tensor.heads else rows).contiguous().numpy()
 
@@ -87,9 +98,12 @@ class OpenGguf:
         self.written = 0
         self._tensors = file.tensors
         self._writer = gguf.GGUFWriter(file.path, architecture(point))
-        add_model_keys(self._writer, point, file.quantisation)
-        rows = next(t.shape[0] for t in file.tensors if t.name == "token_embd.weight")
-        add_tokenizer_keys(self._writer, point.template_source, rows)
+        if file.quantisation in LORAS:
+            add_lora_keys(self._writer, point)
+        else:
+            add_model_keys(self._writer, point, file.quantisation)
+            rows = next(t.shape[0] for t in file.tensors if t.name == "token_embd.weight")
+            add_tokenizer_keys(self._writer, point.template_source, rows)
         for tensor in file.tensors:
             self._writer.add_tensor_info(
                 tensor.name,

@@ -115,7 +115,7 @@ def stack_adapters(point: ExportPoint, key: str, entry: TensorInfo) -> torch.Ten
             if side == "A":
                 stacked[ranks] = a
             else:
-                stacked[:, ranks] = b * update.factor(point.recipe[name])  # exact where it is 1
+                stacked[:, ranks] = b * update.factor(point.change[name])  # exact where it is 1
         start += rank
     return stacked
 

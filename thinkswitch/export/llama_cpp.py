@@ -1,6 +1,6 @@
 """What llama.cpp makes of a GGUF file: the token ids of texts, and the likeliest token after them.
 
-    python -m thinkswitch.export.llama_cpp FILE < QUESTIONS      (JSON both ways, see `ask`)
+    python -m thinkswitch.export.llama_cpp FILE [LORA] < QUESTIONS      (JSON both ways, see `ask`)
 
 Always a child process: llama.cpp ends the process that loads a file it cannot use.
 """
@@ -16,19 +16,26 @@ from thinkswitch.errors import UserError
 PACKAGE = "xllamacpp"
 PATIENCE = 600.0  # seconds; a large file is read from a slow disk
 ROOM = 1024  # tokens of context
+SMALL_BYTES = 50_000_000  # of a file for which threads cost more, waiting for each other, than they bring
 
 
 def is_here() -> bool:
     return importlib.util.find_spec(PACKAGE) is not None
 
 
-def ask(file: Path, texts: list[str], prefixes: list[list[int]]) -> tuple[list[list[int]], list[int | None]]:
-    """(token ids of each text, the likeliest token after each prefix), as llama.cpp has them.
+Token = int | None  # one of those that end an answer is None: which of them, llama.cpp does not tell
 
-    Which of the tokens that end an answer is the likeliest it does not tell: that is None.
-    """
-    question = json.dumps({"texts": texts, "prefixes": prefixes})
-    command = [sys.executable, "-m", __name__, str(file)]
+
+def ask(
+    file: Path,
+    texts: list[str],
+    prefixes: list[list[int]],
+    lora: Path | None = None,
+    scales: tuple[float, ...] = (1.0,),
+) -> tuple[list[list[int]], list[list[Token]]]:
+    """(token ids of each text, for each scale of `lora` the likeliest token after each prefix)."""
+    question = json.dumps({"texts": texts, "prefixes": prefixes, "scales": scales})
+    command = [sys.executable, "-m", __name__, str(file), *([str(lora)] if lora else [])]
     try:
         done = subprocess.run(
             command, input=question, capture_output=True, encoding="utf-8", timeout=PATIENCE, check=False
@@ -53,7 +60,7 @@ def complaint(log: str) -> str:
 # ---- in the child
 
 
-def answer(file: str) -> dict:
+def answer(file: str, lora: str = "") -> dict:
     import xllamacpp
 
     question = json.load(sys.stdin)
@@ -62,13 +69,18 @@ def answer(file: str) -> dict:
     settings.n_ctx = ROOM
     settings.n_parallel = 1
     settings.warmup = False
+    if Path(file).stat().st_size < SMALL_BYTES:
+        settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
+    if lora:
+        settings.cache_prompt = False  # it would give back what was read at another scale
+        settings.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(lora, 1.0)]
     server = xllamacpp.Server(settings)
     address = server.listening_address
     likeliest = []
-    for prefix in question["prefixes"]:
-        asked = {"prompt": prefix, "n_predict": 1, "temperature": 0, "n_probs": 1, "return_tokens": True}
-        written = post(f"{address}/completion", asked)["tokens"]
-        likeliest.append(written[0] if written else None)
+    for scale in question["scales"]:
+        if lora:
+            post(f"{address}/lora-adapters", [{"id": 0, "scale": scale}])
+        likeliest.append([likeliest_after(address, prefix) for prefix in question["prefixes"]])
     ids = []
     for text in question["texts"]:
         asked = {"content": text, "add_special": False, "parse_special": True}
@@ -76,7 +88,13 @@ def answer(file: str) -> dict:
     return {"ids": ids, "likeliest": likeliest}
 
 
-def post(address: str, asked: dict) -> dict:
+def likeliest_after(address: str, prefix: list[int]) -> Token:
+    asked = {"prompt": prefix, "n_predict": 1, "temperature": 0, "n_probs": 1, "return_tokens": True}
+    written = post(f"{address}/completion", asked)["tokens"]
+    return written[0] if written else None
+
+
+def post(address: str, asked: dict | list) -> dict:
     import httpx
 
     # whatever HTTP_PROXY says, this goes to this machine
@@ -84,4 +102,4 @@ def post(address: str, asked: dict) -> dict:
 
 
 if __name__ == "__main__":
-    print(json.dumps(answer(sys.argv[1])), flush=True)
+    print(json.dumps(answer(*sys.argv[1:])), flush=True)

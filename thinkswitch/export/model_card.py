@@ -45,7 +45,7 @@ def model_card(
         "## Lineage",
         lineage_table(point, request.run),
         "## Recipe",
-        recipe_note(stored_as),
+        recipe_note(point, stored_as),
         recipe_table(point),
         "## Scores",
         *scores(point, measured),
@@ -71,7 +71,8 @@ def front_matter(point: ExportPoint) -> str:
     if hub_ids:
         facts["base_model"] = list(dict.fromkeys(hub_ids))
         facts["base_model_relation"] = "adapter" if point.adapter else "merge"
-    facts["tags"] = [*(["gguf"] if point.gguf else []), "lora" if point.adapter else "merge", "thinkswitch"]
+    form = "lora" if point.adapter or point.lora else "merge"
+    facts["tags"] = [*(["gguf"] if point.gguf else []), form, "thinkswitch"]
     return yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=10**9)
 
 
@@ -102,6 +103,11 @@ def introduction(point: ExportPoint) -> str:
         what = (
             "All LoRA updates of the instruct checkpoint up to this round, as one adapter of rank "
             f"{sum(point.ranks)}"
+        )
+    elif point.lora:
+        what = (
+            f"A base and a LoRA of rank {sum(point.ranks)}, whose scale leads from the base to a point "
+            "between an instruct checkpoint (t = 0) and a thinking checkpoint (t = 1)"
         )
     else:
         what = "A point between an instruct checkpoint (t = 0) and a thinking checkpoint (t = 1)"
@@ -186,10 +192,12 @@ def lineage_table(point: ExportPoint, run: Path | None) -> str:
     return md_table(["", ""], rows)
 
 
-def recipe_note(stored_as: str) -> str:
+def recipe_note(point: ExportPoint, stored_as: str) -> str:
+    where = "With the LoRA at scale 1 each" if point.lora else "Each"
+    rounded = f"the base rounded to {stored_as}" if point.lora else f"rounded to {stored_as}"
     return (
-        "Each tensor is a sum of the following with these coefficients, rounded to "
-        f"{stored_as}; `recipe.json` has them exactly."
+        f"{where} tensor is a sum of the following with these coefficients, {rounded}; `recipe.json` has "
+        "them exactly."
     )
 
 

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from thinkswitch.export.gguf_kinds import BASE, LORAS
 from thinkswitch.preset import Preset
-from thinkswitch.recipe import Coefficients, Recipe, Schedule
+from thinkswitch.recipe import INSTRUCT, Coefficients, Recipe, Schedule, difference, uniform_recipe
 from thinkswitch.rounds import Round
 from thinkswitch.weights.adapted import AdaptedCheckpoint
 from thinkswitch.weights.adapter import Adapter
@@ -38,18 +39,45 @@ class ExportPoint:
     schedule: Schedule
     preset: Preset
     adapter: bool = False
-    gguf: tuple[str, ...] = ()  # kinds of GGUF files, see gguf_layout.QUANTISATIONS; empty: none
+    gguf: tuple[str, ...] = ()  # kinds of GGUF files, see gguf_kinds.KINDS; empty: none
 
     @cached_property
     def recipe(self) -> Recipe:
         return self.round.point(self.t, self.schedule)
 
     @property
+    def lora(self) -> str:
+        """The kind of the LoRA among the GGUF files; empty: there is none."""
+        return next((kind for kind in self.gguf if kind in LORAS), "")
+
+    @property
+    def whole_kinds(self) -> tuple[str, ...]:
+        """The kinds of the GGUF files with all weights."""
+        whole = tuple(kind for kind in self.gguf if kind not in LORAS)
+        return whole or ((BASE,) if self.lora else ())
+
+    @cached_property
+    def origin(self) -> Recipe:
+        """What `updates` are added to: the instruct checkpoint.
+
+        A LoRA in GGUF is the way from the round's instruct point, so that its scale is the slider. To that
+        point itself it is the way from the instruct checkpoint.
+        """
+        if self.lora and self.t:
+            return self.round.instruct
+        return uniform_recipe(self.pair.names, INSTRUCT)
+
+    @cached_property
+    def change(self) -> Recipe:
+        """The point less `origin`."""
+        return difference(self.recipe, self.origin)
+
+    @property
     def template(self) -> str:
         """instruct | thinking: the checkpoint whose tokenizer and chat template are exported."""
         if self.t == 0:
             return "instruct"
-        if self.t == 1:
+        if self.t == 1 and not self.lora:  # which is of all t between
             return "thinking"
         return self.preset.template
 
@@ -59,16 +87,21 @@ class ExportPoint:
 
     @cached_property
     def updates(self) -> list[Update]:
-        """The adapters whose sum, added to the instruct checkpoint, is the point; see `is_update`."""
+        """The adapters whose sum, added to `origin`, is the point; see `is_update`."""
         sides = list(enumerate(self.round.adapters, 2))
         if self.pair.update and self.pair.update.low_rank:  # W_thinking = W_instruct + update
             sides.insert(0, (1, self.pair.update))
-        used = {side for coefficients in self.recipe.values() for side, c in enumerate(coefficients) if c}
+        used = {
+            side
+            for coefficients in self.change.values()
+            for side, c in enumerate(coefficients)
+            if abs(c) > ROUNDING
+        }
         return [Update(side, adapter) for side, adapter in sides if side in used]
 
     @property
     def is_update(self) -> bool:
-        """Whether the point is the instruct checkpoint plus `updates` in every tensor.
+        """Whether the point is `origin` plus `updates` in every tensor.
 
         Between instruct and an adapter on it that holds where SLERP is LERP; on an arc the coefficients of
         the two add up to more than 1.

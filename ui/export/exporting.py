@@ -168,8 +168,8 @@ def begin(studio: Studio, wanted: Wanted, session_hash: str | None = None) -> No
 
     def work(cancelled: Callable[[], bool]):
         with studio.using(loaded, wanted.round):
-            [recipe] = studio.points(loaded, wanted.round, [request.point.t], request.point.schedule)
-            exported = yield from exporter.export(request, loaded.blend, recipe, studio.turn, cancelled)
+            slots = studio.slots(loaded, wanted.round)
+            exported = yield from exporter.export(request, loaded.blend, slots, studio.turn, cancelled)
         return Done(exported, replace(wanted, schedule=wanted.schedule_used))
 
     studio.task("export", work, session_hash)
