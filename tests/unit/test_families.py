@@ -157,7 +157,7 @@ def test_a_trained_adapter_does_in_the_blend_what_it_does_in_peft(folders, tmp_p
 @torch.inference_mode()
 def test_an_export_reloads_with_equal_logits_and_is_verified(setting, tmp_path):
     pair, state, blend, plain = setting
-    done = export(pair, state, TS[1], tmp_path / "out", blend=blend, recipe=state.point(TS[1]))
+    done = export(pair, state, TS[1], tmp_path / "out", blend=blend)
     assert done.error < 1e-5 and done.same_tokens == 1
     again = load_strictly(tmp_path / "out")
     assert relative_error(again(input_ids=IDS).logits, plain[1](input_ids=IDS).logits) < 1e-5
