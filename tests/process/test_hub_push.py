@@ -181,6 +181,30 @@ def test_only_a_whole_export_and_nothing_else_is_pushed(pusher, account, exporte
     assert "is no folder" in pusher.refusal("push", tmp_path / "none", "me/x")
 
 
+def test_an_adapter_whose_base_is_a_folder_is_not_published_as_it_is(pusher, account, exported, tmp_path):
+    """Nobody else could have loaded it; its own card says what to write first."""
+    copy = tmp_path / "adapter"
+    shutil.copytree(exported, copy)
+    config = copy / "adapter_config.json"
+    recipe = json.loads((copy / "recipe.json").read_text("utf-8"))
+    recipe["files"].append(config.name)
+    (copy / "recipe.json").write_text(json.dumps(recipe), "utf-8")
+    config.write_text(json.dumps({"base_model_name_or_path": "instruct"}), "utf-8")
+    assert "names its base as 'instruct', which is no Hub id" in pusher.refusal("push", copy, "me/x")
+    config.write_text(json.dumps({"base_model_name_or_path": "owner/instruct"}), "utf-8")
+    pusher("push", copy, "me/x")
+
+
+@pytest.mark.parametrize("change", [{"HF_TOKEN": "hf_é"}, {"HF_TOKEN": "", "HF_OIDC_RESOURCE": "me/x"}])
+def test_a_token_that_cannot_be_sent_is_none(pusher, account, exported, change):
+    """The first said to push again, the second was a traceback."""
+    push = ["push", str(exported), "me/x"]
+    run = f"from thinkswitch.cli.main import main; raise SystemExit(main({push!r}))"
+    done = pusher.send(code=f"import os; os.environ.update({change!r}); {run}")
+    assert done.returncode == 1
+    assert "there is none that can be used" in done.stderr.splitlines()[-1], done.stderr
+
+
 def test_the_token_is_written_nowhere(hub, pusher, account, exported, tmp_path):
     account.refuse["create"] = 403
     done = [

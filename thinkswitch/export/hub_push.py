@@ -30,9 +30,15 @@ class Repository:
 
 
 def has_token() -> bool:
+    """Whether there is one that can be sent; what a broken login of some other kind raises counts as none."""
     from huggingface_hub import get_token
+    from huggingface_hub.errors import OIDCError
 
-    return bool(get_token())
+    try:
+        token = get_token()
+    except OIDCError:
+        return False
+    return bool(token) and str(token).isascii()
 
 
 def address(name: str) -> str:
@@ -54,7 +60,8 @@ def find_repository(name: str, private: bool) -> Repository:
         raise UserError(f"{name} cannot be pushed to while HF_HUB_OFFLINE is set; unset it")
     if not has_token():
         raise UserError(
-            "a push needs a token with write access: `hf auth login`, or set HF_TOKEN; "
+            "a push needs a token with write access, and there is none that can be used: `hf auth login`, or "
+            "set HF_TOKEN; "
             f"{constants.ENDPOINT}/settings/tokens makes one"
         )
     api = HfApi()
@@ -133,10 +140,24 @@ def validate_folder(folder: Path) -> None:
             f"{folder} holds what no export has written ({list_some(foreign)}); move that elsewhere, since "
             "all of a folder is pushed"
         )
+    refuse_unnamed_base(folder)
     listed = json_text.read(folder / "recipe.json")["files"]
     missing = [name for name in listed if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{folder} lacks {list_some(missing)}, which its recipe.json lists; export it again")
+
+
+def refuse_unnamed_base(folder: Path) -> None:
+    """A UserError for an adapter whose base is a folder of this machine: nobody else could load it."""
+    config = folder / "adapter_config.json"
+    if not config.is_file():
+        return
+    base = json_text.read(config).get("base_model_name_or_path") or ""
+    if base.count("/") != 1:
+        raise UserError(
+            f"{config} names its base as {base!r}, which is no Hub id; write that id into "
+            "base_model_name_or_path, then push again"
+        )
 
 
 def push(folder: Path, name: str, private: bool) -> str:
