@@ -133,7 +133,8 @@ def test_large_files_that_have_arrived_are_not_sent_again(hub, pusher, account, 
         ("me/x", {"token": "hf_Another"}, "the Hub does not know your token"),
         ("me/x", {"refuse": {"create": 403}}, "your token may not write to me/x"),
         ("me/x", {"refuse": {"preupload": 403}}, "your token may not write to me/x"),
-        ("me/x", {"refuse": {"commit": 412}}, "me/x was changed by somebody else meanwhile"),
+        ("me/x", {"refuse": {"commit": 412}}, "me/x was made or changed meanwhile"),
+        ("me/x", {"refuse": {"commit": 404}}, "me/x is not on the Hub any more"),
         ("x", {}, "'x' names no owner; name the repository as owner/name"),
         ("me/a b", {}, "'me/a b' cannot be a repository"),
         ("a/b/c", {}, "'a/b/c' cannot be a repository"),
@@ -191,6 +192,12 @@ def test_an_adapter_whose_base_is_a_folder_is_not_published_as_it_is(pusher, acc
     (copy / "recipe.json").write_text(json.dumps(recipe), "utf-8")
     config.write_text(json.dumps({"base_model_name_or_path": "instruct"}), "utf-8")
     assert "names its base as 'instruct', which is no Hub id" in pusher.refusal("push", copy, "me/x")
+    for base in ("./instruct", "/a/b", "C:\\a/b", 7, None):
+        config.write_text(json.dumps({"base_model_name_or_path": base}), "utf-8")
+        assert "which is no Hub id" in pusher.refusal("push", copy, "me/x")
+    for damaged in ("{", "[]", "{}"):
+        config.write_text(damaged, "utf-8")
+        assert "cannot be used" in pusher.refusal("push", copy, "me/x")
     config.write_text(json.dumps({"base_model_name_or_path": "owner/instruct"}), "utf-8")
     pusher("push", copy, "me/x")
 

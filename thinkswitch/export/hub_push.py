@@ -147,13 +147,29 @@ def validate_folder(folder: Path) -> None:
         raise UserError(f"{folder} lacks {list_some(missing)}, which its recipe.json lists; export it again")
 
 
+def is_hub_id(name: object) -> bool:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    if not isinstance(name, str) or name.count("/") != 1 or name.startswith("."):
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
 def refuse_unnamed_base(folder: Path) -> None:
     """A UserError for an adapter whose base is a folder of this machine: nobody else could load it."""
     config = folder / "adapter_config.json"
     if not config.is_file():
         return
-    base = json_text.read(config).get("base_model_name_or_path") or ""
-    if base.count("/") != 1:
+    try:
+        base = json_text.read(config)["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{config} cannot be used: {first_line(error)}; export the adapter again") from None
+    if not is_hub_id(base):
         raise UserError(
             f"{config} names its base as {base!r}, which is no Hub id; write that id into "
             "base_model_name_or_path, then push again"
@@ -210,8 +226,10 @@ def refusal(name: str, status: int, reason: str) -> str:
         return "the Hub does not know your token; `hf auth login` again, or correct HF_TOKEN"
     if status == 403:
         return f"your token may not write to {name}; give it write access, or name another repository"
+    if status == 404:
+        return f"{name} is not on the Hub any more, or not for you; look at {address(name)}, then push again"
     if status in (409, 412):
-        return f"{name} was changed by somebody else meanwhile; look at {address(name)}, then push again"
+        return f"{name} was made or changed meanwhile; look at {address(name)}, then push again"
     return f"the Hub refused the push to {name} ({without_token(reason)}); push it again"
 
 
