@@ -86,3 +86,17 @@ def test_answers_come_on_when_their_stream_broke_off(tiny, visit):
     page.click("#compare-run")
     until_answer(page, "thinking", "^9$")
     assert broken
+
+
+def test_a_page_asks_again_soon_after_its_machine_was_suspended(tiny, visit):
+    """A page that is late with drawing asks less often; after an hour of sleep that must not be for hours."""
+    page = visit(tiny.url)
+    answered(page)
+    page.clock.install()
+    with page.expect_request("**/pulse"):
+        pass  # the next one is asked for by the page's own clock ...
+    page.clock.fast_forward(3_600_000)
+    with page.expect_request("**/pulse"):
+        page.clock.run_for(1000)
+    with page.expect_request("**/pulse"):
+        page.clock.run_for(7000)

@@ -65,11 +65,12 @@ def test_an_export_arrives_byte_for_byte_and_private_if_so_asked(hub, pusher, ac
     assert account.private == {"me/half": True}
 
 
-def test_an_adapter_and_gguf_files_are_pushed_as_they_are(hub, pusher, account, tmp_path):
-    pusher("export", "tiny", "--point", "1", "--gguf", "Q8_0", "--out", tmp_path / "g", "--push", "me/gguf")
+def test_gguf_files_of_two_kinds_are_pushed_side_by_side(hub, pusher, account, tmp_path):
+    out = ("--out", tmp_path / "g", "--push", "me/gguf")
+    pusher("export", "tiny", "--point", "1", "--gguf", "Q8_0", "BF16", *out)
     there = on_hub(hub, "me/gguf")
     assert there == contents(tmp_path / "g")
-    assert "Modelfile" in there and any(name.endswith("Q8_0.gguf") for name in there)
+    assert "Modelfile" in there and sum(name.endswith(".gguf") for name in there) == 2
     assert account.private == {"me/gguf": False}
 
 

@@ -34,11 +34,12 @@ def upload(folder: Path, name: str, private: bool) -> None:
     from thinkswitch.export import hub_push
 
     hub_push.validate_folder(folder)
+    there = hub_push.find_repository(name, private)
     print(f"pushing {folder} to {name}", file=sys.stderr, flush=True)
     if not constants.HF_HUB_DISABLE_PROGRESS_BARS:
         enable_progress_bars()  # silence_libraries() turned them off
     try:
-        address = hub_push.push(folder, name, private)
+        address = hub_push.push(folder, there)
     except UserError:
         print(file=sys.stderr)  # a bar that stopped half-way has not ended its line
         raise

@@ -4,7 +4,6 @@ The token is the one that huggingface_hub finds: HF_TOKEN, or what `hf auth logi
 for, kept or shown here. A repository that exists is replaced only if an export of ours made it.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +25,8 @@ class Repository:
 
     name: str  # owner/name
     private: bool
-    commit: str | None  # of what is replaced; None: there is no such repository yet
+    commit: str | None = None  # of what is replaced; None: there is no such repository yet
+    files: frozenset[str] = frozenset()  # what an earlier export has put there
 
 
 def has_token() -> bool:
@@ -103,7 +103,7 @@ def look_at(api: Any, name: str, private: bool) -> Repository:
     try:
         found = api.model_info(name)
     except RepositoryNotFoundError:
-        return Repository(name, private, commit=None)
+        return Repository(name, private)
     files = {sibling.rfilename for sibling in found.siblings or []} - OF_THE_HUB
     foreign = sorted(files - files_of_ours(api, name, found.sha, files))
     if foreign:
@@ -113,7 +113,7 @@ def look_at(api: Any, name: str, private: bool) -> Repository:
         )
     if private and not found.private:
         raise UserError(f"{address(name)} exists and is public; make it private there, or name another one")
-    return Repository(name, found.private, found.sha)
+    return Repository(name, found.private, found.sha, frozenset(files))
 
 
 def files_of_ours(api: Any, name: str, commit: str, files: set[str]) -> set[str]:
@@ -148,14 +148,11 @@ def validate_folder(folder: Path) -> None:
 
 
 def is_hub_id(name: object) -> bool:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    if not isinstance(name, str) or name.count("/") != 1 or name.startswith("."):
+    if not isinstance(name, str) or name.startswith("."):
         return False
     try:
-        validate_repo_id(name)
-    except HFValidationError:
+        validate_name(name)
+    except UserError:
         return False
     return True
 
@@ -176,27 +173,31 @@ def refuse_unnamed_base(folder: Path) -> None:
         )
 
 
-def push(folder: Path, name: str, private: bool) -> str:
+def push(folder: Path, there: Repository) -> str:
     """Upload an export in one commit; returns its address. Files that the Hub has already are not sent again.
 
-    Raises UserError, also as `find_repository` does. The folder stays as it is whatever happens.
+    Raises UserError. The folder stays as it is whatever happens.
     """
-    from huggingface_hub import HfApi
+    # not upload_folder, which may make several commits: the first of them would be no export
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     validate_folder(folder)
-    there = find_repository(name, private)
+    paths = {path.name: path for path in sorted(folder.iterdir())}
+    gone = sorted(there.files - paths.keys())  # what an earlier export had and this one has not
+    operations: list[CommitOperationAdd | CommitOperationDelete] = []
+    operations += [CommitOperationAdd(name, path) for name, path in paths.items()]
+    operations += [CommitOperationDelete(name) for name in gone]
     api = HfApi()
-    with push_errors(name):
+    with push_errors(there.name):
         if there.commit is None:
-            api.create_repo(name, private=private)
-        api.upload_folder(
-            repo_id=name,
-            folder_path=folder,
+            api.create_repo(there.name, private=there.private)
+        api.create_commit(
+            there.name,
+            operations,
             commit_message="Upload an export of ThinkSwitch Studio",
-            delete_patterns="*" if there.commit else None,  # what an earlier export had and this one has not
             parent_commit=there.commit,  # refuse if somebody has pushed meanwhile
         )
-    return address(name)
+    return address(there.name)
 
 
 @contextmanager
@@ -234,4 +235,6 @@ def refusal(name: str, status: int, reason: str) -> str:
 
 
 def without_token(text: str) -> str:
-    return re.sub(r"hf_\w+", "hf_…", text)
+    from huggingface_hub import get_token
+
+    return text.replace(get_token() or "\0", "…")

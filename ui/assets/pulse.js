@@ -2,7 +2,8 @@
 // fetches it: see pulse.py. Gradio's events may have to wait for the next one to bring their answers, so one is sent
 // after them; not at once, since the first words of an answer have the machine to themselves.
 const PULSE_MS = 1000;
-const CALM = 8; // a machine that is behind with drawing is asked less often: as many times as long as it is late
+const CALM = 8; // a page that is late with drawing asks less often: it rests so many times as long as it is late
+const LONGEST_REST_MS = 5000; // a suspended laptop is hours late, too
 const SOON_MS = 60; // after a tab is opened, until it is drawn
 const QUIET_BEATS = 3;
 const seen = {};
@@ -44,7 +45,7 @@ const beat = async (due) => {
       button('page')?.click();
     }
   } catch { /* the server is away; Gradio says so */ }
-  beatIn(PULSE_MS + CALM * late);
+  beatIn(PULSE_MS + Math.min(CALM * late, LONGEST_REST_MS));
 };
 const beatIn = (ms) => setTimeout(beat, ms, performance.now() + ms);
 beatIn(PULSE_MS);

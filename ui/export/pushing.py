@@ -21,6 +21,8 @@ NO_TOKEN = "Pushing to the Hub needs a token: <code>hf auth login</code> in a te
 
 @dataclass(frozen=True)
 class PushView:
+    """The components of the box."""
+
     box: gr.Column
     name: gr.Textbox
     private: gr.Checkbox
@@ -77,11 +79,11 @@ def begin(studio: Studio, name: str, private: bool, session_hash: str | None = N
     from thinkswitch.export import hub_push
 
     hub_push.validate_folder(folder)
-    hub_push.find_repository(name, private)
+    there = hub_push.find_repository(name, private)
 
     def work(cancelled: Callable[[], bool]):
         yield "push", 0, 1
-        return hub_push.push(folder, name, private)
+        return hub_push.push(folder, there)
 
     studio.task("push", work, session_hash)
 
