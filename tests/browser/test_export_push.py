@@ -19,7 +19,7 @@ def test_an_export_is_pushed_from_the_page_once_it_is_there(serve, visit, tmp_pa
 
     fill(page, "export-push-name", "stranger/half")
     page.click("#export-push")
-    until(page, "export-push-status", "Stranger is not you: your token may write to me")
+    until(page, "export-push-status", "No repository of stranger is yours to write")
     fill(page, "export-push-name", "me/half")
     page.click("#export-push:not([disabled])")
     until(page, "export-push-status", "Pushed to")

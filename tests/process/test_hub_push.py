@@ -128,8 +128,12 @@ def test_large_files_that_have_arrived_are_not_sent_again(hub, pusher, account, 
 @pytest.mark.parametrize(
     "name, change, said",
     [
-        ("stranger/x", {}, "stranger is not you: your token may write to me; name one of these"),
-        ("readers/x", {"orgs": {"readers": "read"}}, "readers is not you"),
+        (
+            "stranger/x",
+            {},
+            "no repository of stranger is yours to write: your token may write to me; name one of these",
+        ),
+        ("readers/x", {"orgs": {"readers": "read"}}, "no repository of readers is yours to write"),
         ("me/x", {"role": "read"}, "your token may only read"),
         ("me/x", {"token": "hf_Another"}, "the Hub does not know your token"),
         ("me/x", {"refuse": {"create": 403}}, "your token may not write to me/x"),
@@ -164,7 +168,7 @@ def test_before_work_begins_a_push_without_token_offline_or_to_others_is_refused
     for commands, name, said in (
         (online, "me/x", "a push needs a token with write access"),
         (offline, "me/x", "HF_HUB_OFFLINE is set"),
-        (pusher, "stranger/x", "stranger is not you"),
+        (pusher, "stranger/x", "no repository of stranger is yours"),
     ):
         done = commands.send(argv=[*map(str, export), name])
         assert done.returncode == 1 and said in done.stderr.splitlines()[-1], done.stderr

@@ -93,7 +93,10 @@ def validate_owner(name: str, me: dict[str, Any]) -> None:
     roles = {org["name"]: org.get("roleInOrg") for org in me.get("orgs", [])}
     mine = [me["name"], *(org for org, role in roles.items() if role not in READS_ONLY)]
     if owner.lower() not in [each.lower() for each in mine]:
-        raise UserError(f"{owner} is not you: your token may write to {list_some(mine)}; name one of these")
+        raise UserError(
+            f"no repository of {owner} is yours to write: your token may write to {list_some(mine)}; "
+            "name one of these"
+        )
 
 
 def look_at(api: Any, name: str, private: bool) -> Repository:

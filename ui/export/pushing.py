@@ -48,7 +48,7 @@ def build() -> PushView:
                 label="Private",
                 container=False,
                 scale=0,
-                min_width=110,
+                min_width=120,
                 elem_id="export-push-private",
             )
             start = gr.Button("Push", size="md", scale=0, min_width=120, elem_id="export-push")
