@@ -52,7 +52,7 @@ def visit(chromium):
     def watch(page, url: str) -> None:
         def console(message):
             if message.type == "error":
-                complaints.append(message.text)
+                complaints.append(f"{message.text} {message.location.get('url', '')}".strip())
 
         def request(request):
             if not request.url.startswith((url, "data:", "blob:")):

@@ -56,14 +56,16 @@ def message(session: Session, screen: Screen) -> dict[str, Any]:
 
 
 def route(studio: Studio) -> Route:
-    """Where a browser listens. Who knows the session hash of a page may read what it shows."""
+    """Where a browser listens. Who knows the session hash of a page may read what it shows.
+
+    A page that is being reloaded may ask once more after its session has ended: its stream just ends.
+    """
 
     def answer(request: Request) -> Response:
         page = request.query_params.get("page", "")
-        if not studio.sessions.is_open(page):
-            return Response(status_code=404)
+        is_open = studio.sessions.is_open(page)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        stream = messages(studio.sessions.get(page))
+        stream = messages(studio.sessions.get(page)) if is_open else iter([END])
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
     return Route("/screen", answer)
