@@ -22,3 +22,7 @@ class Sweep:
     def at(self, t: float) -> dict | None:
         """The scores at a t that was swept."""
         return next((point for point in self.table if point["t"] == t), None)
+
+    def key(self, t: float) -> str:
+        """What a point is called in the browser, where it can be chosen."""
+        return f"{t!r} {self.name}"

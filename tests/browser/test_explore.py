@@ -6,6 +6,15 @@ from browser.driver import SLIDER, answered, choose, fill, open_tab, plotted, un
 
 LINES = """id => document.querySelector(`#${id} .js-plotly-plot`)._fullData
     .filter(line => line.visible === true).map(line => [line.name, line.line.color, line.x.length])"""
+PLACE = """([id, t]) => {
+    const plot = document.querySelector(`#${id} .js-plotly-plot`);
+    const line = plot._fullData.find(line => line.customdata?.some(key => key.startsWith(`${t} `)));
+    const i = line.customdata.findIndex(key => key.startsWith(`${t} `));
+    const {xaxis, yaxis} = plot._fullLayout;
+    const box = plot.getBoundingClientRect();
+    return [box.x + xaxis._offset + xaxis.l2p(line.x[i]), box.y + yaxis._offset + yaxis.l2p(line.y[i])];
+}"""
+CHOSEN = "label => document.querySelector('#explore-point input').value.startsWith(label)"
 SHAPES = "id => document.querySelector(`#${id} .js-plotly-plot`)._fullLayout.shapes.length"
 
 
@@ -61,6 +70,18 @@ def test_the_frontier_has_a_point_per_t_and_its_star_goes_to_compare(tiny, visit
     page.wait_for_function("() => document.querySelector('#export-t input')?.value == 0.3")
     folder = "document.querySelector('#export-folder textarea, #export-folder input')"
     page.wait_for_function(f"() => /t0\\.3$/.test({folder}?.value)")
+
+
+def test_a_click_on_a_point_of_a_chart_chooses_it(tiny, visit):
+    """Points could be chosen in a drop-down of eleven lines only, beside the picture that shows them."""
+    page = opened(tiny, visit)
+    swept(page)
+    for chart, t in (("explore-frontier", 0.2), ("explore-accuracy", 0.7)):
+        page.wait_for_selector(f"#{chart} .js-plotly-plot .point")
+        page.mouse.click(*page.evaluate(PLACE, [chart, t]))
+        page.wait_for_function(CHOSEN, arg=f"Round 0, t = {t}:")
+    page.click("#explore-to-compare")
+    page.wait_for_function("slider => document.querySelector(slider)?.value == 0.7", arg=SLIDER)
 
 
 def test_m19_two_sweeps_are_told_apart_and_take_their_schedule_along(tiny, visit):

@@ -34,6 +34,14 @@ const draw = async () => {
   if (isFull()) enlarge(figure.layout);
   const config = { responsive: true, displaylogo: false, displayModeBar: false };
   await plotly.react(host, figure.data, figure.layout, config);
+  host.removeAllListeners('plotly_click'); // it is drawn anew with each message
+  host.on('plotly_click', choose);
+};
+
+// A click on a point that has a value of its own is a `select`.
+const choose = ({ points }) => {
+  const { customdata: value, pointIndex: index } = points[0];
+  if (value) trigger('select', { index, value });
 };
 
 const resize = () => {

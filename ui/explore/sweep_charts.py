@@ -1,6 +1,6 @@
 """Figures of sweeps: what was scored over the spectrum of t. Sweeps are overlaid, each in its colour."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from markupsafe import escape
 
@@ -21,6 +21,7 @@ class Curve:
     flip: float | None  # the t at which thinking sets in
     zone: list[float]  # the ts of the broken zone
     cheapest: dict | None  # the row with the fewest tokens near the best accuracy; None while it goes on
+    keys: list[str] = field(default_factory=list)  # of the rows, where a click can choose them
 
 
 def colour(i: int) -> str:
@@ -41,7 +42,7 @@ def frontier(curves: list[Curve]) -> str:
         if curve.cheapest:
             name += f" ★ t = {curve.cheapest['t']:g}"
         line = charts.markers(tokens, percent, name, {"color": colour(i), "symbol": i, "size": 7})
-        traces.append({**line, **_told(curve)})
+        traces.append({**line, **_told(curve), "customdata": curve.keys})
     traces += [_star(curve, colour(i)) for i, curve in enumerate(curves) if curve.cheapest]  # on top
     x = charts.axis("mean tokens per answer", rangemode="tozero")
     y = charts.axis("%", range=[0, 104])
@@ -63,8 +64,10 @@ def _star(curve: Curve, edge: str) -> charts.Trace:
     assert row is not None
     marker = {"symbol": "star", "size": STAR, "color": GOLD, "line": {"color": edge, "width": 2}}
     star = charts.markers(*_costs([row]), "", marker)
+    keys = [key for key, other in zip(curve.keys, curve.rows, strict=False) if other is row]
     told = _told(replace(curve, rows=[row]), "<br>cheapest within one point of the best")
-    return {**star, **told, "mode": "markers", "showlegend": False, "cliponaxis": False}
+    drawn = {"mode": "markers", "showlegend": False, "cliponaxis": False, "customdata": keys}
+    return {**star, **told, **drawn}
 
 
 def _counted(row: dict) -> str:
@@ -78,7 +81,8 @@ def accuracy(curves: list[Curve]) -> str:
     for i, curve in enumerate(curves):
         ts = [row["t"] for row in curve.rows]
         style = {"color": colour(i), "symbol": i}
-        traces += charts.banded(ts, curve.rows, f"{curve.name}{_marks_in_words(curve)}", style)
+        band, line = charts.banded(ts, curve.rows, f"{curve.name}{_marks_in_words(curve)}", style)
+        traces += [band, {**line, "customdata": curve.keys}]
     x, y = charts.axis("t"), charts.axis("%", range=[0, 102])
     shapes = marks(curves)
     return charts.figure(

@@ -11,19 +11,15 @@ def choices(sweeps: list[Sweep]) -> list[tuple[str, str]]:
     for sweep in reversed(sweeps):
         star = sweep_report.curve(sweep).cheapest
         assert star is not None
-        found.append((label(sweep, star, "cheapest within 1 point"), value_of(sweep, star)))
+        found.append((label(sweep, star, "cheapest within 1 point"), sweep.key(star["t"])))
         others = [row for row in sweep.table if row is not star]
-        found += [(label(sweep, row), value_of(sweep, row)) for row in others]
+        found += [(label(sweep, row), sweep.key(row["t"])) for row in others]
     return found
 
 
 def label(sweep: Sweep, row: dict, remark: str = "") -> str:
     remark = f" ({remark})" if remark else ""
     return f"{sweep.name}, {sweep_report.point_in_words(row)}{remark}"
-
-
-def value_of(sweep: Sweep, row: dict) -> str:
-    return f"{row['t']!r} {sweep.name}"
 
 
 def find(sweeps: dict[str, Sweep], value: str | None) -> tuple[Sweep, float]:

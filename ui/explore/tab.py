@@ -90,6 +90,7 @@ def build(studio: Studio, schedule: gr.State) -> dict:
         seen=gr.State(None),
     )
     control_sweeps(studio, view, choice, points, schedule)
+    choose_in_charts(studio, view)
     follow(studio, view, choice, editor, schedule)
 
     def connect_chips(chips: list[gr.Button]) -> None:
@@ -207,6 +208,21 @@ def control_sweeps(
     on(view.start.click, do_sweep, inputs, [view.status, view.seen])
     on(view.stop.click, do_stop)
     on(view.clear.click, do_clear)
+
+
+def choose_in_charts(studio: Studio, view: View) -> None:
+    """A click on a point of a chart chooses it below, where buttons take it along."""
+
+    def choose(event: gr.SelectData):
+        try:
+            sweep_points.find(studio.sweeps, event.value)
+        except UserError as error:
+            html.toast(error)
+            return gr.skip()
+        return gr.update(value=event.value)
+
+    for chart in (view.frontier, view.accuracy):
+        on(chart.select, choose, None, view.point)
 
 
 # ---- what the tab shows

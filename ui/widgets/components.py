@@ -60,6 +60,7 @@ class LogBox(gr.HTML, metaclass=_WithoutStub):
 class Chart(gr.HTML, metaclass=_WithoutStub):
     """A Plotly figure as JSON (see charts.py); an empty value shows `hint`.
 
+    A click on a point that has `customdata` is a `select` with it as its value.
     `description` is read to those who cannot see the chart. `height` is in pixels.
     """
 
