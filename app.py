@@ -30,7 +30,7 @@ from starlette.routing import Route
 from thinkswitch.preset import load_preset
 from thinkswitch.recipe import Schedule
 from thinkswitch.text import print_utf8
-from ui import header, security, settings_store
+from ui import header, malloc, security, settings_store
 from ui.compare import screen_stream
 from ui.compare import tab as compare
 from ui.explore import tab as explore
@@ -46,6 +46,7 @@ from ui.widgets.events import on
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 MAX_UPLOAD = "32mb"  # of a file of problems, deleted once it is read; a demo takes none
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+PAGES = 256  # of which Gradio keeps the state, open and closed ones: half a megabyte each
 LEFT_UPLOADS = (3600, 3600)  # seconds between looks, and how old an upload that nobody read may become
 
 
@@ -107,6 +108,7 @@ def open_with_stored_settings(
 def main(argv: list[str] | None = None) -> int:
     print_utf8()
     args = parser().parse_args(argv)
+    malloc.keep_trimming()
     try:
         auth = security.credentials(args)
         security.check_proxy(args)
@@ -183,6 +185,7 @@ def launch_options(args: argparse.Namespace) -> dict[str, Any]:
         "footer_links": [],
         "run_history": False,
         "enable_monitoring": False,
+        "state_session_capacity": PAGES,
         "ssr_mode": False,
         "max_file_size": "1kb" if args.demo else MAX_UPLOAD,
         "app_kwargs": {"routes": [plotly_js], "middleware": security.middleware(args)},
