@@ -1,7 +1,7 @@
 """The memory that Python and torch have freed, and the C library has kept.
 
-Between what is in use, glibc holds on to what was freed. A page that was used for an hour had more of that than
-of everything else: 0.27 of 0.45 GB, and it grew.
+Between what is in use, glibc holds on to what was freed. A page that was used for minutes had more of that
+than of everything else: 0.27 of 0.45 GB, and it grew.
 """
 
 import ctypes
