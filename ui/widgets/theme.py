@@ -42,6 +42,7 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill_hover="*primary_700",
         button_primary_background_fill_dark="*primary_600",
         button_primary_background_fill_hover_dark="*primary_700",
+        button_secondary_background_fill_hover_dark="*neutral_700",  # not blue, as if it were the primary one
         checkbox_border_color="*neutral_400",
         input_shadow="none",
         input_padding="7px 9px",
