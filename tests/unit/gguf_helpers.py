@@ -46,7 +46,11 @@ KINDS = {
     "qwen2": ("qwen2", {}, True),
     "qwen3": ("qwen3", {}, False),
     "exaone4": ("exaone4", {"sliding_window": None, "layer_types": FULL, "rope_parameters": LLAMA3}, True),
-    "gemma2": ("gemma2", {"query_pre_attn_scalar": 32}, True),
+    "gemma2": (
+        "gemma2",
+        {"query_pre_attn_scalar": 32, "num_hidden_layers": 6, "layer_types": LOCAL_THEN_GLOBAL * 3},
+        True,
+    ),
     "gemma3": (
         "gemma3_text",
         {
