@@ -11,7 +11,7 @@ from unit.export_helpers import make_request
 from unit.gguf_helpers import KINDS, LINEAR, LLAMA3, PLAIN, YARN, save_bpe_pair
 
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
-LOCAL = ["sliding_attention"] * 2
+LOCAL = ["sliding_attention"] * 6
 MISFITS = [  # (kind, further settings, what is said)
     ("qwen3", {"rope_parameters": DYNAMIC}, "does not know the rope type 'dynamic'"),
     ("qwen3", {"rope_parameters": LLAMA3}, "does not know the rope type 'llama3'"),
