@@ -1,12 +1,18 @@
-"""(e) Export at scale: our stream against mergekit's slerp and against copying the files.
+"""(e) Export at scale: our stream against mergekit's slerp and against copying the files; and GGUF.
 
-    python bench/export.py [--size 4B] [--mergekit PATH/mergekit-yaml]
+    python bench/export.py [--size 4B] [--mergekit PATH/mergekit-yaml] [--converter PATH]
 
 Time and peak memory. Two random bf16 checkpoints in 5 GB shards; the point t = 0.5 of round 0. Ours runs as
-`python -m thinkswitch export`, mergekit's (0.1.5, in a venv of its own) as its own command; both read both
-checkpoints, find the angles and write one. Ours also compares what it writes with the live blend, layer by
-layer, meanwhile; `write_s` leaves that and start-up out. Everything is timed until it is on the disk. Last
-line: JSON.
+`python -m thinkswitch export`, mergekit's (0.1.5, in a venv of its own: `pip install mergekit==0.1.5
+torch==2.13.0`) as its own command; both read both checkpoints, find the angles and write one. Ours also
+compares what it writes with the live blend, layer by layer, meanwhile; `write_s` leaves that and start-up
+out. Everything is timed until it is on the disk.
+
+GGUF: ours in one command, in Q8_0 and, where xllamacpp is installed, in Q4_K_M, each read back and compared
+in llama.cpp. Against it the way one goes else: mergekit's folder, then llama.cpp's own converter to Q8_0 (in
+the sources of llama-cpp-python: vendor/llama.cpp/convert_hf_to_gguf.py; it runs in mergekit's venv). From
+there to Q4_K_M one would have to compile llama-quantize. `disk` is all that a way leaves or needs on it.
+Last line: JSON.
 """
 
 import json
@@ -23,7 +29,11 @@ from common import ROOT, arguments, machine, parameters, random_pair
 from safetensors import safe_open
 
 from thinkswitch import rounds
+from thinkswitch.export import llama_cpp
 from thinkswitch.export.destination import fsync_tree
+from thinkswitch.export.gguf_folder import plan_files
+from thinkswitch.export.gguf_tokenizer import find_rule
+from thinkswitch.export.gguf_writer import write_files
 from thinkswitch.export.layout import checkpoint_entries, tensor_blocks
 from thinkswitch.export.point import ExportPoint
 from thinkswitch.export.safetensors_writer import write_shards
@@ -43,6 +53,18 @@ settled = time.perf_counter() - began
 unit = 1 if sys.platform == "darwin" else 1024
 peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
 print(json.dumps([code, spent, settled, peak]))
+"""
+
+
+# It knows a tokenizer by what it does with a text, and not that of a random pair.
+CONVERT = """
+import runpy, sys
+script, rule, *sys.argv[1:] = sys.argv[1:]
+sys.argv[0] = script
+sys.path.insert(0, script.rpartition("/")[0])
+from conversion.base import TextModel
+TextModel.get_vocab_base_pre = lambda self, tokenizer: rule
+runpy.run_path(script, run_name="__main__")
 """
 
 
@@ -98,13 +120,13 @@ def writing(pair: Pair, out: Path) -> dict:
     return {"angles_s": angles_s, "write_s": write_s}
 
 
-def our_command(pair: Pair, scratch: Path) -> dict:
-    """The whole command, as a user runs it; the export goes to `scratch`/ours."""
+def our_command(pair: Pair, scratch: Path, out: str = "ours", *flags: str) -> dict:
+    """The whole command, as a user runs it; the export goes to `scratch`/`out`."""
     preset = scratch / "p.yaml"
     sides = {"instruct": str(pair.instruct.folder), "thinking": str(pair.thinking.folder)}
     preset.write_text(json.dumps({"name": "bench", **sides}))  # JSON is YAML, too
-    command = [sys.executable, "-m", "thinkswitch", "export", preset, "--point", T, "--out", scratch / "ours"]
-    return timed(command, cwd=ROOT)
+    command = [sys.executable, "-m", "thinkswitch", "export", preset, "--point", T, "--out", scratch / out]
+    return timed([*command, *flags], cwd=ROOT)
 
 
 def startup() -> float:
@@ -123,6 +145,41 @@ def mergekit_command(args, pair: Pair, scratch: Path) -> dict:
     config.write_text(text)
     flags = ["--quiet", "--num-threads", args.threads]
     return timed([args.mergekit, config, scratch / "theirs", *flags])
+
+
+def writing_gguf(pair: Pair, kind: str, scratch: Path) -> float:
+    """Seconds of our stream alone, until its file is on the disk."""
+    point = ExportPoint(pair, rounds.start(pair), T, Schedule(), Preset(), gguf=(kind,))
+    out = scratch / "stream"
+    out.mkdir()
+    began = time.perf_counter()
+    for _ in write_files(point, plan_files(point, out)):
+        pass
+    fsync_tree(out)
+    took = time.perf_counter() - began
+    shutil.rmtree(out)
+    return took
+
+
+def our_gguf(pair: Pair, kind: str, scratch: Path) -> dict:
+    write_s = writing_gguf(pair, kind, scratch)
+    row = our_command(pair, scratch, kind, "--gguf", kind)
+    return {**row, "write_s": write_s, "disk": disk(scratch / kind)}
+
+
+def converter_command(args, pair: Pair, scratch: Path) -> dict:
+    """mergekit's folder to one file, by the Python that mergekit has."""
+    script = Path(args.converter).resolve()
+    python = Path(args.mergekit).parent / "python"
+    rule = find_rule(pair.thinking).name
+    out = scratch / "theirs.gguf"
+    flags = ["--outtype", "q8_0", "--outfile", out]
+    return timed([python, "-c", CONVERT, script, rule, scratch / "theirs", *flags])
+
+
+def disk(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def agreement(ours: Path, theirs: Path) -> dict:
@@ -172,6 +229,29 @@ def measure(args, pair: Pair, scratch: Path) -> dict:
         row["times_faster"] = theirs_s / ours_s
         row["times_faster_without_verifying"] = theirs_s / (ours_s - row["verify_s"])
         row |= agreement(scratch / "ours", scratch / "theirs")
+    shutil.rmtree(scratch / "ours")  # room for what is written next
+    row["gguf"] = measure_gguf(args, pair, scratch, row.get("mergekit"))
+    return row
+
+
+def measure_gguf(args, pair: Pair, scratch: Path, mergekit: dict | None) -> dict:
+    kinds = ["Q8_0", "Q4_K_M"] if llama_cpp.is_here() else ["Q8_0"]
+    row: dict = {"compared_in_llama_cpp": llama_cpp.is_here()}
+    for kind in kinds:
+        row[kind] = our_gguf(pair, kind, scratch)
+        shutil.rmtree(scratch / kind)
+    if mergekit and args.converter:
+        converted = converter_command(args, pair, scratch)
+        row["converter"] = converted
+        ways = [mergekit, converted]
+        theirs = {
+            "settled_s": sum(way["settled_s"] for way in ways),
+            "peak_rss": max(way["peak_rss"] for way in ways),
+            "disk": disk(scratch / "theirs") + disk(scratch / "theirs.gguf"),
+        }
+        row["mergekit_and_converter"] = theirs
+        row["times_faster"] = theirs["settled_s"] / row["Q8_0"]["settled_s"]
+        row["of_their_disk"] = row["Q8_0"]["disk"] / theirs["disk"]
     return row
 
 
@@ -188,6 +268,7 @@ def main() -> None:
         __doc__.splitlines()[0],
         size="0.6B or 4B (default 0.6B)",
         mergekit="path of mergekit-yaml, to time it as well",
+        converter="path of llama.cpp's convert_hf_to_gguf.py, to time it after mergekit",
         pair="a folder with instruct/ and thinking/, instead of a random pair",
         at="where to write; default the temporary folder",
     )

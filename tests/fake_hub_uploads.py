@@ -8,6 +8,8 @@ import base64
 import hashlib
 import json
 import re
+import socket
+import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -26,7 +28,10 @@ class Account:
     role: str = "write"
     orgs: dict[str, str] = field(default_factory=dict)  # name -> role in it
     refuse: dict[str, int] = field(default_factory=dict)  # create | preupload | commit -> status
-    break_puts: int = 0  # so many large files break off in the middle
+    rights: dict[str, Any] = field(default_factory=dict)  # of a fine-grained token
+    break_puts: int = 0  # so many large files are refused once they have arrived
+    cut_puts: int = 0  # of so many the connection is cut in the middle
+    held: threading.Event | None = None  # large files stop in the middle until it is set
     objects: dict[str, bytes] = field(default_factory=dict)  # sha256 -> a large file that has arrived
     private: dict[str, bool] = field(default_factory=dict)  # of the repositories that were made here
     puts: list[str] = field(default_factory=list)
@@ -77,7 +82,7 @@ def refused(handler, account: Account, step: str) -> bool:
 def whoami(handler, account: Account) -> None:
     if known(handler, account):
         orgs = [{"name": name, "roleInOrg": role} for name, role in account.orgs.items()]
-        token = {"displayName": "test", "role": account.role}
+        token = {"displayName": "test", "role": account.role, "fineGrained": account.rights}
         handler.reply({"name": account.name, "orgs": orgs, "auth": {"accessToken": token}})
 
 
@@ -127,7 +132,16 @@ def put(handler, account: Account, oid: str) -> None:
         body(handler)
         handler.refuse(400, "")
         return
-    content = body(handler)
+    size = int(handler.headers["Content-Length"])
+    content = handler.rfile.read(size // 2)
+    if account.cut_puts:
+        account.cut_puts -= 1
+        handler.connection.shutdown(socket.SHUT_RDWR)
+        handler.close_connection = True
+        return
+    if account.held:
+        account.held.wait()
+    content += handler.rfile.read(size - len(content))
     if hashlib.sha256(content).hexdigest() == oid:
         account.objects[oid] = content
         handler.head(200, {"Content-Length": 0})

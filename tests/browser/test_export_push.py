@@ -1,5 +1,7 @@
 """The Export tab pushes to the Hub: huggingface_hub as installed, against the Hub in fake_hub.py."""
 
+import threading
+
 from browser.driver import answered, fill, open_tab, until
 from fake_hub import Hub
 
@@ -21,8 +23,16 @@ def test_an_export_is_pushed_from_the_page_once_it_is_there(serve, visit, tmp_pa
     page.click("#export-push")
     until(page, "export-push-status", "No repository of stranger is yours to write")
     fill(page, "export-push-name", "me/half")
+    hub.account.held = threading.Event()
+    page.click("#export-push:not([disabled])")
+    until(page, "export-push-status", " of ")  # bytes
+    page.click("#export-push-stop:not([disabled])")
+    until(page, "export-push-status", "stopped and nothing was published")
+    assert hub.repos["models/me/half"].keys() == {".gitattributes"}
+    hub.account.held.set()
     page.click("#export-push:not([disabled])")
     until(page, "export-push-status", "Pushed to")
+    assert page.is_disabled("#export-push-stop")
     link = page.locator("#export-push-status a")
     assert link.get_attribute("href") == f"{hub.endpoint}/me/half"
     assert hub.account.private == {"me/half": True}

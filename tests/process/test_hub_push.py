@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,10 @@ import yaml
 import fake_hub_uploads
 from conftest import TINY
 from process.commands import Commands
+from thinkswitch.errors import UserError
+from thinkswitch.export import hub_push
+from ui.export import push_process
+from unit.export_helpers import finish
 
 TOKEN = "hf_WriteMe"
 
@@ -74,6 +79,21 @@ def test_gguf_files_of_two_kinds_are_pushed_side_by_side(hub, pusher, account, t
     assert account.private == {"me/gguf": False}
 
 
+def test_the_updates_of_a_run_are_pushed_as_an_adapter(hub, pusher, account, tmp_path):
+    """Of a pair from the Hub, since an adapter names its base."""
+    names = {side: hub.publish(f"models/owner/{side}", TINY / side) for side in ("instruct", "thinking")}
+    sides = [f"{side}={name}" for side, name in names.items()]
+    run, out = tmp_path / "run", tmp_path / "adapter"
+    few = ["rounds=1", "prompts=4", "held_out=2", "instruct_tokens=32", "epochs=1"]
+    pusher("run", "tiny", "--out", run, "--set", *sides, *few)
+    export = ("export", run, "--round", "1", "--point", "0", "--adapter", "--out", out)
+    pusher(*export, "--push", "me/adapter")
+    there = on_hub(hub, "me/adapter")
+    assert there == contents(out) and "adapter_model.safetensors" in there
+    config = json.loads(there["adapter_config.json"])
+    assert config["base_model_name_or_path"] == "owner/instruct"
+
+
 def test_an_earlier_export_is_replaced_and_what_it_had_more_is_gone(hub, pusher, account, exported, tmp_path):
     pusher("push", exported, "me/again")
     hub.repos["models/me/again"] |= {"extra.bin": b"1"}  # as if that export had had it
@@ -113,6 +133,38 @@ def test_a_push_that_breaks_off_is_run_again_without_exporting_again(hub, pusher
     assert on_hub(hub, "me/broken") == before == contents(out)
 
 
+def test_a_connection_that_is_cut_in_an_upload_publishes_nothing_and_the_same_again_does(
+    hub, pusher, account, exported
+):
+    account.cut_puts = 100  # more often than the library tries
+    done = pusher.send(argv=["push", str(exported), "me/cut"])  # the library says each of its tries, too
+    assert done.returncode == 1
+    *_, said = done.stderr.splitlines()
+    assert said.startswith("error: the push to me/cut broke off and nothing was published (")
+    assert said.endswith("push it again: what has arrived is not sent again")
+    assert account.cut_puts < 100 and on_hub(hub, "me/cut") == {}
+    account.cut_puts = 0
+    pusher("push", exported, "me/cut")
+    assert on_hub(hub, "me/cut") == contents(exported)
+
+
+def test_a_push_of_the_page_tells_how_much_has_been_sent(hub, account, exported, monkeypatch, tmp_path):
+    asked = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path)}
+    for name, value in {**asked, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}.items():
+        monkeypatch.setenv(name, value)
+    account.held = threading.Event()
+    steps = push_process.push(exported, hub_push.Repository("me/told", private=False))
+    size = sum(len(content) for content in contents(exported).values())
+    kind, sent, total = next(step for step in steps if step[1])
+    assert kind == "upload" and 0 < sent <= total == size
+    account.held.set()
+    pushed, _ = finish(steps)
+    assert pushed.endswith("/me/told") and on_hub(hub, "me/told") == contents(exported)
+    account.token = "hf_Another"
+    with pytest.raises(UserError, match="the Hub does not know your token"):
+        finish(push_process.push(exported, hub_push.Repository("me/not-told", private=False)))
+
+
 def test_large_files_that_have_arrived_are_not_sent_again(hub, pusher, account, exported):
     account.refuse["commit"] = 500
     refusal = pusher.refusal("push", exported, "me/slow")
@@ -125,6 +177,12 @@ def test_large_files_that_have_arrived_are_not_sent_again(hub, pusher, account, 
     assert on_hub(hub, "me/slow") == contents(exported)
 
 
+def fine_grained(*scopes: tuple[str, str]) -> dict:
+    """An account whose token has a right for each place."""
+    scoped = [{"entity": {"type": "x", "name": name}, "permissions": [right]} for name, right in scopes]
+    return {"role": "fineGrained", "rights": {"global": ["discussion.write"], "scoped": scoped}}
+
+
 @pytest.mark.parametrize(
     "name, change, said",
     [
@@ -135,6 +193,8 @@ def test_large_files_that_have_arrived_are_not_sent_again(hub, pusher, account, 
         ),
         ("readers/x", {"orgs": {"readers": "read"}}, "no repository of readers is yours to write"),
         ("me/x", {"role": "read"}, "your token may only read"),
+        ("me/x", fine_grained(("me", "repo.content.read")), "fine-grained token may not write to me/x"),
+        ("me/x", fine_grained(("me/y", "repo.write")), "fine-grained token may not write to me/x"),
         ("me/x", {"token": "hf_Another"}, "the Hub does not know your token"),
         ("me/x", {"refuse": {"create": 403}}, "your token may not write to me/x"),
         ("me/x", {"refuse": {"preupload": 403}}, "your token may not write to me/x"),
@@ -153,6 +213,21 @@ def test_a_push_that_cannot_be_is_refused_in_a_sentence(name, change, said, push
     refusal = pusher.refusal("push", exported, name)
     assert said in refusal
     assert contents(exported) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        fine_grained(("Me", "repo.write")),
+        fine_grained(("other", "repo.content.read"), ("me/x", "repo.write")),
+        {"role": "fineGrained", "rights": {}},  # it does not say, so the Hub decides
+    ],
+)
+def test_a_fine_grained_token_that_may_write_or_does_not_say_is_taken(hub, pusher, account, exported, change):
+    for key, value in change.items():
+        setattr(account, key, value)
+    pusher("push", exported, "me/x")
+    assert on_hub(hub, "me/x") == contents(exported)
 
 
 def test_an_organization_of_mine_takes_it(hub, pusher, account, exported):

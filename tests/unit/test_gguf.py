@@ -15,7 +15,16 @@ from conftest import TINY
 from thinkswitch import rounds
 from thinkswitch.errors import UserError
 from thinkswitch.export import export as exporter
-from thinkswitch.export import gguf_folder, gguf_layout, gguf_quantise, gguf_tokenizer, gguf_verify, llama_cpp
+from thinkswitch.export import (
+    gguf_families,
+    gguf_folder,
+    gguf_layout,
+    gguf_quantise,
+    gguf_rope,
+    gguf_tokenizer,
+    gguf_verify,
+    llama_cpp,
+)
 from thinkswitch.export.formats import FORMATS, offers
 from thinkswitch.export.gguf_kinds import KINDS as ALL_KINDS
 from thinkswitch.export.gguf_kinds import QUANTISATIONS
@@ -23,33 +32,10 @@ from thinkswitch.weights.checkpoint import open_checkpoint
 from thinkswitch.weights.materialise import materialise
 from thinkswitch.weights.pair import open_pair
 from unit.export_helpers import PRESET, after_rounds, export, make_request
-from unit.gguf_helpers import PADDING, needs_llama_cpp, save_bpe_pair
+from unit.gguf_helpers import KINDS, PADDING, needs_llama_cpp, save_bpe_pair
 
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 10000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
-YARN = {
-    "rope_type": "yarn",
-    "rope_theta": 10000.0,
-    "factor": 4.0,
-    "original_max_position_embeddings": 128,
-}
+RANKS = {layer: layer for layer in range(16)}  # every layer has attention
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
-KINDS = {  # grouped heads, biases, odd heads; every rope type; tied and untied
-    "llama": ("llama", {}, False),
-    "llama, tied, llama3 rope": ("llama", {"rope_parameters": LLAMA3}, True),
-    "llama, linear rope": ("llama", {"rope_parameters": LINEAR}, True),
-    "llama, yarn": ("llama", {"rope_parameters": YARN}, False),
-    "mistral": ("mistral", {}, False),
-    "qwen2": ("qwen2", {}, True),
-    "qwen3": ("qwen3", {}, False),
-}
 
 
 @pytest.fixture(scope="module")
@@ -81,21 +67,23 @@ def test_every_tensor_is_the_point_under_llama_cpp_s_name(pair_of, tmp_path, kin
     pair = pair_of(kind)
     _, [file] = write(pair, tmp_path, "BF16")
     expected = materialise(pair, [], rounds.start(pair).point(0.4)).state_dict()
-    family = pair.config.model_type
-    names = gguf.get_tensor_name_map(gguf_layout.ARCHITECTURE_IDS[gguf_layout.ARCHITECTURES[family]], 2)
+    family = gguf_families.FAMILIES[pair.config.model_type]
+    arch = gguf_layout.ARCHITECTURE_IDS[family.architecture]
+    names = gguf.get_tensor_name_map(arch, pair.config.num_hidden_layers)
     stored = {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
-    scaling = stored.pop("rope_freqs.weight", None)
-    assert (scaling is not None) == ("llama3" in kind)
+    ropes = {name: stored.pop(name) for name in [*stored] if name.startswith("rope_")}
+    assert ropes.keys() == gguf_rope.rope_tensors(pair.config).keys()
     heads = {"attn_q": pair.config.num_attention_heads, "attn_k": pair.config.num_key_value_heads}
     for source, weights in expected.items():
         if source == "lm_head.weight" and pair.config.tie_word_embeddings:
             continue
         tensor = stored.pop(names.get_name(source, (".weight", ".bias")))
         found = gguf.dequantize(tensor.data, tensor.tensor_type).reshape(weights.shape)
-        is_reordered = family in ("llama", "mistral")
-        count = heads.get(tensor.name.split(".")[-2]) if is_reordered else None
+        count = heads.get(tensor.name.split(".")[-2]) if family.neighbours else None
         if count:  # back from neighbours to halves
             found = found.reshape(count, -1, 2, *weights.shape[1:]).swapaxes(1, 2).reshape(weights.shape)
+        if pair.config.model_type.startswith("gemma") and source.endswith("norm.weight"):
+            weights = weights + 1
         rounded = weights if tensor.tensor_type == Type.F32 else weights.bfloat16().float()
         assert np.array_equal(found, rounded.numpy()), source
     assert not stored
@@ -124,7 +112,7 @@ def test_more_bits_go_where_llama_quantize_puts_them():
     def types(kind: str, tied: bool = False, row: int = 256) -> dict[str, str]:
         names = ["token_embd.weight", "output.weight", "blk.0.attn_v.weight", "blk.0.ffn_down.weight"]
         names += ["blk.4.ffn_down.weight", "blk.5.ffn_down.weight", "blk.4.attn_q.weight"]
-        return {name: gguf_layout.type_of(name, (8, row), kind, 16, tied).name for name in names}
+        return {name: gguf_layout.type_of(name, (8, row), kind, 16, tied, RANKS).name for name in names}
 
     q4 = types("Q4_K_M")
     assert q4 == {
@@ -145,7 +133,7 @@ def test_more_bits_go_where_llama_quantize_puts_them():
         ("blk.0.attn_q.bias", (8,)),
         ("x_norm.weight", (8, 8)),
     ):
-        assert gguf_layout.type_of(name, shape, "Q4_K_M", 16, False) == Type.F32
+        assert gguf_layout.type_of(name, shape, "Q4_K_M", 16, False, RANKS) == Type.F32
 
 
 @needs_llama_cpp
@@ -205,6 +193,16 @@ def test_a_rule_is_found_by_what_it_does(tmp_path, rule):
     assert gguf_tokenizer.find_rule(checkpoint) == gguf_tokenizer.FoundRule(rule.name)
 
 
+@needs_llama_cpp
+@pytest.mark.parametrize("rule", gguf_tokenizer.RULES, ids=lambda rule: rule.name)
+def test_llama_cpp_splits_text_as_its_rule_is_written_down_here(tmp_path, rule):
+    pair = save_bpe_pair(tmp_path, rule=rule)
+    _, [file] = write(pair, tmp_path, "Q8_0")
+    ids, _ = llama_cpp.ask(file, list(gguf_tokenizer.TEXTS), [])
+    tokenizer = pair.thinking.tokenizer
+    assert ids == [tokenizer.encode(text, add_special_tokens=False) for text in gguf_tokenizer.TEXTS]
+
+
 def test_a_tokenizer_without_merges_is_refused(folders):
     with pytest.raises(UserError, match="has no merges"):
         gguf_tokenizer.find_rule(open_checkpoint(folders()[0]))
@@ -247,19 +245,11 @@ def test_a_form_that_changes_does_not_search_for_the_rule_again(monkeypatch, pai
 # ---- what cannot be had
 
 
-def test_other_families_and_ropes_are_refused_by_name(tmp_path):
-    for family, changes, says in (
-        ("gemma2", {}, "does not know gemma2 models; it knows llama, mistral, qwen2, qwen3"),
-        (
-            "qwen3",
-            {"rope_parameters": DYNAMIC},
-            "'dynamic'",
-        ),
-    ):
-        pair = save_bpe_pair(tmp_path / family, family, **changes)
-        request = make_request(pair, rounds.start(pair), 0.4, tmp_path / "out", gguf=("Q8_0",))
-        with pytest.raises(UserError, match=says):
-            exporter.plan_export(request)
+def test_what_gguf_cannot_hold_is_refused_before_anything_is_written(tmp_path):
+    pair = save_bpe_pair(tmp_path / "pair", "qwen3", rope_parameters=DYNAMIC)
+    request = make_request(pair, rounds.start(pair), 0.4, tmp_path / "out", gguf=("Q8_0",))
+    with pytest.raises(UserError, match="'dynamic'"):
+        exporter.plan_export(request)
     assert not (tmp_path / "out").exists()
 
 
@@ -317,7 +307,8 @@ def test_a_file_that_is_not_what_was_written_leaves_nothing(monkeypatch, pair_of
 @needs_llama_cpp
 def test_another_model_is_told_from_rounding(monkeypatch, pair_of, tmp_path):
     """Rows of llama that keep the order of the checkpoint: the classic fault of converters."""
-    monkeypatch.setattr(gguf_layout, "NEIGHBOURS", ())
+    family = dataclasses.replace(gguf_families.FAMILIES["llama"], neighbours=False)
+    monkeypatch.setitem(gguf_families.FAMILIES, "llama", family)
     with pytest.raises(UserError, match="computes something else"):
         write(pair_of("llama"), tmp_path, "BF16")
     assert not (tmp_path / "out").exists()
@@ -364,8 +355,8 @@ def test_a_preset_of_any_name_names_plain_files_and_commands(pair_of, tmp_path):
 def test_a_sliding_window_ends_the_context_and_is_said(tmp_path):
     pair = save_bpe_pair(tmp_path / "pair", "mistral", sliding_window=48)
     request = make_request(pair, rounds.start(pair), 0.4, tmp_path / "out", gguf=("Q8_0",))
-    assert gguf_layout.context_length(pair.config) == 48
+    assert gguf_families.context_length(pair.config) == 48
     assert "attends to the last 48 tokens" in gguf_folder.remarks(request.point)[0]
     wide = save_bpe_pair(tmp_path / "wide", "mistral", sliding_window=4096)  # longer than its context
-    assert gguf_layout.sliding_window(wide.config) is None
+    assert gguf_families.sliding_window(wide.config) is None
     assert gguf_verify.NEAR.keys() == set(QUANTISATIONS)

@@ -16,7 +16,7 @@ from thinkswitch import rounds
 from thinkswitch.cli.main import parser
 from thinkswitch.errors import UserError
 from thinkswitch.export import export as exporter
-from thinkswitch.export import gguf_layout, gguf_lora, llama_cpp
+from thinkswitch.export import gguf_families, gguf_layout, gguf_lora, llama_cpp
 from thinkswitch.export.formats import offers
 from thinkswitch.recipe import Schedule
 from thinkswitch.weights.adapter import load_adapter
@@ -93,7 +93,7 @@ def updates_in(file: Path, pair) -> dict[str, torch.Tensor]:
 
 
 def llama_cpp_name(pair, source: str) -> str:
-    arch = gguf_layout.ARCHITECTURES[pair.config.model_type]
+    arch = gguf_families.FAMILIES[pair.config.model_type].architecture
     names = gguf.get_tensor_name_map(gguf_layout.ARCHITECTURE_IDS[arch], 2)
     return names.get_name(source, (".weight", ".bias"))
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import gguf
 
 from thinkswitch import evaluate
+from thinkswitch.export.gguf_families import context_length, sliding_window
 from thinkswitch.export.gguf_kinds import LORAS
-from thinkswitch.export.gguf_layout import context_length, sliding_window
 from thinkswitch.export.gguf_lora import SCALES, TYPES, is_straight
+from thinkswitch.export.gguf_rope import rope_of
 from thinkswitch.export.gguf_tokenizer import find_rule
 from thinkswitch.export.gguf_writer import GgufFile, plan_file
 from thinkswitch.export.point import ExportPoint
@@ -145,6 +146,13 @@ def remarks(point: ExportPoint) -> list[str]:
         found.append(
             f"the checkpoint attends to the last {window} tokens, which llama.cpp does not for this family; "
             f"so the files say that {context_length(point.pair.config)} tokens are the most"
+        )
+    rope = rope_of(point.pair.config)
+    if rope["rope_type"] == "longrope":
+        found.append(
+            "llama.cpp reads every prompt with the rotary frequencies of long texts once its context (-c) is "
+            f"longer than {rope['original_max_position_embeddings']} tokens; the studio reads short ones "
+            "with those of short texts"
         )
     return found
 

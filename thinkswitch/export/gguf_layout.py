@@ -1,35 +1,34 @@
 """What a GGUF file of a point holds: the tensors under llama.cpp's names and types, and the model's keys.
 
 llama.cpp refuses a file with a tensor too many or too few, and computes nonsense where rotary rows lie in
-another order. What is not known to be right is refused here by name.
+another order. What is not known to be right is refused here and in gguf_families.py by name.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import gguf
-import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Type
 from transformers import PretrainedConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from thinkswitch.errors import UserError
+from thinkswitch.export.gguf_families import context_length, family_of
+from thinkswitch.export.gguf_rope import rope_keys, rope_tensors
 from thinkswitch.export.layout import checkpoint_entries
 from thinkswitch.export.point import ExportPoint
 from thinkswitch.recipe import count_layers, layer_of
+from thinkswitch.weights import families
 from thinkswitch.weights.checkpoint import DTYPES, TensorInfo
 
-ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}  # by model_type
 ARCHITECTURE_IDS = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
-NEIGHBOURS = ("llama",)  # architectures whose rotary pairs are neighbours, elsewhere halves of a head
-ROPE_FREQS = "rope_freqs.weight"  # the only tensor that no checkpoint stores
 PLAIN = {"BF16": Type.BF16, "F16": Type.F16, "Q8_0": Type.Q8_0}
 MIXED = {"Q4_K_M": Type.Q4_K, "Q5_K_M": Type.Q5_K, "Q6_K": Type.Q6_K}  # most tensors; some get Q6_K
 # where a row is no multiple of 256
 SMALLER_BLOCKS = {Type.Q4_K: Type.Q5_0, Type.Q5_K: Type.Q5_1, Type.Q6_K: Type.Q8_0}
-SCALED_BY_KEYS = {"linear": gguf.RopeScalingType.LINEAR, "yarn": gguf.RopeScalingType.YARN}
+ALWAYS_F32 = ("_norm.weight", ".shortconv.conv.weight")
+VALUES = ("attn_v.weight", "attn_qkv.weight")
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ class GgufTensor:
     stored_as: torch.dtype  # in the checkpoint: a point is rounded to it before it is quantised
     type: Type
     heads: int = 0  # above 0: rows of each of so many heads are reordered
+    gain: float = 0.0  # what is added to every number
 
     @property
     def row_bytes(self) -> int:
@@ -55,29 +55,7 @@ class GgufTensor:
 
 def architecture(point: ExportPoint) -> str:
     """llama.cpp's name for this family; a UserError where the export does not know it."""
-    config = point.pair.config
-    found = ARCHITECTURES.get(config.model_type)
-    if found is None:
-        known = ", ".join(ARCHITECTURES)
-        raise UserError(
-            f"GGUF export does not know {config.model_type} models; it knows {known}. "
-            "Export a Hugging Face folder, and convert that with llama.cpp"
-        )
-    rope = config.rope_parameters["rope_type"]
-    if rope not in ("default", "llama3", *SCALED_BY_KEYS):
-        raise UserError(
-            f"GGUF export does not know the rope type {rope!r}; export a Hugging Face folder, and convert "
-            "that with llama.cpp"
-        )
-    if found == "qwen2" and head_size(config) * config.num_attention_heads != config.hidden_size:
-        raise UserError(
-            "llama.cpp takes the size of a qwen2 head for hidden size / heads, which it is not here"
-        )
-    return found
-
-
-def head_size(config: PretrainedConfig) -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return family_of(point.pair.config).architecture
 
 
 # ---- tensors
@@ -85,23 +63,49 @@ def head_size(config: PretrainedConfig) -> int:
 
 def plan_tensors(point: ExportPoint, quantisation: str) -> list[GgufTensor]:
     """Every tensor of the file, in its order."""
-    arch = architecture(point)
+    config = point.pair.config
     entries = checkpoint_entries(point.pair)
     layers = count_layers(list(entries))
-    names = gguf.get_tensor_name_map(ARCHITECTURE_IDS[arch], layers)
     tied = "lm_head.weight" not in entries
+    ranks = value_ranks(list(entries))
     tensors = []
     for source, entry in sorted(entries.items(), key=file_place):
-        name = names.get_name(source, try_suffixes=(".weight", ".bias"))
-        if name is None:
-            raise UserError(f"{source} has no place in a GGUF file of a {arch} model")
-        type_ = type_of(name, entry.shape, quantisation, layers, tied)
-        heads = heads_of(point, arch, source)
-        tensors.append(GgufTensor(name, source, entry.shape, DTYPES[entry.dtype], type_, heads))
-    if point.pair.config.rope_parameters["rope_type"] == "llama3":
-        size = head_size(point.pair.config) // 2
-        tensors.insert(0, GgufTensor(ROPE_FREQS, "", (size,), torch.float32, Type.F32))
-    return tensors
+        name = name_of(point, source, layers)
+        shape = tuple(size for size in entry.shape if size > 1) if is_convolution(name) else entry.shape
+        type_ = type_of(name, shape, quantisation, layers, tied, ranks)
+        heads, gain = heads_of(point, source), gain_of(config, source)
+        tensors.append(GgufTensor(name, source, shape, DTYPES[entry.dtype], type_, heads, gain))
+    computed = [
+        GgufTensor(name, "", tuple(tensor.shape), torch.float32, Type.F32)
+        for name, tensor in rope_tensors(config).items()
+    ]
+    return [*computed, *tensors]
+
+
+def name_of(point: ExportPoint, source: str, layers: int) -> str:
+    """llama.cpp's name of a tensor; a UserError where it has no place for one."""
+    family = family_of(point.pair.config)
+    name = name_map(family.architecture, layers).get_name(source, try_suffixes=(".weight", ".bias"))
+    module, _, leaf = source.rpartition(".")
+    no_place = leaf == "bias" and module.rpartition(".")[2] not in family.biases
+    if name is None or no_place:
+        raise UserError(f"{source} has no place in a GGUF file of a {family.architecture} model")
+    return name
+
+
+@cache  # it is asked for each tensor, and takes milliseconds to build
+def name_map(architecture: str, layers: int) -> gguf.TensorNameMap:
+    return gguf.get_tensor_name_map(ARCHITECTURE_IDS[architecture], layers)
+
+
+def is_convolution(name: str) -> bool:
+    """Its kernel is (channels, 1, width) in the checkpoint and (channels, width) in the file."""
+    return name.endswith(".shortconv.conv.weight")
+
+
+def gain_of(config: PretrainedConfig, source: str) -> float:
+    """What a norm of this family adds to its weight, which llama.cpp wants added."""
+    return families.FAMILIES[config.model_type].gain_offset if source.endswith("norm.weight") else 0.0
 
 
 def file_place(item: tuple[str, TensorInfo]) -> tuple[int, str]:
@@ -112,20 +116,28 @@ def file_place(item: tuple[str, TensorInfo]) -> tuple[int, str]:
     return layer, item[0]
 
 
-def heads_of(point: ExportPoint, arch: str, source: str) -> int:
+def heads_of(point: ExportPoint, source: str) -> int:
     """How many heads' rows are reordered: of the queries' or the keys' weight and bias."""
     config = point.pair.config
     kind = source.rpartition(".")[0].rpartition(".")[2]
-    if arch not in NEIGHBOURS:
+    if not family_of(config).neighbours:
         return 0
     return {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(kind, 0)
 
 
-def type_of(name: str, shape: tuple[int, ...], quantisation: str, layers: int, tied: bool) -> Type:
+def value_ranks(sources: list[str]) -> dict[int, int]:
+    """{layer: its number among those with attention}."""
+    layers = {layer_of(name) for name in sources if name.endswith(("v_proj.weight", "qkv_proj.weight"))}
+    return {layer: rank for rank, layer in enumerate(sorted(n for n in layers if n is not None))}
+
+
+def type_of(
+    name: str, shape: tuple[int, ...], quantisation: str, layers: int, tied: bool, ranks: dict[int, int]
+) -> Type:
     """As llama.cpp's converter and its llama-quantize choose it."""
-    if len(shape) == 1 or not name.endswith(".weight") or name.endswith("_norm.weight"):
+    if len(shape) == 1 or not name.endswith(".weight") or name.endswith(ALWAYS_F32):
         return Type.F32
-    wanted = PLAIN.get(quantisation) or mixed_type(name, quantisation, layers, tied)
+    wanted = PLAIN.get(quantisation) or mixed_type(name, quantisation, layers, tied, ranks)
     if shape[-1] % gguf.GGML_QUANT_SIZES[wanted][0]:
         wanted = SMALLER_BLOCKS.get(wanted, Type.F16)
     if shape[-1] % gguf.GGML_QUANT_SIZES[wanted][0]:
@@ -133,15 +145,19 @@ def type_of(name: str, shape: tuple[int, ...], quantisation: str, layers: int, t
     return wanted
 
 
-def mixed_type(name: str, quantisation: str, layers: int, tied: bool) -> Type:
+def mixed_type(name: str, quantisation: str, layers: int, tied: bool, ranks: dict[int, int]) -> Type:
     """Of the K mixtures: more bits for the head, and for values and the MLP's last matrix of some layers."""
     head = "token_embd.weight" if tied else "output.weight"
     if name == head:
         return Type.Q6_K
     _, _, rest = name.partition("blk.")
-    layer, _, kind = rest.partition(".")
-    sensitive = kind in ("attn_v.weight", "ffn_down.weight")
-    return Type.Q6_K if sensitive and gets_more_bits(int(layer), layers) else MIXED[quantisation]
+    number, _, kind = rest.partition(".")
+    more = False
+    if kind in VALUES:  # llama-quantize counts layers with attention
+        more = gets_more_bits(ranks[int(number)], len(ranks))
+    elif kind == "ffn_down.weight":
+        more = gets_more_bits(int(number), layers)
+    return Type.Q6_K if more else MIXED[quantisation]
 
 
 def gets_more_bits(layer: int, layers: int) -> bool:
@@ -155,71 +171,41 @@ def reordered(block: torch.Tensor, head: int) -> torch.Tensor:
     return by_half.transpose(1, 2).reshape(block.shape)
 
 
-def rope_freqs(config: PretrainedConfig) -> np.ndarray:
-    """What llama.cpp divides each rotary frequency by, for Llama 3's scaling. float32, (head size / 2,)."""
-    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
-    size = head_size(config)
-    exponents = torch.arange(0, size, 2, dtype=torch.float32) / size
-    plain = 1.0 / config.rope_parameters["rope_theta"] ** exponents
-    return (plain / scaled).numpy().astype(np.float32)
-
-
 # ---- keys
 
 
-def add_model_keys(writer: gguf.GGUFWriter, point: ExportPoint, quantisation: str) -> None:
+def add_model_keys(
+    writer: gguf.GGUFWriter, point: ExportPoint, quantisation: str, tensors: list[GgufTensor]
+) -> None:
     """What llama.cpp has to know of the model to compute the same."""
     config = point.pair.config
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(point.preset.name or "ThinkSwitch")
+    writer.add_size_label(gguf.size_label(point.pair.parameters, 0, 0, 0))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{quantisation}"])
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(context_length(config))
     writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_feed_forward_length(feed_forward_length(tensors))
     writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_key_length(head_size(config))
-    writer.add_value_length(head_size(config))
-    for key, value in rope_keys(config):
+    writer.add_head_count_kv(key_heads(config))
+    writer.add_layer_norm_rms_eps(getattr(config, "rms_norm_eps", None) or config.norm_eps)
+    if size := getattr(config, "head_dim", None):
+        writer.add_key_length(size)
+        writer.add_value_length(size)
+    for key, value in (*rope_keys(config), *family_of(config).keys(config)):
         getattr(writer, key)(value)
-    if architecture(point) == "llama":
-        writer.add_rope_dimension_count(head_size(config))
-        writer.add_vocab_size(config.vocab_size)
 
 
-def context_length(config: PretrainedConfig) -> int:
-    """Positions. A sliding window that is on ends it, since llama.cpp has none for these families."""
-    return sliding_window(config) or config.max_position_embeddings
+def feed_forward_length(tensors: list[GgufTensor]) -> int:
+    """Not every config names it."""
+    return next(tensor.shape[-1] for tensor in tensors if tensor.name == "blk.0.ffn_down.weight")
 
 
-def sliding_window(config: PretrainedConfig) -> int | None:
-    """The window of a model whose context is longer than that; None elsewhere."""
-    kinds = getattr(config, "layer_types", None)
-    uses_one = any(kind == "sliding_attention" for kind in kinds) if kinds else config.model_type == "mistral"
-    window = getattr(config, "sliding_window", None) if uses_one else None
-    return window if window and window < config.max_position_embeddings else None
-
-
-def rope_keys(config: PretrainedConfig) -> Iterator[tuple[str, object]]:
-    rope = config.rope_parameters
-    yield "add_rope_freq_base", rope["rope_theta"]
-    kind = rope["rope_type"]
-    if kind in SCALED_BY_KEYS:
-        yield "add_rope_scaling_type", SCALED_BY_KEYS[kind]
-        yield "add_rope_scaling_factor", rope["factor"]
-    if kind == "yarn":
-        original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
-        yield "add_rope_scaling_orig_ctx_len", original
-        for ours, theirs in YARN_KEYS.items():
-            if rope.get(ours) is not None:
-                yield theirs, rope[ours]
-
-
-YARN_KEYS = {
-    "beta_fast": "add_rope_scaling_yarn_beta_fast",
-    "beta_slow": "add_rope_scaling_yarn_beta_slow",
-    "attention_factor": "add_rope_scaling_yarn_attn_factor",
-}
+def key_heads(config: PretrainedConfig) -> int | list[int]:
+    """Of each layer where some have no attention."""
+    kinds = getattr(config, "layer_types", None) or ()
+    if "conv" not in kinds:
+        return config.num_key_value_heads
+    return [0 if kind == "conv" else config.num_key_value_heads for kind in kinds]

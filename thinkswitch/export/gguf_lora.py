@@ -10,7 +10,7 @@ import torch
 from gguf import GGMLQuantizationType as Type
 
 from thinkswitch.errors import UserError
-from thinkswitch.export.gguf_layout import ARCHITECTURE_IDS, GgufTensor, architecture, heads_of, reordered
+from thinkswitch.export.gguf_layout import GgufTensor, heads_of, name_of, reordered
 from thinkswitch.export.layout import ADAPTER_PREFIX, adapter_entries, stack_adapters
 from thinkswitch.export.point import ROUNDING, ExportPoint
 from thinkswitch.recipe import count_layers, straight
@@ -23,8 +23,7 @@ LARGEST_F16 = 65504.0
 
 def plan_lora(point: ExportPoint, kind: str) -> list[GgufTensor]:
     """A (rank, in) and B (out, rank) of every layer that the point changes."""
-    arch = architecture(point)
-    names = gguf.get_tensor_name_map(ARCHITECTURE_IDS[arch], count_layers(point.pair.names))
+    layers = count_layers(point.pair.names)
     changed = {
         name
         for update in point.updates
@@ -36,11 +35,8 @@ def plan_lora(point: ExportPoint, kind: str) -> list[GgufTensor]:
         source, side = weight_of(key)
         if source not in changed:
             continue
-        name = names.get_name(source, try_suffixes=(".weight",))
-        if name is None:
-            raise UserError(f"{source} has no place in a GGUF file of a {arch} model")
-        heads = heads_of(point, arch, source) if side == "B" else 0
-        name = f"{name}.lora_{side.lower()}"
+        heads = heads_of(point, source) if side == "B" else 0
+        name = f"{name_of(point, source, layers)}.lora_{side.lower()}"
         tensors.append(GgufTensor(name, key, entry.shape, torch.float32, TYPES[kind], heads))
     return tensors
 

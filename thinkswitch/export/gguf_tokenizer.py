@@ -19,9 +19,21 @@ from thinkswitch.weights.checkpoint import Checkpoint
 from thinkswitch.weights.tokenizer import PROBE
 
 LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
-SIGNS_AND_SPACE = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPACE = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+SIGNS_AND_SPACE = rf" ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{SPACE}"
 ENDINGS = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
 GPT_2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
+# A capital begins a word: as far as llama.cpp's regular expressions know capitals
+UPPER, LOWER = r"(?=\p{L})[^a-z]", r"(?=\p{L})[^A-Z]"
+BEFORE = r"[^\r\n\p{L}\p{N}]?"
+CASED = (rf"{BEFORE}(?:{UPPER})*(?:{LOWER})+", rf"{BEFORE}(?:{UPPER})+(?:{LOWER})*")
+SIGNS_AND_SLASHES = rf" ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{SPACE}"
+HAN_AND_KANA = "[一-龥぀-ゟ゠-ヿ]+"
+ASCII_SIGNS = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"
+MARKED = (
+    rf"{ASCII_SIGNS}[A-Za-z]+|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+"
+    rf"| ?[\p{{P}}\p{{S}}]+[\r\n]*|{SPACE}"
+)
 
 QUESTIONS = PROMPTS[:2]  # what every rule must get right
 TEXTS = (  # in which the rules differ: digits, contractions, lines, spaces, signs, other scripts
@@ -32,6 +44,8 @@ TEXTS = (  # in which the rules differ: digits, contractions, lines, spaces, sig
     "She's sure IT'S WE'LL don't I'M\tx  y   z \n \n\n  end ",
     "3.14159 1,000,000 007 1234567 ½ ² ٣",
     "Ünïcödé 中文字符 русский ελληνικά हिन्दी 🙂👍🏽",
+    "'tis 'Twas 'tis the 'Twas iPhone camelCase HTTPServer",
+    "x = 1;\n  \ny = 2;\n  \nz!\n  \n//",
     "a_b--c...d!!?? (e) [f] {g} <h> $i^2$ \\frac{1}{2}",
 )
 
@@ -45,11 +59,19 @@ class Rule:
     whole_words: bool = False  # a word that is a token is not put together by merges
 
 
+LLAMA_3 = rf"{ENDINGS}|{LETTERS}|\p{{N}}{{1,3}}|{SIGNS_AND_SPACE}"
 RULES = (
     Rule("qwen2", (rf"{ENDINGS}|{LETTERS}|\p{{N}}|{SIGNS_AND_SPACE}",)),
-    Rule("llama-bpe", (rf"{ENDINGS}|{LETTERS}|\p{{N}}{{1,3}}|{SIGNS_AND_SPACE}",), whole_words=True),
-    Rule("smollm", (r"\p{N}", GPT_2)),
+    Rule("llama-bpe", (LLAMA_3,), whole_words=True),  # and glm4, lfm2
+    Rule("dbrx", (LLAMA_3,)),  # OLMo 2 and 3, Phi-4, SmolLM3
+    Rule("smollm", (r"\p{N}", GPT_2)),  # and Granite 3
     Rule("gpt-2", (GPT_2,)),
+    Rule("tekken", (rf"{'|'.join(CASED)}|\p{{N}}|{SIGNS_AND_SLASHES}",), whole_words=True),
+    Rule(
+        "gpt-4o", (rf"{CASED[0]}{ENDINGS}?|{CASED[1]}{ENDINGS}?|\p{{N}}{{1,3}}|{SIGNS_AND_SLASHES}",)
+    ),  # Phi-4-mini
+    Rule("seed-coder", (rf"{ENDINGS}|{LETTERS}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{SPACE}",)),
+    Rule("hunyuan-dense", (r"\p{N}{1,3}", HAN_AND_KANA, MARKED)),
 )
 
 
@@ -86,7 +108,8 @@ def look_for_rule(
     if beyond:
         return f"has tokens beyond the {rows} rows of the embedding ({beyond[0]!r}), which llama.cpp refuses"
     inexact = None
-    for rule in RULES:
+    whole_words = bool(model.get("ignore_merges"))
+    for rule in sorted(RULES, key=lambda rule: rule.whole_words != whole_words):
         theirs = emulated(data, rule)
         if not same_ids(tokenizer, theirs, questions):
             continue

@@ -15,16 +15,15 @@ import numpy as np
 
 from thinkswitch.export.gguf_kinds import LORAS
 from thinkswitch.export.gguf_layout import (
-    ROPE_FREQS,
     GgufTensor,
     add_model_keys,
     architecture,
     plan_tensors,
     reordered,
-    rope_freqs,
 )
 from thinkswitch.export.gguf_lora import add_lora_keys, lora_matrix, plan_lora
 from thinkswitch.export.gguf_quantise import quantised
+from thinkswitch.export.gguf_rope import rope_tensors
 from thinkswitch.export.gguf_tokenizer import add_tokenizer_keys
 from thinkswitch.export.layout import ADAPTER_PREFIX
 from thinkswitch.export.point import ExportPoint
@@ -77,8 +76,8 @@ def blocks(point: ExportPoint, tensor: GgufTensor) -> Iterator[np.ndarray]:
 
     Beside a LoRA the weights are those that it is added to.
     """
-    if tensor.name == ROPE_FREQS:
-        yield rope_freqs(point.pair.config)
+    if not tensor.source:
+        yield rope_tensors(point.pair.config)[tensor.name].numpy()
         return
     if tensor.source.startswith(ADAPTER_PREFIX):
         yield lora_matrix(point, tensor)
@@ -88,6 +87,7 @@ def blocks(point: ExportPoint, tensor: GgufTensor) -> Iterator[np.ndarray]:
     recipe = point.origin if point.lora else point.recipe
     for block in merge_blocks(point.pair, point.round.adapters, recipe, tensor.source, step):
         rows = block.to(tensor.stored_as).float()
+        rows = rows + tensor.gain if tensor.gain else rows  # adding 0 would turn -0 into 0
         yield (reordered(rows, head) if tensor.heads else rows).contiguous().numpy()
 
 
@@ -101,7 +101,7 @@ class OpenGguf:
         if file.quantisation in LORAS:
             add_lora_keys(self._writer, point)
         else:
-            add_model_keys(self._writer, point, file.quantisation)
+            add_model_keys(self._writer, point, file.quantisation, file.tensors)
             rows = next(t.shape[0] for t in file.tensors if t.name == "token_embd.weight")
             add_tokenizer_keys(self._writer, point.template_source, rows)
         for tensor in file.tensors:

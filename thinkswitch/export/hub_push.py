@@ -4,7 +4,7 @@ The token is the one that huggingface_hub finds: HF_TOKEN, or what `hf auth logi
 for, kept or shown here. A repository that exists is replaced only if an export of ours made it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +89,11 @@ def validate_owner(name: str, me: dict[str, Any]) -> None:
     token = (me.get("auth") or {}).get("accessToken") or {}
     if token.get("role") in READS_ONLY:
         raise UserError("your token may only read; make one with write access, then `hf auth login`")
+    if cannot_write(token, name):
+        raise UserError(
+            f"your fine-grained token may not write to {name}; give it write access to repositories of "
+            f"{name.partition('/')[0]}, then push again"
+        )
     owner = name.partition("/")[0]
     roles = {org["name"]: org.get("roleInOrg") for org in me.get("orgs", [])}
     mine = [me["name"], *(org for org, role in roles.items() if role not in READS_ONLY)]
@@ -97,6 +102,20 @@ def validate_owner(name: str, me: dict[str, Any]) -> None:
             f"no repository of {owner} is yours to write: your token may write to {list_some(mine)}; "
             "name one of these"
         )
+
+
+def cannot_write(token: dict[str, Any], name: str) -> bool:
+    """Whether a fine-grained token surely may not; the Hub says what it may, for each owner or repository."""
+    rights = token.get("fineGrained") or {}
+    if token.get("role") != "fineGrained" or not isinstance(rights.get("scoped"), list):
+        return False
+    places = (name.lower(), name.partition("/")[0].lower())
+    allowed = list(rights.get("global") or [])
+    for scope in rights["scoped"]:
+        place = (scope.get("entity") or {}).get("name")
+        if place is None or str(place).lower() in places:  # one without a name may be any
+            allowed += scope.get("permissions") or []
+    return not any(str(right).startswith("repo") and "write" in str(right) for right in allowed)
 
 
 def look_at(api: Any, name: str, private: bool) -> Repository:
@@ -176,9 +195,10 @@ def refuse_unnamed_base(folder: Path) -> None:
         )
 
 
-def push(folder: Path, there: Repository) -> str:
+def push(folder: Path, there: Repository, on_publish: Callable[[], None] | None = None) -> str:
     """Upload an export in one commit; returns its address. Files that the Hub has already are not sent again.
 
+    `on_publish` is called once all that is large has arrived; until then nothing can be seen on the Hub.
     Raises UserError. The folder stays as it is whatever happens.
     """
     # not upload_folder, which may make several commits: the first of them would be no export
@@ -187,16 +207,18 @@ def push(folder: Path, there: Repository) -> str:
     validate_folder(folder)
     paths = {path.name: path for path in sorted(folder.iterdir())}
     gone = sorted(there.files - paths.keys())  # what an earlier export had and this one has not
-    operations: list[CommitOperationAdd | CommitOperationDelete] = []
-    operations += [CommitOperationAdd(name, path) for name, path in paths.items()]
-    operations += [CommitOperationDelete(name) for name in gone]
+    added = [CommitOperationAdd(name, path) for name, path in paths.items()]
     api = HfApi()
-    with push_errors(there.name):
+    with push_errors(there.name, "broke off and nothing was published"):
         if there.commit is None:
             api.create_repo(there.name, private=there.private)
+        api.preupload_lfs_files(there.name, added, free_memory=False)
+    if on_publish:
+        on_publish()
+    with push_errors(there.name, f"broke off at its end; see whether it is at {address(there.name)}"):
         api.create_commit(
             there.name,
-            operations,
+            [*added, *(CommitOperationDelete(name) for name in gone)],
             commit_message="Upload an export of ThinkSwitch Studio",
             parent_commit=there.commit,  # refuse if somebody has pushed meanwhile
         )
@@ -204,8 +226,8 @@ def push(folder: Path, there: Repository) -> str:
 
 
 @contextmanager
-def push_errors(name: str) -> Iterator[None]:
-    """Turn what the Hub and the network raise into one sentence."""
+def push_errors(name: str, outcome: str = "could not begin") -> Iterator[None]:
+    """Turn what the Hub and the network raise into one sentence. `outcome`: of a push that ends here."""
     from huggingface_hub import errors
 
     try:
@@ -220,7 +242,7 @@ def push_errors(name: str) -> Iterator[None]:
     except Exception as error:  # httpx, hf_xet: the libraries below raise what they like
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
         raise UserError(
-            f"the push to {name} broke off ({without_token(first_line(cause))}); push it again: what has "
+            f"the push to {name} {outcome} ({without_token(first_line(cause))}); push it again: what has "
             "arrived is not sent again"
         ) from error
 

@@ -8,7 +8,8 @@ import gradio as gr
 from markupsafe import Markup
 
 from thinkswitch.errors import UserError
-from ui.export import exporting
+from thinkswitch.text import format_bytes_of
+from ui.export import exporting, push_process
 from ui.scheduling import BackgroundTask
 from ui.studio import Studio
 from ui.widgets import html
@@ -16,6 +17,8 @@ from ui.widgets.components import MessageBox
 from ui.widgets.events import on
 
 Updates = dict[gr.blocks.Block, Any]
+STARTING = "Pushing …"
+STOPPED = "The push was stopped and nothing was published; Push goes on: what has arrived is not sent again."
 NO_TOKEN = "Pushing to the Hub needs a token: <code>hf auth login</code> in a terminal, then reload."
 
 
@@ -27,6 +30,7 @@ class PushView:
     name: gr.Textbox
     private: gr.Checkbox
     start: gr.Button
+    stop: gr.Button
     status: MessageBox
 
 
@@ -51,9 +55,11 @@ def build() -> PushView:
                 min_width=120,
                 elem_id="export-push-private",
             )
-            start = gr.Button("Push", size="md", scale=0, min_width=120, elem_id="export-push")
+            button: dict[str, Any] = {"size": "md", "scale": 0, "min_width": 120}
+            start = gr.Button("Push", elem_id="export-push", **button)
+            stop = gr.Button("Stop", elem_id="export-push-stop", interactive=False, **button)
         status = MessageBox(elem_id="export-push-status")
-    return PushView(box, name, private, start, status)
+    return PushView(box, name, private, start, stop, status)
 
 
 def control(studio: Studio, view: PushView) -> None:
@@ -62,10 +68,17 @@ def control(studio: Studio, view: PushView) -> None:
             begin(studio, name.strip(), bool(private), request.session_hash)
         except UserError as error:
             return {view.status: html.error(exporting.sentence(studio, error))}
-        return {view.status: html.quiet("Pushing …"), view.start: gr.update(interactive=False)}
+        return {view.status: html.quiet(STARTING), view.start: gr.update(interactive=False)}
+
+    def do_stop(request: gr.Request):
+        try:
+            studio.cancel("push", request.session_hash)
+        except UserError as error:
+            html.toast(error)
 
     for event in (view.start.click, view.name.submit):
         on(event, do_push, [view.name, view.private], [view.status, view.start])
+    on(view.stop.click, do_stop)
 
 
 def begin(studio: Studio, name: str, private: bool, session_hash: str | None = None) -> None:
@@ -82,8 +95,7 @@ def begin(studio: Studio, name: str, private: bool, session_hash: str | None = N
     there = hub_push.find_repository(name, private)
 
     def work(cancelled: Callable[[], bool]):
-        yield "push", 0, 1
-        return hub_push.push(folder, there)
+        return push_process.push(folder, there)
 
     studio.task("push", work, session_hash)
 
@@ -101,6 +113,7 @@ def updates(studio: Studio, view: PushView) -> Updates:
     return {
         view.box: gr.update(visible=True),
         view.start: gr.update(interactive=may_push and not at_work),
+        view.stop: gr.update(interactive=at_work),
         view.status: outcome(studio, push) if may_push else Markup(NO_TOKEN),
     }
 
@@ -109,8 +122,17 @@ def outcome(studio: Studio, push: BackgroundTask | None) -> Markup | str:
     if push is None:
         return ""
     if not push.ended:
-        return html.quiet("Pushing …")
+        return progress_html(push)
+    if push.cancelled and push.error:
+        return html.quiet(STOPPED)
     if push.error:
         return html.error(exporting.sentence(studio, push.error))
     link = '<b>Pushed</b> to <a href="{0}" target="_blank" rel="noopener">{0}</a>.'
     return Markup(link).format(push.result)
+
+
+def progress_html(push: BackgroundTask) -> Markup:
+    if not push.total:
+        return html.quiet(STARTING)
+    told = html.quiet(f"Pushing … {format_bytes_of(push.done, push.total)}")
+    return told + html.progress_bar(push.done, push.total)

@@ -67,7 +67,7 @@ class Seen:
 
     pair: int | None
     task: tuple[int, str, int, bool] | None
-    push: tuple[int, bool] | None
+    push: tuple[int, int, bool] | None
 
 
 def build(studio: Studio, schedule: gr.State) -> dict:
@@ -285,7 +285,7 @@ def seen_now(studio: Studio) -> Seen:
     task, loaded = studio.tasks.get("export"), studio.loaded
     state = (id(task), task.stage, task.done, task.ended) if task else None
     push = studio.tasks.get("push")
-    return Seen(id(loaded) if loaded else None, state, (id(push), push.ended) if push else None)
+    return Seen(id(loaded) if loaded else None, state, (id(push), push.done, push.ended) if push else None)
 
 
 def refresh(studio: Studio, view: View, seen: Seen | None, wanted: Wanted) -> Updates:
