@@ -45,6 +45,8 @@ def serve(flags: argparse.Namespace):
     settings.special = flags.special
     settings.warmup = False
     settings.ui = False
+    settings.cors_origins = ""  # no page in a browser may ask it
+    settings.endpoint_slots = False  # which would show prompts
     settings.cache_ram_mib = 0  # a copy of prompts that nobody asks again
     settings.sampling.top_k = flags.top_k
     settings.sampling.min_p = flags.min_p
