@@ -6,8 +6,8 @@
 
 Each engine answers the same prompts with the same limits, all with as many threads, taking turns. As many
 answers as --rows, so a wave of them; random weights never end by themselves. Limits are log-normal around
---tokens, so raise that for real weights. `same_answers` of the last turn are the letters of torch float32. What an engine takes before its first answer (files, start, load) stands apart, and pays off
-the sooner the more answers a round has. Last line: JSON.
+--tokens, so raise that for real weights. `same_answers` are torch float32's to the letter, in the last turn.
+What an engine takes before its first answer (files, start, load) stands apart in `before_s`. Last line: JSON.
 """
 
 import tempfile

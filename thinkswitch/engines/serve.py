@@ -6,6 +6,7 @@ RUN/.engine/    the checkpoint, log-1 and ended-1 (see guard.py); gone when the 
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from thinkswitch.export.llama_cpp import complaint
 HOST = "127.0.0.1"
 READY_SECONDS = 1800.0  # vLLM compiles, and a large file is read from a slow disk
 LOOK_SECONDS = 0.05
-ASK_SECONDS = 5.0  # for its list of models
+ASK_SECONDS = 2.0  # for its list of models
 STOP_SECONDS = 30.0  # more than the guard takes to end a server
 PORTS = 3  # how many are tried: another program may take one before the server does
 OTHERS_SETTINGS = ("LLAMA_ARG_", "LLAMA_API_KEY", "VLLM_API_KEY")  # begin variables meant for another server
@@ -117,10 +118,7 @@ class EngineServer:
             listed = ask(f"{self.url}/models")
             if listed.status_code != 200 or self.model not in [one["id"] for one in listed.json()["data"]]:
                 return False
-            return ask(f"http://{HOST}:{self.port}/health").status_code in (
-                200,
-                404,
-            )  # 404: it has no such page
+            return ask(f"http://{HOST}:{self.port}/health").status_code == 200  # 503 while it loads
         except (httpx.HTTPError, ValueError, LookupError, TypeError):
             return False
 
@@ -130,10 +128,15 @@ def engine_server(engine: Engine, run: Path) -> Iterator[EngineServer]:
     """A scratch folder and a guard, which starts the server; nothing of them is left when the block ends."""
     scratch = (run / SCRATCH).absolute()
     remove_scratch(run)
-    scratch.mkdir(parents=True)
+    try:
+        scratch.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{scratch} cannot be made ({error.strerror}); move it away, then resume") from None
     guard = subprocess.Popen(
         [sys.executable, "-m", "thinkswitch.engines.guard", str(scratch)],
         stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,  # not ours: whoever reads that would wait for the guard, too
+        stderr=subprocess.DEVNULL,
         env=environment(),
         **apart(),
     )
@@ -148,7 +151,7 @@ def engine_server(engine: Engine, run: Path) -> Iterator[EngineServer]:
         except subprocess.TimeoutExpired:
             guard.kill()
             guard.wait()
-        remove_scratch(run)
+        shutil.rmtree(scratch, ignore_errors=True)  # where the guard was killed
 
 
 def environment() -> dict[str, str]:
