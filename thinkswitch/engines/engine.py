@@ -107,6 +107,6 @@ def said_version(program: str) -> str:
 
 
 def remove_scratch(run: Path) -> None:
-    """Also what is left of a run whose guard was killed with it. Only in a run, or it may be somebody's own."""
+    """Also what a run left whose guard was killed with it. In no other folder: it may be somebody's own."""
     if (run / "preset.yaml").is_file():
         shutil.rmtree(run / SCRATCH, ignore_errors=True)
