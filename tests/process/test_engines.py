@@ -61,6 +61,10 @@ def stand_in(tmp_path, monkeypatch):
     return put
 
 
+def never() -> bool:
+    return False
+
+
 def preset_of(engine: str, **changes):
     settings = dict(engine=engine, rounds=1, prompts=24, held_out=2, rows=4, think_temperature=0)
     return make_preset({**settings, **changes}, base=load_preset("tiny"))
@@ -82,7 +86,7 @@ def samples(folder: Path) -> list[dict]:
     return list(runs.read_lines(runs.round_dir(folder, 1) / "samples.jsonl"))
 
 
-def asked(pair, preset, run: Path, state=None, count: int = 12, stopped=lambda: False):
+def asked(pair, preset, run: Path, state=None, count: int = 12, stopped=never):
     """What `ask_engine` yields for `count` greedy questions, and the rows."""
     state = state or rounds.start(pair)
     greedy = replace(evaluate.sampling(preset, "thinking", greedy=True), max_new_tokens=60)
@@ -151,6 +155,17 @@ def test_a_later_round_is_served_with_its_adapters(pair, tmp_path):
     answers = texts(said)
     assert same(torch_texts(pair, later, rows), answers) > 0.6
     assert same(torch_texts(pair, first, rows), answers) < 0.5
+
+
+@needs_llama_cpp
+def test_a_repetition_penalty_counts_the_whole_answer_as_ours_does(pair, tmp_path):
+    """A server's own default is the last 64 tokens; -1 once meant all and now refuses to start."""
+    state = rounds.start(pair)
+    said, rows = asked(pair, preset_of("llama.cpp", think_repetition_penalty=1.4), tmp_path)
+    answers = texts(said)
+    unpenalised = [replace(row, sampling=replace(row.sampling, repetition_penalty=1.0)) for row in rows]
+    assert same(torch_texts(pair, state, rows), answers) > 0.8
+    assert same(torch_texts(pair, state, unpenalised), answers) < 0.6
 
 
 @needs_llama_cpp

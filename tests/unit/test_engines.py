@@ -138,7 +138,7 @@ def test_llama_cpp_gets_a_slot_for_each_row_and_no_sampling_of_its_own():
     flags = llama_cpp_server.read_flags(words[len(OUR_SERVER) :])
     assert (flags.model, flags.alias, flags.host, flags.port) == ("f.gguf", "name", "127.0.0.1", 8123)
     assert (flags.parallel, flags.ctx_size, flags.threads, flags.gpu_layers) == (4, 4 * 2048, 3, 0)
-    assert (flags.top_k, flags.min_p, flags.repeat_penalty, flags.repeat_last_n) == (0, 0, 1.1, -1)
+    assert (flags.top_k, flags.min_p, flags.repeat_penalty, flags.repeat_last_n) == (0, 0, 1.1, 2048)
     assert flags.special
 
 

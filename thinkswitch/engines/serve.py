@@ -183,7 +183,7 @@ def command(engine: Engine, model: Path, alias: str, port: int, load: Load) -> l
         *("--ctx-size", str(load.slots * load.tokens), "--parallel", str(load.slots)),
         *("--threads", str(load.threads), "--special"),
         *("--top-k", "0", "--min-p", "0"),
-        *("--repeat-penalty", f"{load.repetition_penalty:g}", "--repeat-last-n", "-1"),
+        *("--repeat-penalty", f"{load.repetition_penalty:g}", "--repeat-last-n", str(load.tokens)),
         *(("--gpu-layers", "0") if load.on_cpu else ()),
     ]
 
