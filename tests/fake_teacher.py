@@ -21,10 +21,8 @@ class FakeTeacher(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(
-        self, behave: Callable[[int, dict], Reply], models: tuple[dict, ...] = MODELS, port: int = 0
-    ):
-        super().__init__(("127.0.0.1", port), Handler)
+    def __init__(self, behave: Callable[[int, dict], Reply], models: tuple[dict, ...] = MODELS):
+        super().__init__(("127.0.0.1", 0), Handler)
         self.behave = behave
         self.probe: Callable[[dict], Reply] = lambda body: completion("so many</think>1")
         self.models = models
@@ -59,8 +57,8 @@ class PairTeacher(FakeTeacher):
     closing tag out. no ids: it takes text only. silent: it counts no tokens. changes ids: as it says.
     """
 
-    def __init__(self, folder: Path, *faults: str, port: int = 0, **listed):
-        super().__init__(self.answer, ({"id": str(folder), **listed},), port)
+    def __init__(self, folder: Path, *faults: str, **listed):
+        super().__init__(self.answer, (dict(id=str(folder), **listed),))
         self.faults = faults
         self.probe = lambda body: self.answer(0, body)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)

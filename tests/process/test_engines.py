@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import ROOT, TINY, random_adapter, wait
 from thinkswitch import evaluate, loop, rounds, runs
@@ -34,11 +36,20 @@ if sys.argv[1:] == ["--version"]:
 flags = dict(zip(sys.argv[3::2], sys.argv[4::2]))
 """
 SERVES = """
-sys.path[:0] = [{root!r}, {tests!r}]
-from pathlib import Path
-from fake_teacher import PairTeacher
-teacher = PairTeacher(Path(sys.argv[2]), port=int(flags["--port"]), id=flags["--served-model-name"])
-time.sleep(600)
+import http.server, json
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.reply(dict(data=[dict(id=flags["--served-model-name"])]))
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.reply(dict(choices=[dict(text="so many</think>1", finish_reason="stop")]))
+    def reply(self, body):
+        data = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+http.server.ThreadingHTTPServer((flags["--host"], int(flags["--port"])), Handler).serve_forever()
 """
 
 
@@ -53,8 +64,7 @@ def stand_in(tmp_path, monkeypatch):
 
     def put(code: str) -> None:
         program = tmp_path / "vllm"
-        text = STAND_IN.format(python=sys.executable) + code.format(root=str(ROOT), tests=str(ROOT / "tests"))
-        program.write_text(text, encoding="utf-8")
+        program.write_text(STAND_IN.format(python=sys.executable) + code, encoding="utf-8")
         program.chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
 
@@ -66,7 +76,7 @@ def never() -> bool:
 
 
 def preset_of(engine: str, **changes):
-    settings = dict(engine=engine, rounds=1, prompts=24, held_out=2, rows=4, think_temperature=0)
+    settings = dict(engine=engine, rounds=1, prompts=16, held_out=2, rows=4, think_temperature=0)
     return make_preset({**settings, **changes}, base=load_preset("tiny"))
 
 
@@ -126,21 +136,22 @@ def is_gone(process: psutil.Process) -> bool:
 
 
 @needs_llama_cpp
-def test_a_round_that_llama_cpp_labels_has_the_answers_that_torch_gives(tmp_path):
+def test_a_round_that_llama_cpp_labels_has_the_answers_that_torch_gives(pair, tmp_path):
     """Greedy, in Q8_0: nearly all are the same; each line and run.json name the engine, nothing is left."""
-    events = label(preset_of("llama.cpp"), tmp_path / "run")
-    label(preset_of("torch"), tmp_path / "torch")
-    ours, theirs = samples(tmp_path / "torch"), samples(tmp_path / "run")
-    by_prompt = [{line["prompt_index"]: line["text"] for line in lines} for lines in (ours, theirs)]
-    assert len(theirs) == 24 and same(*by_prompt) > 0.85
-    engine = choose(preset_of("llama.cpp"))
-    assert {line["engine"] for line in theirs} == {engine.label} and "xllamacpp" in engine.label
-    assert not any("engine" in line for line in ours)
+    preset = preset_of("llama.cpp")
+    events = label(preset, tmp_path / "run")
+    lines = samples(tmp_path / "run")
+    greedy = evaluate.sampling(preset, "thinking", greedy=True)
+    rows = [evaluate.row(pair.thinking, line["prompt"], greedy, seed=0) for line in lines]
+    theirs = {row: line["text"] for row, line in enumerate(lines)}
+    assert len(lines) == 16 and same(torch_texts(pair, rounds.start(pair), rows), theirs) > 0.85
+    engine = choose(preset)
+    assert {line["engine"] for line in lines} == {engine.label} and "xllamacpp" in engine.label
     info = runs.read_info(tmp_path / "run")
     assert info["engine"] == engine.facts and "same bytes" in info["engine"]["note"]
     starting = [event for event in events if "starting" in event.data]
     assert starting[-1].data["starting"] == f"starting {engine.label}"
-    assert all((event.phase, event.step, event.total) == ("think", 0, 24) for event in starting)
+    assert all((event.phase, event.step, event.total) == ("think", 0, 16) for event in starting)
     assert not (tmp_path / "run" / SCRATCH).exists() and not children("thinkswitch.engines")
 
 
@@ -233,14 +244,30 @@ def test_a_port_that_another_program_takes_first_costs_another_try(pair, tmp_pat
 # ---- vLLM, by stand-ins
 
 
-def test_vllm_is_given_a_folder_that_transformers_loads(pair, tmp_path, stand_in):
-    """The stand-in decodes what was written for it, in float32: the answers are torch's to the letter."""
+def test_vllm_is_served_asked_and_ended(pair, tmp_path, stand_in):
     stand_in(SERVES)
-    preset = preset_of("vllm")
-    said, rows = asked(pair, preset, tmp_path / "run", count=6)
-    assert same(torch_texts(pair, rounds.start(pair), rows), texts(said)) == 1
-    assert choose(preset).label == "vllm (0.99.1)"
-    assert not (tmp_path / "run" / SCRATCH).exists()
+    said, _ = asked(pair, preset_of("vllm"), tmp_path / "run", count=6)
+    answers = []
+    for chunk in said:
+        answers.append(chunk)
+        served = children("--served-model-name")
+    assert answers[1] == "starting vllm (0.99.1)"
+    assert texts(answers) == dict.fromkeys(range(6), "so many</think>1")
+    assert len(served) == 1 and all(map(is_gone, served)) and not (tmp_path / "run" / SCRATCH).exists()
+
+
+def test_vllm_is_given_a_folder_that_transformers_loads(pair, tmp_path):
+    """The weights are the round's, to the bit, under the thinking checkpoint's template."""
+    state = rounds.start(pair)
+    point = checkpoint_files.thinking_point("vllm", pair, state, preset_of("vllm"))
+    list(checkpoint_files.write(point, tmp_path))
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
+    ours = materialise(pair, [], state.thinking).state_dict()
+    assert loaded.keys() == ours.keys() and all(
+        torch.equal(loaded[name].float(), ours[name]) for name in ours
+    )
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.chat_template == pair.thinking.tokenizer.chat_template
 
 
 def test_an_engine_that_ends_before_it_is_ready_is_quoted(pair, tmp_path, stand_in):
