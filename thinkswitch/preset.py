@@ -121,8 +121,8 @@ class Preset:
     teacher_model: str = setting("", "Model name on that server. Empty = the first one it lists.")
     engine: str = setting(
         "auto",
-        "What runs the thinking checkpoint where it labels. llama.cpp and vllm are started for each round "
-        "and may write other bytes for the same seed. auto = torch.",
+        "What runs the thinking checkpoint while it labels. All but torch may write other bytes for a seed. "
+        "auto = torch.",
         choices=("auto", "torch", "llama.cpp", "vllm"),
     )
     samples: int = setting(
