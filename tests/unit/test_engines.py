@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import TINY
-from thinkswitch import loop
+from thinkswitch import loop, runs
+from thinkswitch.cli import terminal
 from thinkswitch.cli.main import main
 from thinkswitch.engines import checkpoint_files, engine, llama_cpp_server, serve
 from thinkswitch.engines.engine import OUR_SERVER, Engine, choose
@@ -17,7 +18,9 @@ from thinkswitch.errors import UserError
 from thinkswitch.export import llama_cpp
 from thinkswitch.preset import Preset, load_preset, make_preset
 from thinkswitch.rounds import Round
+from thinkswitch.runs.lines import event_problem
 from thinkswitch.weights.pair import open_pair
+from ui.loop import run_progress
 
 LOAD = serve.Load(
     slots=4, tokens=2048, positions=1500, threads=3, dtype="bfloat16", on_cpu=True, repetition_penalty=1.1
@@ -129,6 +132,18 @@ def test_memory_for_all_slots_is_refused_in_numbers(pair, monkeypatch):
         checkpoint_files.refuse_full_memory(point, 64, 4096)
 
 
+def test_what_a_killed_guard_left_goes_with_the_next_start_but_only_from_a_run(tmp_path):
+    """A folder that is no run is refused later; what it holds is somebody's."""
+    left = tmp_path / engine.SCRATCH / "model.gguf"
+    left.parent.mkdir()
+    left.write_bytes(b"GGUF")
+    engine.remove_scratch(tmp_path)
+    assert left.exists()
+    (tmp_path / "preset.yaml").write_text("name: tiny", encoding="utf-8")
+    engine.remove_scratch(tmp_path)
+    assert not left.parent.exists()
+
+
 # ---- how a server is started
 
 
@@ -163,6 +178,15 @@ def test_settings_meant_for_another_server_are_not_passed_on(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     passed = serve.environment()
     assert passed["CUDA_VISIBLE_DEVICES"] == "1" and not {"LLAMA_ARG_HOST", "VLLM_API_KEY"} & passed.keys()
+
+
+def test_the_terminal_and_the_page_say_what_an_engine_does():
+    event = runs.Event(1, "think", 0, 3, {"starting": "starting llama.cpp (xllamacpp 1)"})
+    assert terminal.event_note(event) == "starting llama.cpp (xllamacpp 1)"
+    assert "starting llama.cpp (xllamacpp 1)" in run_progress.details(
+        "stopped", Preset(), [event.to_dict()], 1.0
+    )
+    assert not event_problem(event.to_dict()) and event_problem({**event.to_dict(), "starting": 1})
 
 
 def test_the_guard_imports_nothing_large():

@@ -9,6 +9,8 @@ import argparse
 import os
 import sys
 
+WARNINGS = 2  # and errors; below stand ten lines for each answer
+
 
 def read_flags(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(allow_abbrev=False)
@@ -44,6 +46,7 @@ def serve(flags: argparse.Namespace):
         settings.n_gpu_layers = flags.gpu_layers
     settings.special = flags.special
     settings.warmup = False
+    settings.verbosity = WARNINGS
     settings.ui = False
     settings.cors_origins = ""  # no page in a browser may ask it
     settings.endpoint_slots = False  # which would show prompts

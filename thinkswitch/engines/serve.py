@@ -27,6 +27,7 @@ READY_SECONDS = 1800.0  # vLLM compiles, and a large file is read from a slow di
 LOOK_SECONDS = 0.05
 ASK_SECONDS = 2.0  # for its list of models
 STOP_SECONDS = 30.0  # more than the guard takes to end a server
+LOG_BYTES = 1 << 16  # of a log, in which the last words are looked for
 PORTS = 3  # how many are tried: another program may take one before the server does
 OTHERS_SETTINGS = ("LLAMA_ARG_", "LLAMA_API_KEY", "VLLM_API_KEY")  # begin variables meant for another server
 
@@ -99,8 +100,11 @@ class EngineServer:
             )
 
     def log(self) -> str:
+        """The end of what it printed."""
         try:
-            return (self.scratch / f"log-{self.number}").read_text("utf-8", "replace")
+            with open(self.scratch / f"log-{self.number}", "rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_BYTES))
+                return file.read().decode("utf-8", "replace")
         except OSError:  # it has not begun, or its folder is gone
             return ""
 
