@@ -54,7 +54,7 @@ def _run_rounds(context: RunContext) -> Iterator[Event]:
     """Every event is recorded before it is yielded."""
     rounds_to_run = context.preset.rounds
     number = 0
-    with runs.claim(context.folder, context.origin):
+    with runs.claim(context.folder, context.origin, context.engine.facts):
         try:
             for number in range(rounds_to_run + 1):
                 for event in one_round(context, number):
@@ -102,16 +102,16 @@ def think(context: RunContext, previous: Round) -> Stage:
         return
     first = samples.answers_to_check(preset, role, len(rows))
     samples.refuse_without_traces(path, first)
-    if preset.teacher and role == "thinking":
-        chunks = context.teacher_answers(rows, done)
-    else:
-        chunks = context.answers(previous, role, rows, done)
     meter = ProgressMeter()
-    for chunk in chunks:
+    for chunk in context.labels(previous, role, rows, done):
+        if isinstance(chunk, Event):  # an engine is starting
+            meter = ProgressMeter()
+            yield chunk
+            continue
         meter.read(chunk)
         if chunk.finish:
             i, s = divmod(chunk.row, preset.samples)
-            runs.append(path, samples.new(prompts[i], i, s, rows[chunk.row], chunk))
+            runs.append(path, samples.new(prompts[i], i, s, rows[chunk.row], chunk, context.engine))
             done.add(chunk.row)
             if len(done) == first:
                 samples.refuse_without_traces(path, first)

@@ -119,6 +119,12 @@ class Preset:
         hide_in_demo=True,
     )
     teacher_model: str = setting("", "Model name on that server. Empty = the first one it lists.")
+    engine: str = setting(
+        "auto",
+        "What runs the thinking checkpoint while it labels. All but torch may write other bytes for a seed. "
+        "auto = torch.",
+        choices=("auto", "torch", "llama.cpp", "vllm"),
+    )
     samples: int = setting(
         1, "Answers sampled per prompt. With several, one of the majority is kept.", 1, 256
     )
@@ -217,6 +223,10 @@ class Preset:
         if self.teacher and not self.teacher.startswith(("http://", "https://")):
             example = "http://127.0.0.1:8000/v1"
             raise UserError(f"teacher must be an address such as {example}, it is {quote(self.teacher)}")
+        if self.teacher and self.engine != "auto":
+            raise UserError(
+                f"a teacher thinks elsewhere, so engine={self.engine} has no part; set one of them"
+            )
         if re.search(r"//[^/]*@|[?#]", self.teacher):  # it would be written into preset.yaml and run.json
             raise UserError("teacher must hold no password or key; set OPENAI_API_KEY in the environment")
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from thinkswitch import runs
 from thinkswitch.distil import check_targets
+from thinkswitch.engines import engine as engines
+from thinkswitch.engines.engine import TORCH, Engine
 from thinkswitch.errors import UserError
 from thinkswitch.generate import Chunk, Row, generate
 from thinkswitch.memory_plan import LOOP, resolve_machine
@@ -46,6 +48,7 @@ class RunContext:
     held_out: list[Problem]
     machine: Machine
     origin: dict  # see `open_pair_of_run`
+    engine: Engine = TORCH
 
     def checkpoint(self, role: str) -> Checkpoint:
         """The base checkpoint of a role (instruct | thinking): its tokenizer and chat template."""
@@ -92,6 +95,30 @@ class RunContext:
             del model, chunks
             release()
 
+    def labels(self, previous: Round, role: str, rows: list[Row], done: set[int]) -> Iterator[Chunk | Event]:
+        """As `answers`, by whoever the preset has label; while an engine starts, events that say so."""
+        if role == "thinking" and self.preset.teacher:
+            yield from self.teacher_answers(rows, done)
+        elif role == "thinking" and self.engine.program:
+            yield from self.engine_answers(previous, rows, done)
+        else:
+            yield from self.answers(previous, role, rows, done)
+
+    def engine_answers(self, previous: Round, rows: list[Row], done: set[int]) -> Iterator[Chunk | Event]:
+        from thinkswitch.engines import answers, checkpoint_files  # they import the export
+
+        point = checkpoint_files.thinking_point(self.engine.name, self.pair, previous, self.preset)
+        said = answers.ask_engine(
+            self.engine, point, self.machine, rows, done, self.folder, self.stop_requested
+        )
+        for chunk in said:
+            if isinstance(chunk, str):
+                yield Event(previous.number + 1, "think", len(done), len(rows), {"starting": chunk})
+            elif chunk.finish == "cancel":
+                raise Stopped
+            else:
+                yield chunk
+
     def teacher_answers(self, rows: list[Row], done: set[int]) -> Iterator[Chunk]:
         """As `answers`, by the server that the preset names. It thinks with whatever checkpoint it serves."""
         preset = self.preset
@@ -122,12 +149,19 @@ def prepare(preset: Preset, folder: Path) -> RunContext:
     owner = runs.running_pid(folder)
     if owner:
         raise UserError(f"{folder} is in use by process {owner}; stop it first: thinkswitch stop {folder}")
+    engines.remove_scratch(folder)
+    engine = engines.choose(preset)
     train, held_out = train_and_held_out(preset)
     pair, origin = open_pair_of_run(preset, folder)  # last, as it may download gigabytes
     check_targets(preset, pair)
+    if engine.program:
+        from thinkswitch.engines import checkpoint_files  # it imports the export
+
+        checkpoint_files.check(engine.name, pair, preset, folder)
     for remark in about_precision(pair, preset):
         logger.warning(remark)
-    return RunContext(preset, folder, pair, train, held_out, resolve_machine(pair, preset, LOOP), origin)
+    machine = resolve_machine(pair, preset, LOOP)
+    return RunContext(preset, folder, pair, train, held_out, machine, origin, engine)
 
 
 def open_pair_of_run(preset: Preset, folder: Path) -> tuple[Pair, dict]:

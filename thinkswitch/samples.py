@@ -4,6 +4,7 @@ A sample is a line of samples.jsonl, written in two steps. `think` records
     prompt_index, sample, kind, prompt, text, prefilled, tokens, finish
     tags: [opening, closing], only where they are not <think> and </think>
     pattern: only where the prompt asks for an answer in that form
+    engine: its name and version, only where that is not torch
 and `strip` adds
     trace, answer, said (the final answer), why (it is dropped; null: it is kept), kept
 """
@@ -19,6 +20,7 @@ import torch
 
 from thinkswitch import runs
 from thinkswitch.distil import Example, make_example
+from thinkswitch.engines.engine import TORCH, Engine
 from thinkswitch.errors import UserError
 from thinkswitch.generate import Chunk, Row
 from thinkswitch.grading import final_answer, same
@@ -35,7 +37,9 @@ FIRST_ANSWERS = 16  # if none of these has a trace, the run looks for the wrong 
 SAME_ANSWER = 8  # if this many kept answers are all alike, the task teaches nothing
 
 
-def new(problem: Problem, prompt_index: int, sample: int, row: Row, chunk: Chunk) -> dict:
+def new(
+    problem: Problem, prompt_index: int, sample: int, row: Row, chunk: Chunk, engine: Engine = TORCH
+) -> dict:
     """A line of samples.jsonl as `think` writes it."""
     line = {
         "prompt_index": prompt_index,
@@ -49,6 +53,8 @@ def new(problem: Problem, prompt_index: int, sample: int, row: Row, chunk: Chunk
     }
     if problem.pattern:
         line["pattern"] = problem.pattern
+    if engine.label:
+        line["engine"] = engine.label
     return line if row.tags == THINK else {**line, "tags": [row.tags.open, row.tags.close]}
 
 

@@ -155,6 +155,11 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="an OpenAI-compatible server that thinks instead, such as http://127.0.0.1:8000/v1",
     )
+    parser.add_argument(
+        "--engine",
+        choices=Preset.__dataclass_fields__["engine"].metadata["choices"],
+        help="what runs the thinking checkpoint while it labels; default as the preset has it",
+    )
     parser.epilog = "settings:\n" + settings_help()
 
 

@@ -138,6 +138,8 @@ def event_note(event: runs.Event) -> str:
     if event.phase == "measure":
         accuracy = format_accuracy(data) if "accuracy" in data else ""
         return f"{data['checkpoint']} {accuracy}{_tokens_so_far(data)}"
+    if "starting" in data:
+        return data["starting"]
     if "tokens_per_s" in data:
         return f"{data['tokens_per_s']:,} tokens/s{_tokens_so_far(data)}"
     return ""

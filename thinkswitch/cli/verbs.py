@@ -29,7 +29,8 @@ EXIT_CODES = {"done": 0, "stopped": 130}
 
 
 def run(args: Namespace) -> int:
-    changes = [*args.set, f"teacher={args.teacher}"] if args.teacher else args.set
+    given = {"teacher": args.teacher, "engine": args.engine}
+    changes = [*args.set, *(f"{name}={value}" for name, value in given.items() if value)]
     preset = apply_settings(load_preset(args.preset), changes)
     folder = args.out or runs.new_folder(runs.ROOT, preset.name)
     print(f"run folder: {folder}", flush=True)

@@ -53,7 +53,8 @@ def ask(
 def complaint(log: str) -> str:
     """The first line of llama.cpp's log that is an error, or the last one of all."""
     lines = log.strip().splitlines() or ["it said nothing"]
-    errors = [line for line in lines if " E " in line or "Error" in line or "GGML_ASSERT" in line]
+    signs = (" E ", "Error", "error:", "GGML_ASSERT")
+    errors = [line for line in lines if any(sign in line for sign in signs)]
     return " ".join((errors or lines[-1:])[0].split())[:200]
 
 

@@ -4,6 +4,7 @@
     run.json       the process and what it has taken (see process.py); .lock is held while it runs
     events.jsonl   progress, one event a line
     stop           its presence asks for a stop
+    .engine/       what an engine serves while it labels (see engines/serve.py)
     log.txt        the output of a process that the page started
     rounds/R/      samples.jsonl, adapter/, recipe.json, scores.jsonl
 

@@ -93,6 +93,7 @@ EVENT_OPTIONAL: Table = {
     "loss": is_number,
     "tokens_per_s": is_number,
     "writing": is_count,
+    "starting": is_text,
     "message": is_text,
     "since_start": is_comparison,
 }
@@ -108,6 +109,7 @@ SAMPLE: Table = {
 }
 SAMPLE_OPTIONAL: Table = {
     "tags": are_tags,
+    "engine": is_text,
     "trace": is_text,
     "answer": is_text,
     "said": is_text_or_none,

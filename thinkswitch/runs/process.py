@@ -143,10 +143,10 @@ def _open_existing(path: Path) -> int:
 
 
 @contextmanager
-def claim(folder: Path, origin: dict | None = None) -> Iterator[None]:
+def claim(folder: Path, origin: dict | None = None, engine: dict | None = None) -> Iterator[None]:
     """Be the one process that writes this run. Raises UserError while another one does.
 
-    `origin`: what the run keeps from its beginning; see `read_origin`.
+    `origin`: what the run keeps from its beginning; see `read_origin`. `engine`: what labels, if not torch.
     """
     owner = running_pid(folder)
     if owner:
@@ -158,6 +158,8 @@ def claim(folder: Path, origin: dict | None = None) -> Iterator[None]:
         for path in (folder / "events.jsonl", *folder.glob("rounds/*/*.jsonl")):
             truncate_partial_line(path)
         info = _new_info(read_info(folder), locked) | {"origin": origin or read_origin(folder)}
+        if engine:
+            info["engine"] = engine
         heartbeat = Heartbeat(folder, info, AwakeClock(), gpu_watts)
         heartbeat.start()
         logger.debug("process %d writes %s", os.getpid(), folder)

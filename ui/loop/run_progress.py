@@ -113,6 +113,8 @@ def details(state: str, preset: Preset, events: list[dict], seconds: float) -> l
         found.append(f"loss {event['loss']:.3f}")
     if event["phase"] == "measure" and "accuracy" in event:
         found.append(f"{event['checkpoint']} {100 * event['accuracy']:.1f} % so far")
+    if "starting" in event:
+        found.append(event["starting"])
     if "tokens_per_s" in event:
         found.append(f"{event['tokens_per_s']:,.0f} tokens/s")
     if "writing" in event:
