@@ -63,7 +63,7 @@ def by_part(studio: Studio) -> dict[str, Any]:
     shown = shown_now(studio)
     return {
         "page": shown,
-        "loop": (shown.runs, stamps()),
+        "loop": (shown.runs, shown.running, stamps()),
         "explore": explore.seen_now(studio),
         "export": export.seen_now(studio),
     }

@@ -174,6 +174,23 @@ def test_news_of_one_tab_is_no_news_of_the_others(root, monkeypatch):
     assert news.versions() == first | {"loop": 2, "explore": 2, "export": 2}
 
 
+def test_the_loop_tab_hears_that_no_run_is_going_on(root, monkeypatch):
+    """A run's last words were drawn while the answer to "which run is running?" was half a second old.
+
+    Start stayed off, and nothing came after these words: after half an hour a visitor waited in vain.
+    """
+    monkeypatch.setattr("ui.pulse.LOOK_SECONDS", 0)
+    studio = Studio(load_preset("tiny"), "tiny")
+    run = runs.new_folder(runs.ROOT, "tiny")
+    run.mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    monkeypatch.setattr(studio.runs, "running", lambda: run)
+    news = News(studio)
+    drawn = news.versions()
+    monkeypatch.setattr(studio.runs, "running", lambda: None)
+    assert news.versions() == drawn | {"loop": 2, "page": 2}
+
+
 def test_a_page_hears_what_has_changed(pulse):
     now = shown_now(pulse.studio)
     loaded = dataclasses.replace(now, status="Reading weights …")
