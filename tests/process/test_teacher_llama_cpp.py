@@ -146,11 +146,12 @@ def test_llama_cpp_says_that_it_has_all_of_a_preset(pair, server, monkeypatch):
         return response
 
     monkeypatch.setattr(teacher.Server, "complete", complete_at_length)
-    wanted = dict(temperature=0.7, top_p=0.9, top_k=0, min_p=0.0, presence_penalty=1.5)
-    settings = Sampling(**wanted, repetition_penalty=1.3, max_new_tokens=8)
+    wanted = dict(temperature=0.7, top_p=0.9, min_p=0.0, presence_penalty=1.5)
+    settings = Sampling(**wanted, top_k=0, repetition_penalty=1.3, max_new_tokens=8)
     row = evaluate.row(pair.thinking, "What is 4 + 5 - 2?", settings, seed=11)
     texts(pair, server, [row])
     [said] = echoed
     assert {name: said[name] for name in wanted} == pytest.approx(wanted)
     assert said["repeat_penalty"] == pytest.approx(1.3) and said["repeat_last_n"] == len(row.ids) + 8
+    assert said["top_k"] <= 0  # as many as there are
     assert said["samplers"] == list(teacher.LLAMA_CPP_ORDER) and said["seed"] == 11

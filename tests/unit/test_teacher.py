@@ -111,6 +111,8 @@ def test_the_sampling_goes_in_the_names_of_each_server(serve, thinking):
     [body] = server.bodies
     assert {name: body[name] for name in wanted} == wanted
     assert (body["repeat_penalty"], body["repeat_last_n"]) == (1.05, len(row.ids) + 64)
+    ask(server, thinking, rows_of(thinking, 1))
+    assert server.bodies[-1]["top_k"] == -1  # 0 is off here, and refused by SGLang
 
 
 def test_a_refusal_is_reported_at_once_and_what_was_answered_is_kept(serve, thinking, tmp_path):

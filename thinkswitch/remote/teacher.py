@@ -225,7 +225,7 @@ class Server:
 
 
 def sampling_in_full(row: Row) -> dict:
-    """The sampling in the names of all servers, most of which pass over a name that they do not know.
+    """The sampling in the names of all servers; most pass over a name that they do not know.
 
     What a request leaves out, llama.cpp has defaults for (top_k 40, min_p 0.05), and vLLM the checkpoint's
     generation_config.json.
@@ -236,7 +236,7 @@ def sampling_in_full(row: Row) -> dict:
         top_p=sampling.top_p,
         presence_penalty=sampling.presence_penalty,
         frequency_penalty=0.0,
-        top_k=sampling.top_k,
+        top_k=sampling.top_k or -1,  # SGLang and older vLLMs refuse 0
         min_p=sampling.min_p,
         repetition_penalty=sampling.repetition_penalty,  # vLLM's name
         skip_special_tokens=False,  # vLLM would, and so leave out the tags of some vocabularies
