@@ -22,9 +22,7 @@ from thinkswitch.runs.lines import event_problem
 from thinkswitch.weights.pair import open_pair
 from ui.loop import run_progress
 
-LOAD = serve.Load(
-    slots=4, tokens=2048, positions=1500, threads=3, dtype="bfloat16", on_cpu=True, repetition_penalty=1.1
-)
+LOAD = serve.Load(slots=4, tokens=2048, positions=1500, threads=3, dtype="bfloat16", on_cpu=True)
 
 
 @pytest.fixture(scope="module")
@@ -147,13 +145,12 @@ def test_what_a_killed_guard_left_goes_with_the_next_start_but_only_from_a_run(t
 # ---- how a server is started
 
 
-def test_llama_cpp_gets_a_slot_for_each_row_and_no_sampling_of_its_own():
+def test_llama_cpp_gets_a_slot_for_each_row_and_keeps_special_tokens():
     words = serve.command(Engine("llama.cpp", "1", OUR_SERVER), Path("f.gguf"), "name", 8123, LOAD)
     assert words[: len(OUR_SERVER)] == list(OUR_SERVER)
     flags = llama_cpp_server.read_flags(words[len(OUR_SERVER) :])
     assert (flags.model, flags.alias, flags.host, flags.port) == ("f.gguf", "name", "127.0.0.1", 8123)
     assert (flags.parallel, flags.ctx_size, flags.threads, flags.gpu_layers) == (4, 4 * 2048, 3, 0)
-    assert (flags.top_k, flags.min_p, flags.repeat_penalty, flags.repeat_last_n) == (0, 0, 1.1, 2048)
     assert flags.special
 
 

@@ -96,18 +96,23 @@ def test_a_round_by_a_server(serve, thinking, tmp_path):
     assert thinking.tokenizer.decode(body["prompt"]).endswith("<|im_start|>assistant\n<think>\n")
     assert (body["model"], body["max_tokens"]) == ("thinker", 128)
     assert (body["temperature"], body["top_p"], body["top_k"]) == (0.6, 0.95, 20)
-    assert not {"min_p", "repetition_penalty", "presence_penalty"} & body.keys()  # off: not even named
+    off = dict(min_p=0, repetition_penalty=1, repeat_penalty=1, presence_penalty=0)
+    assert {name: body[name] for name in off} == off  # named as well: a server has defaults of its own
     assert len({b["seed"] for b in server.bodies}) == 12
     assert {line["tokens"] for line in lines} > {7}  # counted here where the server does not say
 
 
-def test_min_p_and_penalties_are_sent_where_they_are_set(serve, thinking):
-    """presence_penalty is OpenAI's field, the others are vLLM's."""
+def test_the_sampling_goes_in_the_names_of_each_server(serve, thinking):
+    """presence_penalty is OpenAI's field; llama.cpp has other names than vLLM for the repetition penalty."""
     server = serve(think_of(thinking.tokenizer))
-    wanted = dict(min_p=0.05, repetition_penalty=1.05, presence_penalty=1.5)
-    ask(server, thinking, rows_of(thinking, 1, **wanted))
+    wanted = dict(top_k=7, min_p=0.05, repetition_penalty=1.05, presence_penalty=1.5)
+    [row] = rows_of(thinking, 1, **wanted)
+    ask(server, thinking, [row])
     [body] = server.bodies
     assert {name: body[name] for name in wanted} == wanted
+    assert (body["repeat_penalty"], body["repeat_last_n"]) == (1.05, len(row.ids) + 64)
+    ask(server, thinking, rows_of(thinking, 1))
+    assert server.bodies[-1]["top_k"] == -1  # 0 is off here, and refused by SGLang
 
 
 def test_a_refusal_is_reported_at_once_and_what_was_answered_is_kept(serve, thinking, tmp_path):
@@ -205,7 +210,7 @@ def test_prompts_are_token_ids_and_special_tokens_are_kept(serve, thinking):
 @pytest.mark.parametrize("status", [400, 422])
 def test_a_server_that_takes_no_ids_gets_text_from_then_on(serve, thinking, status):
     def behave(number, body):
-        if not isinstance(body["prompt"], str) or "skip_special_tokens" in body:
+        if not isinstance(body["prompt"], str):
             return status, dict(error="'prompt' must be a string")
         return think(number, body)
 
@@ -223,6 +228,41 @@ def test_who_took_ids_once_is_not_asked_in_text_after_a_refusal(serve, thinking)
     with pytest.raises(UserError, match="context too long"):
         ask(server, thinking, rows_of(thinking, 3), at_once=1)
     assert [type(body["prompt"]) for body in server.bodies] == [list, list]
+
+
+OPENAI = {"model", "prompt", "max_tokens", "temperature", "top_p", "seed", "presence_penalty"}
+
+
+@pytest.mark.parametrize("kinds, known", [((list, str), "ids"), ((str,), "no ids")])
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_server_that_refuses_fields_it_does_not_know(serve, thinking, caplog, status, kinds, known):
+    """It gets what is on from then on, as ids where it takes those; the log says what that costs."""
+
+    def behave(number, body):
+        unknown = sorted(body.keys() - OPENAI)
+        if unknown or not isinstance(body["prompt"], kinds):
+            return status, dict(error=f"unknown fields: {unknown}")
+        return think(number, body)
+
+    server = serve(behave)
+    assert len(ask(server, thinking, rows_of(thinking, 4, presence_penalty=0.5), at_once=1)) == 4
+    refused = 2 if known == "ids" else 3
+    answered = server.bodies[refused:]
+    assert len(answered) == 4 and {type(body["prompt"]) for body in answered} == {kinds[0]}
+    assert all(body["presence_penalty"] == 0.5 and "top_k" not in body for body in answered)
+    assert caplog.text.count("refuses fields that are not OpenAI's") == 1
+
+
+def test_a_server_that_refuses_what_the_preset_needs_is_no_teacher(serve, thinking):
+    """Otherwise it would sample in another way than the preset says, and nobody would know."""
+
+    def behave(number, body):
+        unknown = sorted(body.keys() - OPENAI)
+        return (400, dict(error=f"unknown fields: {unknown}")) if unknown else think(number, body)
+
+    server = serve(behave)
+    with pytest.raises(UserError, match=r"refuses: 400 .*unknown fields: \['top_k'\]"):
+        ask(server, thinking, rows_of(thinking, 2, top_k=20), at_once=1)
 
 
 def test_text_has_no_bos_where_the_server_will_add_one():

@@ -61,7 +61,6 @@ def load_of(point: ExportPoint, machine: Machine, waiting: list[Row]) -> Load:
         threads=1 if is_small else torch.get_num_threads(),
         dtype=preset.dtype,
         on_cpu=machine["device"] == "cpu",
-        repetition_penalty=preset.think_repetition_penalty,
     )
 
 

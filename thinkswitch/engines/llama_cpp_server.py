@@ -23,10 +23,6 @@ def read_flags(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--gpu-layers", type=int)
     parser.add_argument("--special", action="store_true")
-    parser.add_argument("--top-k", type=int, required=True)
-    parser.add_argument("--min-p", type=float, required=True)
-    parser.add_argument("--repeat-penalty", type=float, required=True)
-    parser.add_argument("--repeat-last-n", type=int, required=True)
     return parser.parse_args(arguments)
 
 
@@ -51,10 +47,6 @@ def serve(flags: argparse.Namespace):
     settings.cors_origins = ""  # no page in a browser may ask it
     settings.endpoint_slots = False  # which would show prompts
     settings.cache_ram_mib = 0  # a copy of prompts that nobody asks again
-    settings.sampling.top_k = flags.top_k
-    settings.sampling.min_p = flags.min_p
-    settings.sampling.penalty_repeat = flags.repeat_penalty
-    settings.sampling.penalty_last_n = flags.repeat_last_n
     return xllamacpp.Server(settings)
 
 

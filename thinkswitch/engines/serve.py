@@ -42,7 +42,6 @@ class Load:
     threads: int
     dtype: str  # as the preset has it
     on_cpu: bool
-    repetition_penalty: float
 
 
 class EngineServer:
@@ -172,22 +171,21 @@ def apart() -> dict:
 
 
 def command(engine: Engine, model: Path, alias: str, port: int, load: Load) -> list[str]:
-    """How its server is started. Sampling that a request leaves out is off, not the server's default."""
+    """How its server is started. How it samples, each request says."""
     if engine.name == "vllm":
         return [
             *engine.program,
             str(model),
             *("--served-model-name", alias, "--host", HOST, "--port", str(port)),
             *("--max-model-len", str(min(load.tokens, load.positions)), "--max-num-seqs", str(load.slots)),
-            *("--dtype", load.dtype, "--generation-config", "vllm"),
+            *("--dtype", load.dtype),
+            *("--generation-config", "vllm"),  # else the checkpoint's own may cut answers short
         ]
     return [
         *engine.program,
         *("--model", str(model), "--alias", alias, "--host", HOST, "--port", str(port)),
         *("--ctx-size", str(load.slots * load.tokens), "--parallel", str(load.slots)),
         *("--threads", str(load.threads), "--special"),
-        *("--top-k", "0", "--min-p", "0"),
-        *("--repeat-penalty", f"{load.repetition_penalty:g}", "--repeat-last-n", str(load.tokens)),
         *(("--gpu-layers", "0") if load.on_cpu else ()),
     ]
 

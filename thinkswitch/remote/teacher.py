@@ -2,7 +2,8 @@
 
 Prompts go to /completions with our own chat template applied, so a sample has the text that it would have if
 it were decoded here. As many requests are open at once as the preset has rows; what fails is tried again. The
-server answers with what it was started with: for later rounds, their exported thinking checkpoint.
+server answers with what it was started with: for later rounds, their exported thinking checkpoint. It samples
+as the preset says: also what is off goes along, since a server has defaults of its own.
 
 No thread is started, so nothing outlives a stop, a refusal or Ctrl-C: open requests are closed at once.
 """
@@ -14,12 +15,13 @@ import os
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 import httpx
 
 from thinkswitch.errors import UserError
-from thinkswitch.generate import Chunk, Row
+from thinkswitch.generate import Chunk, Row, Sampling
 from thinkswitch.proxies import refuse_unusable_proxies
 from thinkswitch.think_parser import parse_response
 from thinkswitch.weights.checkpoint import Checkpoint
@@ -32,7 +34,9 @@ MODELS_SECONDS = 20.0
 ANSWER_SECONDS = 3600.0  # nothing arrives before an answer is whole: a long trace on a slow server
 STOP_SECONDS = 0.2  # how often a stop is looked for
 RETRIED = (408, 425, 429, 500, 502, 503, 504)  # busy or starting, not a refusal
-MALFORMED = (400, 422)  # what servers answer to a type of prompt that they do not take
+MALFORMED = (400, 422)  # what servers answer to a type of prompt, or a field, that they do not take
+# llama.cpp's own comes to the temperature last, so that its top_p keeps other tokens than ours
+LLAMA_CPP_ORDER = ("penalties", "temperature", "top_k", "top_p", "min_p")
 
 T = TypeVar("T")
 
@@ -82,12 +86,23 @@ async def first_finished(tasks: Iterable[asyncio.Task]) -> set[asyncio.Task]:
     return finished
 
 
+@dataclass(frozen=True)
+class Form:
+    """How a prompt is sent."""
+
+    as_ids: bool  # else as text
+    in_full: bool  # all of the sampling in every server's names; else what is on, in vLLM's
+
+
+FORMS = (Form(True, True), Form(False, True), Form(True, False), Form(False, False))
+
+
 class Server:
     """One server: its connections, the model that it serves, and how it takes a prompt."""
 
     def __init__(self, url: str, model: str, checkpoint: Checkpoint, stopped: Callable[[], bool]):
         self.url, self.model, self.checkpoint, self.stopped = url.rstrip("/"), model, checkpoint, stopped
-        self.takes_ids: bool | None = None  # None: not known yet
+        self.form: Form | None = None  # None: not known yet
         self.asking_for_model = asyncio.Lock()
         self.client = open_client(url)
 
@@ -144,46 +159,40 @@ class Server:
         response = await self.client.get(f"{self.url}/models", timeout=MODELS_SECONDS)
         return response.raise_for_status().json()["data"]
 
+    @property
+    def takes_ids(self) -> bool:
+        return self.form is not None and self.form.as_ids
+
     async def post(self, row: Row) -> httpx.Response:
         """Send token ids: text would be tokenised again, with a second BOS where the tokenizer adds one.
 
-        vLLM and llama.cpp take ids, LM Studio does not: who refuses the first ones gets text from then on.
+        vLLM and llama.cpp take ids and fields in full; LM Studio takes no ids, and others refuse a field that
+        they do not know. The first form that a server takes is the one for all rows.
         """
-        if self.takes_ids is not False:
-            response = await self.send(row, as_ids=True)
-            if response.is_success:
-                self.takes_ids = True
-            if self.takes_ids or response.status_code not in MALFORMED:
+        for untried in FORMS:
+            form = self.form or untried
+            response = await self.send(row, form)
+            if response.is_success and self.form is None:
+                self.settle(form)
+            if self.form == form or response.status_code not in MALFORMED:
                 return response
-        response = await self.send(row, as_ids=False)
-        if response.is_success and self.takes_ids is None:
-            self.takes_ids = False
-            logger.info("%s takes no token ids, so prompts go as text", self.url)
         return response
 
-    async def send(self, row: Row, as_ids: bool) -> httpx.Response:
-        sampling = row.sampling
-        body = dict(
-            model=self.model,
-            max_tokens=sampling.max_new_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            seed=row.seed % 2**31,
-        )
-        if sampling.presence_penalty:
-            body["presence_penalty"] = sampling.presence_penalty
-        # the rest is not OpenAI's but vLLM's; other servers may leave out what they do not know
-        if sampling.top_k:
-            body["top_k"] = sampling.top_k
-        if sampling.min_p:
-            body["min_p"] = sampling.min_p
-        if sampling.repetition_penalty != 1:
-            body["repetition_penalty"] = sampling.repetition_penalty
-        if as_ids:
-            # vLLM would leave special tokens out of its answers, and so the tags of some vocabularies
-            body |= dict(prompt=list(row.ids), skip_special_tokens=False)
-        else:
-            body["prompt"] = prompt_text(self.checkpoint.tokenizer, row.ids)
+    def settle(self, form: Form) -> None:
+        self.form = form
+        if not form.as_ids:
+            logger.info("%s takes no token ids, so prompts go as text", self.url)
+        if not form.in_full:
+            logger.warning(
+                "%s refuses fields that are not OpenAI's, so what the preset leaves off is there as that "
+                "server has it",
+                self.url,
+            )
+
+    async def send(self, row: Row, form: Form) -> httpx.Response:
+        body = dict(model=self.model, max_tokens=row.sampling.max_new_tokens, seed=row.seed % 2**31)
+        body |= sampling_in_full(row) if form.in_full else sampling_that_is_on(row.sampling)
+        body["prompt"] = list(row.ids) if form.as_ids else prompt_text(self.checkpoint.tokenizer, row.ids)
         return await self.complete(body)
 
     async def complete_text(self, text: str) -> httpx.Response:
@@ -213,6 +222,36 @@ class Server:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.client.aclose()
+
+
+def sampling_in_full(row: Row) -> dict:
+    """The sampling in the names of all servers; most pass over a name that they do not know.
+
+    What a request leaves out, llama.cpp has defaults for (top_k 40, min_p 0.05), and vLLM the checkpoint's
+    generation_config.json.
+    """
+    sampling = row.sampling
+    return dict(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=0.0,
+        top_k=sampling.top_k or -1,  # SGLang and older vLLMs refuse 0
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,  # vLLM's name
+        skip_special_tokens=False,  # vLLM would, and so leave out the tags of some vocabularies
+        repeat_penalty=sampling.repetition_penalty,  # that of llama.cpp and LM Studio
+        repeat_last_n=len(row.ids) + sampling.max_new_tokens,  # llama.cpp counts 64 tokens, and takes no -1
+        samplers=LLAMA_CPP_ORDER,
+    )
+
+
+def sampling_that_is_on(sampling: Sampling) -> dict:
+    """OpenAI's fields, and those of vLLM's that the preset needs: who refuses one cannot sample so."""
+    off = Sampling()
+    names = ("presence_penalty", "top_k", "min_p", "repetition_penalty")
+    on = {name: getattr(sampling, name) for name in names if getattr(sampling, name) != getattr(off, name)}
+    return dict(temperature=sampling.temperature, top_p=sampling.top_p, **on)
 
 
 def open_client(url: str) -> httpx.AsyncClient:
