@@ -105,7 +105,7 @@ def test_the_command_line_has_a_flag_for_it(nothing_installed, tmp_path, capsys)
 
 def test_a_model_that_llama_cpp_cannot_hold_is_refused_with_the_reason(folders, tmp_path):
     olmo = open_pair(*folders("olmo2"))
-    with pytest.raises(UserError, match="GGUF cannot hold this olmo2 model: .* a head of its own"):
+    with pytest.raises(UserError, match=r"GGUF cannot hold this olmo2 model: .* a head of its own"):
         checkpoint_files.check("llama.cpp", olmo, Preset(), tmp_path)
     checkpoint_files.check("vllm", olmo, Preset(), tmp_path)
 
