@@ -154,13 +154,17 @@ def prepare(preset: Preset, folder: Path) -> RunContext:
     train, held_out = train_and_held_out(preset)
     pair, origin = open_pair_of_run(preset, folder)  # last, as it may download gigabytes
     check_targets(preset, pair)
-    if engine.program:
+    machine = resolve_machine(pair, preset, LOOP)
+    auto_may_gain = preset.engine == "auto" and engines.is_quicker(preset, pair.parameters, machine["device"])
+    if engine.program or auto_may_gain:
         from thinkswitch.engines import checkpoint_files  # it imports the export
 
-        checkpoint_files.check(engine.name, pair, preset, folder)
+        if auto_may_gain:
+            engine = checkpoint_files.llama_cpp_or_torch(pair, preset, folder)
+        else:
+            checkpoint_files.check(engine.name, pair, preset, folder)
     for remark in about_precision(pair, preset):
         logger.warning(remark)
-    machine = resolve_machine(pair, preset, LOOP)
     return RunContext(preset, folder, pair, train, held_out, machine, origin, engine)
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from conftest import TINY
@@ -51,6 +52,35 @@ def test_torch_labels_unless_another_engine_is_asked_for(settings, nothing_insta
     """The labels of labels=self are the instruct checkpoint's, which no engine runs."""
     chosen = choose(Preset(**settings))
     assert (chosen.name, chosen.label, chosen.facts) == ("torch", "", {})
+
+
+QUICKER = dict(rows=15, think_tokens=100)
+
+
+def test_auto_is_llama_cpp_where_it_measured_quicker():
+    """bench/engines.py: 1.2 to 2.1 times torch below 16 answers at once on a CPU, not from there on."""
+    assert engine.is_quicker(Preset(**QUICKER), 135_000_000, "cpu")
+    assert not engine.is_quicker(Preset(rows=16), 135_000_000, "cpu")
+    assert not engine.is_quicker(Preset(**QUICKER), 800_000, "cpu")  # done before a server is up
+    assert not engine.is_quicker(Preset(**QUICKER), 135_000_000, "cuda")
+    assert not engine.is_quicker(Preset(**QUICKER, labels="self"), 135_000_000, "cpu")
+    assert not engine.is_quicker(Preset(**QUICKER, teacher="http://127.0.0.1:1/v1"), 135_000_000, "cpu")
+
+
+def test_auto_is_torch_where_llama_cpp_is_not_there_or_cannot_hold_the_pair(
+    pair, folders, tmp_path, monkeypatch
+):
+    preset = Preset(**QUICKER)
+    take = checkpoint_files.llama_cpp_or_torch
+    monkeypatch.setattr(engine, "find_llama_cpp", lambda: Engine("llama.cpp", "1", ("server",)))
+    assert take(pair, preset, tmp_path).name == "llama.cpp"
+    assert take(open_pair(*folders("olmo2")), preset, tmp_path).name == "torch"
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1e6))
+    assert take(pair, preset, tmp_path).name == "torch"
+    monkeypatch.undo()
+    monkeypatch.setattr(llama_cpp, "is_here", lambda: False)
+    monkeypatch.setattr(shutil, "which", lambda program: None)
+    assert take(pair, preset, tmp_path).name == "torch"
 
 
 @pytest.mark.parametrize(

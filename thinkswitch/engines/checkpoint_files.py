@@ -1,11 +1,14 @@
 """A round's thinking checkpoint as files that an engine reads: GGUF for llama.cpp, safetensors for vLLM."""
 
+import logging
 import shutil
 from collections.abc import Generator
 from pathlib import Path
 
 import psutil
 
+from thinkswitch.engines import engine
+from thinkswitch.engines.engine import Engine
 from thinkswitch.errors import UserError
 from thinkswitch.export import gguf_folder, gguf_writer
 from thinkswitch.export.export import plan_gguf, validate_point
@@ -22,21 +25,36 @@ from thinkswitch.weights.pair import Pair
 QUANTISATION = "Q8_0"
 MARGIN = 1.02  # of free space, for what the file system itself needs
 CACHE_VALUE_BYTES = 2  # llama.cpp keeps keys and values in 16 bits
+UNWRITTEN = Round(0, [], {}, {}, {})  # sizes and names are the same in every round
+
+logger = logging.getLogger(__name__)
 
 
-def thinking_point(engine: str, pair: Pair, state: Round, preset: Preset) -> ExportPoint:
+def thinking_point(name: str, pair: Pair, state: Round, preset: Preset) -> ExportPoint:
     """The thinking checkpoint of a round, in the form that an engine reads."""
     return ExportPoint(
-        pair, state, 1.0, Schedule(), preset, gguf=(QUANTISATION,) if engine == "llama.cpp" else ()
+        pair, state, 1.0, Schedule(), preset, gguf=(QUANTISATION,) if name == "llama.cpp" else ()
     )
 
 
-def check(engine: str, pair: Pair, preset: Preset, folder: Path) -> None:
+def check(name: str, pair: Pair, preset: Preset, folder: Path) -> None:
     """Before a run begins: a UserError where the family has no such file, or the disk no room for it."""
-    unwritten = Round(0, [], {}, {}, {})  # sizes and names are the same in every round
-    point = thinking_point(engine, pair, unwritten, preset)
+    point = thinking_point(name, pair, UNWRITTEN, preset)
     validate_point(point)
-    refuse_full_disk(engine, size_of(point), folder)
+    refuse_full_disk(name, size_of(point), folder)
+
+
+def llama_cpp_or_torch(pair: Pair, preset: Preset, folder: Path) -> Engine:
+    """For auto: llama.cpp where it is there and can hold this checkpoint, else torch."""
+    point = thinking_point("llama.cpp", pair, UNWRITTEN, preset)
+    try:
+        found = engine.find_llama_cpp()
+        check("llama.cpp", pair, preset, folder)
+        refuse_full_memory(point, preset.rows, preset.think_tokens)
+    except UserError as error:
+        logger.info("engine auto is torch: %s", error)
+        return engine.TORCH
+    return found
 
 
 def size_of(point: ExportPoint) -> int:
@@ -46,12 +64,12 @@ def size_of(point: ExportPoint) -> int:
     )
 
 
-def refuse_full_disk(engine: str, size: int, folder: Path) -> None:
+def refuse_full_disk(name: str, size: int, folder: Path) -> None:
     ground = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(ground).free
     if size * MARGIN > free:
         raise UserError(
-            f"{engine} reads the thinking checkpoint from a file of {format_bytes(size)}, and only "
+            f"{name} reads the thinking checkpoint from a file of {format_bytes(size)}, and only "
             f"{format_bytes(free)} are free at {ground}; make room, or take engine=torch"
         )
 

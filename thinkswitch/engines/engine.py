@@ -15,6 +15,10 @@ from thinkswitch.remote import distributed
 OUR_SERVER = (sys.executable, "-m", "thinkswitch.engines.llama_cpp_server")
 NOTE = "by this engine the same seeds need not give the same bytes"
 SCRATCH = ".engine"  # in the run folder: what a server reads and prints; gone when the server is
+FEW_ROWS = (
+    16  # below, llama.cpp was 1.2 to 2.1 times as fast as torch at 135 M and 0.5 B; from here on it was not
+)
+LARGE = 50_000_000  # parameters; a smaller model has answered before a server is up
 VERSION_SECONDS = 120.0  # vLLM imports torch before it says its version
 
 
@@ -54,14 +58,19 @@ def choose(preset: Preset) -> Engine:
 
 
 def named(preset: Preset) -> str:
-    """torch | llama.cpp | vllm.
+    """torch | llama.cpp | vllm; torch for auto, unless `is_quicker` says more when the pair is known.
 
-    auto is torch, whose labels are the same bytes for the same seed. What would speak for another engine is
-    measured by bench/engines.py. A teacher, and labels=self, know no engine.
+    A teacher, and labels=self, know no engine.
     """
     if preset.engine == "auto" or preset.labels == "self":
         return "torch"
     return preset.engine
+
+
+def is_quicker(preset: Preset, parameters: int, device: str) -> bool:
+    """Whether llama.cpp labels quicker than torch: on a CPU, few answers at once (docs/benchmarks.md)."""
+    labels_here = preset.labels != "self" and not preset.teacher and distributed.world_size() == 1
+    return labels_here and device == "cpu" and parameters >= LARGE and preset.rows < FEW_ROWS
 
 
 def find_llama_cpp() -> Engine:

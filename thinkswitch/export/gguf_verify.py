@@ -177,7 +177,8 @@ def compare_with_llama_cpp(
     texts = [source.render(question) for question in QUESTIONS]
     prompts = [source.prompt_ids(question) for question in QUESTIONS]
     most = POSITIONS_OF_SCALE if lora else POSITIONS
-    prefixes = [ids[: len(ids) - back] for ids in prompts for back in range(min(most, len(ids) - 1))]
+    asked = [min(most, len(ids) - 1) for ids in prompts]  # positions, from the last one backwards
+    prefixes = [ids[: len(ids) - back] for ids, n in zip(prompts, asked, strict=True) for back in range(n)]
     scales = SCALES if lora else (1.0,)
     read, likeliest = llama_cpp.ask(file.path, texts, prefixes, lora.path if lora else None, scales)
     if read != prompts:
@@ -188,10 +189,12 @@ def compare_with_llama_cpp(
         recipe = straight(point.origin, point.recipe, scale) if lora else point.recipe
         with turn():
             placement = blend.place([remap_adapters(recipe, slots)])
-        for prefix, token in zip(prefixes, tokens, strict=True):
+        ours: list[torch.Tensor] = []
+        for ids, count in zip(prompts, asked, strict=True):
             with turn():
                 blend.put(placement)  # at once, if nobody else has used the blend
-                logits = logits_after(blend, prefix)
+                ours += last_logits(blend, ids, count)
+        for logits, token in zip(ours, tokens, strict=True):
             less_likely = distance(logits, token, source.stop_token_ids)
             if less_likely > near:
                 at = f" at the scale {scale:g} of {lora.path.name}" if lora else ""
@@ -211,7 +214,11 @@ def distance(logits: torch.Tensor, token: llama_cpp.Token, ends: set[int]) -> fl
 
 
 @torch.inference_mode()
-def logits_after(blend: Blend, ids: list[int]) -> torch.Tensor:
-    """float32 on the CPU, (vocabulary,)."""
+def last_logits(blend: Blend, ids: list[int], count: int) -> list[torch.Tensor]:
+    """Of the last `count` positions, the last one first: float32 on the CPU, each (vocabulary,).
+
+    One pass for all of them: a large blend reads both checkpoints from the disk in each.
+    """
     row = torch.tensor([ids], device=blend.device)
-    return blend(input_ids=row, use_cache=False, logits_to_keep=1).logits[0, -1].float().cpu()
+    logits = blend(input_ids=row, use_cache=False, logits_to_keep=count).logits[0].float().cpu()
+    return list(logits.flip(0))
