@@ -1,8 +1,9 @@
 """A GGUF file read back: every tensor, and what llama.cpp computes with it where that is installed."""
 
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import gguf
 import numpy as np
@@ -23,6 +24,14 @@ POSITIONS_OF_SCALE = 4  # the same with a LoRA, at each of its scales
 # How much less likely llama.cpp's token may be to the blend, in nats: for what each of the two is rounded to
 NEAR = {"BF16": 0.25, "F16": 0.25, "Q8_0": 0.5, "Q6_K": 1.0, "Q5_K_M": 1.5, "Q4_K_M": 2.0}
 NEAR_OF_BLEND = {torch.float32: 0.0, torch.bfloat16: 0.25, torch.float16: 0.25, torch.uint8: 3.0}  # NF4
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor as the file declares it."""
+
+    type: gguf.GGMLQuantizationType
+    offset: int  # bytes, in the file
 
 
 @dataclass(frozen=True)
@@ -120,44 +129,57 @@ def read_back(
 
     UserError where a file does not hold what was computed.
     """
-    stored = []
-    for file in files:
-        tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(file.path).tensors}
-        if tensors.keys() != {tensor.name for tensor in file.tensors}:
-            raise UserError(f"{file.path.name} holds other tensors than were written; nothing was kept")
-        stored.append(tensors)
+    stored = [stored_tensors(file) for file in files]
     errors = [0.0] * len(files)
-    for number, tensor in enumerate(files[0].tensors):
-        yield before + number, steps
-        readers = [TensorReader(file, number, stored[i][tensor.name]) for i, file in enumerate(files)]
-        for block in blocks(point, tensor):
-            for reader in readers:
-                reader.compare(block)
-        errors = [max(error, reader.error) for error, reader in zip(errors, readers, strict=True)]
+    with ExitStack() as stack:
+        opened = [stack.enter_context(open(file.path, "rb")) for file in files]
+        for number, tensor in enumerate(files[0].tensors):
+            yield before + number, steps
+            readers = [
+                TensorReader(file, number, tensors[tensor.name], data)
+                for file, tensors, data in zip(files, stored, opened, strict=True)
+            ]
+            for block in blocks(point, tensor):
+                for reader in readers:
+                    reader.compare(block)
+            errors = [max(error, reader.error) for error, reader in zip(errors, readers, strict=True)]
     return errors
 
 
-class TensorReader:
-    """A tensor of a file, compared block by block with what is computed."""
+def stored_tensors(file: GgufFile) -> dict[str, Stored]:
+    """Where the file says that its tensors are. UserError where they are others than were written."""
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(file.path).tensors}
+    if tensors.keys() != {tensor.name for tensor in file.tensors}:
+        raise UserError(f"{file.path.name} holds other tensors than were written; nothing was kept")
+    return {name: Stored(found.tensor_type, found.data_offset) for name, found in tensors.items()}
 
-    def __init__(self, file: GgufFile, number: int, stored: gguf.ReaderTensor):
+
+class TensorReader:
+    """A tensor of a file, compared block by block with what is computed.
+
+    It reads where GGUFReader maps: mapped, a whole file would count as our memory.
+    """
+
+    def __init__(self, file: GgufFile, number: int, stored: Stored, data: BinaryIO):
         self._file = file
         self._tensor = file.tensors[number]
-        self._same_type = stored.tensor_type == self._tensor.type
-        self._rows = np.asarray(stored.data).reshape(-1).view(np.uint8).reshape(-1, self._tensor.row_bytes)
-        self._start = 0
+        self._same_type = stored.type == self._tensor.type
+        self._data = data
+        self._data.seek(stored.offset)
         self._off = 0.0
         self._norm = 0.0
 
     def compare(self, block: np.ndarray) -> None:
         computed = block.reshape(-1, block.shape[-1])
-        read = self._rows[self._start : self._start + len(computed)]
-        if not self._same_type or not np.array_equal(read, quantised(computed, self._tensor.type)):
+        size = len(computed) * self._tensor.row_bytes
+        read = np.frombuffer(self._data.read(size), np.uint8)
+        written = quantised(computed, self._tensor.type)
+        if not self._same_type or not np.array_equal(read, written.reshape(-1)):
             where = f"{self._tensor.name} in {self._file.path.name}"
             raise UserError(f"{where} is not what was written; nothing was kept")
-        self._off += float(np.square(gguf.dequantize(read, self._tensor.type) - computed).sum())
+        stored = gguf.dequantize(read.reshape(written.shape), self._tensor.type)
+        self._off += float(np.square(stored - computed).sum())
         self._norm += float(np.square(computed).sum())
-        self._start += len(computed)
 
     @property
     def error(self) -> float:
