@@ -30,7 +30,7 @@ from starlette.routing import Route
 from thinkswitch.preset import load_preset
 from thinkswitch.recipe import Schedule
 from thinkswitch.text import print_utf8
-from ui import header, malloc, security, settings_store
+from ui import header, malloc, manual, security, settings_store
 from ui.compare import screen_stream
 from ui.compare import tab as compare
 from ui.explore import tab as explore
@@ -139,7 +139,7 @@ def reach_this_machine_directly() -> None:
 
 def launch(page: gr.Blocks, studio: Studio, args: argparse.Namespace, auth: tuple[str, str] | None) -> None:
     options = launch_options(args)
-    options["app_kwargs"]["routes"] += [News(studio).route(), screen_stream.route(studio)]
+    options["app_kwargs"]["routes"] += [News(studio).route(), screen_stream.route(studio), *manual.routes()]
     reach_this_machine_directly()
     try:
         page.launch(**options, auth=auth)

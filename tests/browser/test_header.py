@@ -99,7 +99,7 @@ def test_the_header_names_the_pair_the_machine_and_the_papers(tiny, visit):
     assert re.search(r"CPU\s+\d+ %\s+Memory\s+\d+ %", text(page, "machine-load"))
     links = page.locator("#tools a")
     addresses = [links.nth(i).get_attribute("href") for i in range(links.count())]
-    assert addresses == ["https://arxiv.org/abs/2606.01080", "https://arxiv.org/abs/2510.10977"]
+    assert addresses == ["manual/", "https://arxiv.org/abs/2606.01080", "https://arxiv.org/abs/2510.10977"]
     assert all("noopener" in links.nth(i).get_attribute("rel") for i in range(links.count()))
     with urllib.request.urlopen(tiny.url + "favicon.ico") as answer:
         assert answer.headers["Content-Type"].startswith("image/svg+xml")
