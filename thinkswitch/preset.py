@@ -122,7 +122,7 @@ class Preset:
     engine: str = setting(
         "auto",
         "What runs the thinking checkpoint while it labels. All but torch may write other bytes for a seed. "
-        "auto = llama.cpp where it is quicker and there (a CPU, rows below 16), else torch.",
+        "auto = the quicker one.",
         choices=("auto", "torch", "llama.cpp", "vllm"),
     )
     samples: int = setting(

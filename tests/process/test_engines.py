@@ -125,7 +125,15 @@ def same(ours: dict, theirs: dict) -> float:
 def children(named: str, of: int | None = None) -> list[psutil.Process]:
     """Processes below `of`, or this one, whose command line holds `named`."""
     below = psutil.Process(of).children(recursive=True)
-    return [child for child in below if any(named in word for word in child.cmdline())]
+    return [child for child in below if any(named in word for word in words_of(child))]
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    """Its command line; nothing of one that has ended, as other tests' may have."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 def is_gone(process: psutil.Process) -> bool:
