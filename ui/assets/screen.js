@@ -9,8 +9,10 @@ window.show = (elemId, value) => {
 };
 
 const receive = ({ parts = {}, stoppable, warned }) => {
+  const stop = document.querySelector('#compare-stop');
+  if (!stop) return; // the page is being left
   Object.entries(parts).forEach(([elemId, value]) => window.show(elemId, value));
-  document.querySelector('#compare-stop').disabled = !stoppable;
+  stop.disabled = !stoppable;
   if (warned) document.querySelector('#pulse-warnings').click();
 };
 
