@@ -27,7 +27,7 @@ def setting(
     """A field of the preset. Numbers lie in low..high, text is one of `choices`.
 
     is_path: a relative path starts at the folder of the file that holds it.
-    hide_in_demo: the form of a public demo leaves it out, since it names a file or a server.
+    hide_in_demo: the form of a public demo leaves it out, since it names a file, or names or starts a server.
     group: the heading that begins here.
     """
     metadata = dict(
@@ -124,6 +124,7 @@ class Preset:
         "What runs the thinking checkpoint while it labels. All but torch may write other bytes for a seed. "
         "auto = the quicker one.",
         choices=("auto", "torch", "llama.cpp", "vllm"),
+        hide_in_demo=True,
     )
     samples: int = setting(
         1, "Answers sampled per prompt. With several, one of the majority is kept.", 1, 256

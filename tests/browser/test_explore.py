@@ -8,7 +8,7 @@ LINES = """id => document.querySelector(`#${id} .js-plotly-plot`)._fullData
     .filter(line => line.visible === true).map(line => [line.name, line.line.color, line.x.length])"""
 PLACE = """([id, t]) => {
     const plot = document.querySelector(`#${id} .js-plotly-plot`);
-    const line = plot._fullData.find(line => line.customdata?.some(key => key.startsWith(`${t} `)));
+    const line = plot._fullData.find(line => line.customdata?.some(key => key?.startsWith(`${t} `)));
     const i = line.customdata.findIndex(key => key.startsWith(`${t} `));
     const {xaxis, yaxis} = plot._fullLayout;
     const box = plot.getBoundingClientRect();

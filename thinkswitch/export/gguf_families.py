@@ -126,7 +126,7 @@ def are_local(config: PretrainedConfig) -> list[bool]:
 def every_nth_is_global(config: PretrainedConfig, n: int) -> Iterator[str]:
     expected = [(layer + 1) % n != 0 for layer in range(config.num_hidden_layers)]
     if are_local(config) != expected:
-        yield f"llama.cpp gives every layer a sliding window but each {n}th one"
+        yield f"llama.cpp gives a sliding window to all layers but the last of each {n}"
 
 
 def gemma_misfits(config: PretrainedConfig) -> Iterator[str]:
@@ -178,7 +178,7 @@ def exaone_misfits(config: PretrainedConfig) -> Iterator[str]:
 
 def smollm_misfits(config: PretrainedConfig) -> Iterator[str]:
     if list(config.no_rope_layers) != [int((n + 1) % 4 != 0) for n in range(config.num_hidden_layers)]:
-        yield "llama.cpp rotates in every layer but each 4th"
+        yield "llama.cpp rotates in all layers but the last of each 4"
 
 
 def ministral_misfits(config: PretrainedConfig) -> Iterator[str]:

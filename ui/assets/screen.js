@@ -9,10 +9,9 @@ window.show = (elemId, value) => {
 };
 
 const receive = ({ parts = {}, stoppable, warned }) => {
-  const stop = document.querySelector('#compare-stop');
-  if (!stop) return; // the page is being left
   Object.entries(parts).forEach(([elemId, value]) => window.show(elemId, value));
-  stop.disabled = !stoppable;
+  const stop = document.querySelector('#compare-stop');
+  if (stop) stop.disabled = !stoppable; // seen missing once, at the end of a page
   if (warned) document.querySelector('#pulse-warnings').click();
 };
 

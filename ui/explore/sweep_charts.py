@@ -21,7 +21,7 @@ class Curve:
     flip: float | None  # the t at which thinking sets in
     zone: list[float]  # the ts of the broken zone
     cheapest: dict | None  # the row with the fewest tokens near the best accuracy; None while it goes on
-    keys: list[str] = field(default_factory=list)  # of the rows, where a click can choose them
+    keys: dict[float, str] = field(default_factory=dict)  # of the points that a click can choose, by their t
 
 
 def colour(i: int) -> str:
@@ -42,7 +42,7 @@ def frontier(curves: list[Curve]) -> str:
         if curve.cheapest:
             name += f" ★ t = {curve.cheapest['t']:g}"
         line = charts.markers(tokens, percent, name, {"color": colour(i), "symbol": i, "size": 7})
-        traces.append({**line, **_told(curve), "customdata": curve.keys})
+        traces.append({**line, **_told(curve), "customdata": _keys(curve)})
     traces += [_star(curve, colour(i)) for i, curve in enumerate(curves) if curve.cheapest]  # on top
     x = charts.axis("mean tokens per answer", rangemode="tozero")
     y = charts.axis("%", range=[0, 104])
@@ -51,6 +51,10 @@ def frontier(curves: list[Curve]) -> str:
 
 def _costs(rows: list[dict]) -> tuple[list[float], list[float]]:
     return [row["mean_tokens"] for row in rows], [100 * row["accuracy"] for row in rows]
+
+
+def _keys(curve: Curve) -> list[str | None]:
+    return [curve.keys.get(row["t"]) for row in curve.rows]
 
 
 def _told(curve: Curve, remark: str = "") -> dict:
@@ -64,9 +68,9 @@ def _star(curve: Curve, edge: str) -> charts.Trace:
     assert row is not None
     marker = {"symbol": "star", "size": STAR, "color": GOLD, "line": {"color": edge, "width": 2}}
     star = charts.markers(*_costs([row]), "", marker)
-    keys = [key for key, other in zip(curve.keys, curve.rows, strict=False) if other is row]
-    told = _told(replace(curve, rows=[row]), "<br>cheapest within one point of the best")
-    drawn = {"mode": "markers", "showlegend": False, "cliponaxis": False, "customdata": keys}
+    alone = replace(curve, rows=[row])
+    told = _told(alone, "<br>cheapest within one point of the best")
+    drawn = {"mode": "markers", "showlegend": False, "cliponaxis": False, "customdata": _keys(alone)}
     return {**star, **told, **drawn}
 
 
@@ -82,7 +86,7 @@ def accuracy(curves: list[Curve]) -> str:
         ts = [row["t"] for row in curve.rows]
         style = {"color": colour(i), "symbol": i}
         band, line = charts.banded(ts, curve.rows, f"{curve.name}{_marks_in_words(curve)}", style)
-        traces += [band, {**line, "customdata": curve.keys}]
+        traces += [band, {**line, "customdata": _keys(curve)}]
     x, y = charts.axis("t"), charts.axis("%", range=[0, 102])
     shapes = marks(curves)
     return charts.figure(

@@ -27,7 +27,7 @@ def curve(sweep: Sweep) -> sweep_charts.Curve:
         flip=evaluate.flip(table),
         zone=[] if going_on else evaluate.broken_zone(table),
         cheapest=None if going_on else evaluate.cheapest_near_best(table),
-        keys=[] if going_on else [sweep.key(row["t"]) for row in table],
+        keys={} if going_on else {row["t"]: sweep.key(row["t"]) for row in table},
     )
 
 
