@@ -125,11 +125,11 @@ def test_help_does_not_repeat_the_name(field):
     assert len(help_text.split()) >= 3 or field.name == "name"
 
 
-def test_a_demo_hides_every_path_and_the_server():
+def test_a_demo_hides_every_path_and_every_server():
     paths = {f.name for f in FIELDS if f.metadata["is_path"]}
     hidden = {f.name for f in FIELDS if f.metadata["hide_in_demo"]}
     assert paths == {"instruct", "thinking", "train_set", "held_out_set"}
-    assert hidden == paths | {"teacher"}
+    assert hidden == paths | {"teacher", "engine"}
 
 
 def test_paths_start_at_their_file_and_hub_ids_stay(tmp_path):
