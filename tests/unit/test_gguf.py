@@ -292,11 +292,11 @@ def test_a_file_that_is_not_what_was_written_leaves_nothing(monkeypatch, pair_of
     write_files = exporter.write_files
 
     def damaging(point, files):
-        hashes = yield from write_files(point, files)
+        written = yield from write_files(point, files)
         content = bytearray(files[0].path.read_bytes())
         content[-40] ^= 255
         files[0].path.write_bytes(content)
-        return hashes
+        return written
 
     monkeypatch.setattr(exporter, "write_files", damaging)
     with pytest.raises(UserError, match="is not what was written; nothing was kept"):

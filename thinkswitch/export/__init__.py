@@ -11,7 +11,7 @@
     gguf_writer.py          the same as GGUF, for llama.cpp, Ollama and LM Studio
       gguf_kinds.py, gguf_layout.py, gguf_quantise.py    tensors: names, order, types, rows as bytes
       gguf_tokenizer.py     vocabulary, special tokens, and how llama.cpp splits text
-      gguf_verify.py        every tensor read back, and what llama.cpp computes (llama_cpp.py asks it)
+      gguf_verify.py        every byte read back, and what llama.cpp computes (llama_cpp.py asks it)
       gguf_folder.py        file names, Modelfile, commands
     model_card.py           README.md of the export              mergekit.py   the same point for mergekit
     destination.py          the folder: checked first, filled under a hidden name, renamed when complete

@@ -253,9 +253,9 @@ def write_and_verify_gguf(
 ) -> Progress[tuple[dict[str, str], GgufVerification]]:
     files = plan_files(point, folder)
     lora = plan_lora_file(point, folder)
-    hashes = yield from stage("write", write_files(point, files), cancelled)
+    written = yield from stage("write", write_files(point, files), cancelled)
     if lora:
-        hashes |= yield from stage("write", write_files(point, [lora]), cancelled)
+        written |= yield from stage("write", write_files(point, [lora]), cancelled)
     write_modelfile(folder, point)
 
     @cache
@@ -263,9 +263,9 @@ def write_and_verify_gguf(
         return blend or make_blend(point)
 
     in_order = list(range(len(point.round.adapters)))
-    steps = verify_files(point, files, lora, live, in_order if slots is None else slots, turn)
+    steps = verify_files(point, files, lora, written, live, in_order if slots is None else slots, turn)
     verification = yield from stage("verify", steps, cancelled)
-    return hashes, verification
+    return {name: file.sha256 for name, file in written.items()}, verification
 
 
 def write_and_verify_at_once(

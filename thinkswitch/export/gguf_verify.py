@@ -1,37 +1,28 @@
-"""A GGUF file read back: every tensor, and what llama.cpp computes with it where that is installed."""
+"""A GGUF file read back: every byte, and what llama.cpp computes with it where that is installed."""
 
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, ExitStack
+import hashlib
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import BinaryIO
 
 import gguf
-import numpy as np
 import torch
 
 from thinkswitch.errors import UserError
 from thinkswitch.export import llama_cpp
 from thinkswitch.export.gguf_lora import SCALES
-from thinkswitch.export.gguf_quantise import quantised
 from thinkswitch.export.gguf_tokenizer import QUESTIONS
-from thinkswitch.export.gguf_writer import GgufFile, blocks
+from thinkswitch.export.gguf_writer import GgufFile, Written, padded
 from thinkswitch.export.point import ExportPoint
 from thinkswitch.recipe import remap_adapters, straight
 from thinkswitch.weights.live_blend import Blend
 
+PART = 64_000_000  # bytes of a file read at once
 POSITIONS = 8  # the last ones of each question, at which the likeliest token is compared
 POSITIONS_OF_SCALE = 4  # the same with a LoRA, at each of its scales
 # How much less likely llama.cpp's token may be to the blend, in nats: for what each of the two is rounded to
 NEAR = {"BF16": 0.25, "F16": 0.25, "Q8_0": 0.5, "Q6_K": 1.0, "Q5_K_M": 1.5, "Q4_K_M": 2.0}
 NEAR_OF_BLEND = {torch.float32: 0.0, torch.bfloat16: 0.25, torch.float16: 0.25, torch.uint8: 3.0}  # NF4
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A tensor as the file declares it."""
-
-    type: gguf.GGMLQuantizationType
-    offset: int  # bytes, in the file
 
 
 @dataclass(frozen=True)
@@ -95,95 +86,61 @@ def verify_files(
     point: ExportPoint,
     files: list[GgufFile],
     lora: GgufFile | None,
+    written: dict[str, Written],
     blend: Callable[[], Blend],
     slots: list[int],
     turn: Callable[[], AbstractContextManager],
 ) -> Generator[tuple[int, int], None, GgufVerification]:
-    """Compare every tensor with what is computed anew, then llama.cpp with `blend()`. Yields (step, steps).
+    """Read the files back, then compare llama.cpp with `blend()`. Yields (step, steps).
 
     The blend is asked for only where llama.cpp is installed, and holds the round's adapters in `slots`;
     `turn()` is entered for each thing it computes.
     """
     in_llama_cpp = files if llama_cpp.is_here() else []
-    read = len(files[0].tensors) + (len(lora.tensors) if lora else 0)
-    steps = read + len(in_llama_cpp)
-    errors = yield from read_back(point, files, steps)
     results = []
-    if lora:
-        [error] = yield from read_back(point, [lora], steps, len(files[0].tensors))
-        results.append(GgufResult(lora.path.name, error, whole=False))
+    all_files = [*files, *([lora] if lora else [])]
+    parts = [-(-file.path.stat().st_size // PART) for file in all_files]
+    steps = sum(parts) + len(in_llama_cpp)
+    step = 0
+    for file in all_files:
+        for _ in read_back(file, written[file.path.name]):
+            yield step, steps
+            step += 1
     found: dict[str, LlamaCppResult] = {}
-    for number, file in enumerate(in_llama_cpp, read):
-        yield number, steps
+    for file in in_llama_cpp:
+        yield step, steps
+        step += 1
         found[file.path.name] = compare_with_llama_cpp(point, file, lora, blend(), slots, turn)
     yield steps, steps
-    names = [file.path.name for file in files]
-    whole = [GgufResult(name, error, found.get(name)) for name, error in zip(names, errors, strict=True)]
-    return GgufVerification((*whole, *results))
+    for file in all_files:
+        name = file.path.name
+        results.append(GgufResult(name, written[name].error, found.get(name), whole=file is not lora))
+    return GgufVerification(tuple(results))
 
 
-def read_back(
-    point: ExportPoint, files: list[GgufFile], steps: int, before: int = 0
-) -> Generator[tuple[int, int], None, list[float]]:
-    """The largest |stored - computed| / |computed| of a tensor in each file, each tensor computed once.
+def read_back(file: GgufFile, written: Written) -> Iterator[int]:
+    """Yields the bytes read, a part at a time. UserError unless the file holds what was written.
 
-    UserError where a file does not hold what was computed.
+    It is read where GGUFReader maps: mapped, a whole file would count as our memory.
     """
-    stored = [stored_tensors(file) for file in files]
-    errors = [0.0] * len(files)
-    with ExitStack() as stack:
-        opened = [stack.enter_context(open(file.path, "rb")) for file in files]
-        for number, tensor in enumerate(files[0].tensors):
-            yield before + number, steps
-            readers = [
-                TensorReader(file, number, tensors[tensor.name], data)
-                for file, tensors, data in zip(files, stored, opened, strict=True)
-            ]
-            for block in blocks(point, tensor):
-                for reader in readers:
-                    reader.compare(block)
-            errors = [max(error, reader.error) for error, reader in zip(errors, readers, strict=True)]
-    return errors
+    declared = {tensor.name: declaration(tensor) for tensor in gguf.GGUFReader(file.path).tensors}
+    start = file.path.stat().st_size - file.data_bytes
+    planned = {}
+    for tensor in file.tensors:
+        planned[tensor.name] = (tensor.type, tensor.nbytes, start)
+        start += padded(tensor.nbytes)
+    digest = hashlib.sha256()
+    with open(file.path, "rb") as data:
+        while part := data.read(PART):
+            digest.update(part)
+            yield data.tell()
+    if declared != planned or digest.hexdigest() != written.sha256:
+        raise UserError(f"{file.path.name} is not what was written; nothing was kept")
 
 
-def stored_tensors(file: GgufFile) -> dict[str, Stored]:
-    """Where the file says that its tensors are. UserError where they are others than were written."""
-    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(file.path).tensors}
-    if tensors.keys() != {tensor.name for tensor in file.tensors}:
-        raise UserError(f"{file.path.name} holds other tensors than were written; nothing was kept")
-    return {name: Stored(found.tensor_type, found.data_offset) for name, found in tensors.items()}
-
-
-class TensorReader:
-    """A tensor of a file, compared block by block with what is computed.
-
-    It reads where GGUFReader maps: mapped, a whole file would count as our memory.
-    """
-
-    def __init__(self, file: GgufFile, number: int, stored: Stored, data: BinaryIO):
-        self._file = file
-        self._tensor = file.tensors[number]
-        self._same_type = stored.type == self._tensor.type
-        self._data = data
-        self._data.seek(stored.offset)
-        self._off = 0.0
-        self._norm = 0.0
-
-    def compare(self, block: np.ndarray) -> None:
-        computed = block.reshape(-1, block.shape[-1])
-        size = len(computed) * self._tensor.row_bytes
-        read = np.frombuffer(self._data.read(size), np.uint8)
-        written = quantised(computed, self._tensor.type)
-        if not self._same_type or not np.array_equal(read, written.reshape(-1)):
-            where = f"{self._tensor.name} in {self._file.path.name}"
-            raise UserError(f"{where} is not what was written; nothing was kept")
-        stored = gguf.dequantize(read.reshape(written.shape), self._tensor.type)
-        self._off += float(np.square(stored - computed).sum())
-        self._norm += float(np.square(computed).sum())
-
-    @property
-    def error(self) -> float:
-        return (self._off / self._norm) ** 0.5 if self._norm else 0.0
+def declaration(tensor: gguf.ReaderTensor) -> tuple[gguf.GGMLQuantizationType, int, int]:
+    """(type, bytes, where they begin in the file) as the file's header has them."""
+    return tensor.tensor_type, int(tensor.n_bytes), int(tensor.data_offset)
 
 
 def compare_with_llama_cpp(
@@ -210,12 +167,8 @@ def compare_with_llama_cpp(
     for scale, tokens in zip(scales, likeliest, strict=True):
         recipe = straight(point.origin, point.recipe, scale) if lora else point.recipe
         with turn():
-            placement = blend.place([remap_adapters(recipe, slots)])
-        ours: list[torch.Tensor] = []
-        for ids, count in zip(prompts, asked, strict=True):
-            with turn():
-                blend.put(placement)  # at once, if nobody else has used the blend
-                ours += last_logits(blend, ids, count)
+            blend.place([remap_adapters(recipe, slots)] * len(prompts))
+            ours = last_logits(blend, prompts, asked)
         for logits, token in zip(ours, tokens, strict=True):
             less_likely = distance(logits, token, source.stop_token_ids)
             if less_likely > near:
@@ -236,11 +189,18 @@ def distance(logits: torch.Tensor, token: llama_cpp.Token, ends: set[int]) -> fl
 
 
 @torch.inference_mode()
-def last_logits(blend: Blend, ids: list[int], count: int) -> list[torch.Tensor]:
-    """Of the last `count` positions, the last one first: float32 on the CPU, each (vocabulary,).
+def last_logits(blend: Blend, prompts: list[list[int]], counts: list[int]) -> list[torch.Tensor]:
+    """Of the last positions of each prompt, its last one first: float32 on the CPU, each (vocabulary,).
 
-    One pass for all of them: a large blend reads both checkpoints from the disk in each.
+    One pass for all of them: a large blend reads both checkpoints from the disk in each. What follows a
+    shorter prompt is seen by none of its positions.
     """
-    row = torch.tensor([ids], device=blend.device)
-    logits = blend(input_ids=row, use_cache=False, logits_to_keep=count).logits[0].float().cpu()
-    return list(logits.flip(0))
+    longest = max(map(len, prompts))
+    rows = torch.tensor([ids + [0] * (longest - len(ids)) for ids in prompts], device=blend.device)
+    first = min(len(ids) - count for ids, count in zip(prompts, counts, strict=True))
+    kept = blend(input_ids=rows, use_cache=False, logits_to_keep=longest - first).logits.float().cpu()
+    result: list[torch.Tensor] = []
+    for logits, ids, count in zip(kept, prompts, counts, strict=True):
+        end = len(ids) - first
+        result += logits[end - count : end].flip(0)
+    return result

@@ -45,6 +45,14 @@ class GgufFile:
         return sum(padded(tensor.nbytes) for tensor in self.tensors)
 
 
+@dataclass(frozen=True)
+class Written:
+    """What was given to the system to be stored."""
+
+    sha256: str
+    error: float  # the largest |stored - computed| / |computed| of a tensor
+
+
 def padded(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
@@ -56,8 +64,8 @@ def plan_file(point: ExportPoint, quantisation: str, path: Path = Path()) -> Ggu
 
 def write_files(
     point: ExportPoint, files: list[GgufFile]
-) -> Generator[tuple[int, int], None, dict[str, str]]:
-    """Write files of the same tensors, each computed once. Yields (bytes written, all); {file: SHA-256}."""
+) -> Generator[tuple[int, int], None, dict[str, Written]]:
+    """Write files of the same tensors, each computed once. Yields (bytes written, all); by file name."""
     total = sum(file.data_bytes for file in files)
     with ExitStack() as stack:
         writers = [stack.enter_context(OpenGguf(point, file)) for file in files]
@@ -66,9 +74,9 @@ def write_files(
                 for writer in writers:
                     writer.write(number, block)
             for writer in writers:
-                writer.pad(number)
+                writer.finish(number)
             yield sum(writer.written for writer in writers), total
-    return {file.path.name: sha256(file.path) for file in files}
+        return {file.path.name: writer.result() for file, writer in zip(files, writers, strict=True)}
 
 
 def blocks(point: ExportPoint, tensor: GgufTensor) -> Iterator[np.ndarray]:
@@ -97,6 +105,9 @@ class OpenGguf:
     def __init__(self, point: ExportPoint, file: GgufFile):
         self.written = 0
         self._tensors = file.tensors
+        self._off = 0.0  # of the tensor that is being written: squares of what rounding changed
+        self._norm = 0.0
+        self._error = 0.0
         self._writer = gguf.GGUFWriter(file.path, architecture(point))
         if file.quantisation in LORAS:
             add_lora_keys(self._writer, point)
@@ -118,6 +129,8 @@ class OpenGguf:
         assert self._writer.fout  # opened by the lines above
         [self._file] = self._writer.fout
         self._writer.write_padding(self._file, self._file.tell())
+        self._file.flush()
+        self._digest = hashlib.sha256(file.path.read_bytes())
 
     def __enter__(self) -> "OpenGguf":
         return self
@@ -126,16 +139,26 @@ class OpenGguf:
         self._writer.close()
 
     def write(self, number: int, block: np.ndarray) -> None:
-        data = quantised(block.reshape(-1, block.shape[-1]), self._tensors[number].type)
-        self._file.write(data.tobytes())
-        self.written += data.nbytes
+        type_ = self._tensors[number].type
+        computed = block.reshape(-1, block.shape[-1])
+        data = quantised(computed, type_)
+        self._store(data.tobytes())
+        self._off += float(np.square(gguf.dequantize(data, type_) - computed).sum())
+        self._norm += float(np.square(computed).sum())
 
-    def pad(self, number: int) -> None:
+    def finish(self, number: int) -> None:
+        """A tensor's last block was written."""
         size = self._tensors[number].nbytes
-        self._writer.write_padding(self._file, size)
-        self.written += padded(size) - size
+        self._store(bytes(padded(size) - size))
+        if self._norm:
+            self._error = max(self._error, (self._off / self._norm) ** 0.5)
+        self._off = self._norm = 0.0
 
+    def result(self) -> Written:
+        """Once everything was written."""
+        return Written(self._digest.hexdigest(), self._error)
 
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    def _store(self, data: bytes) -> None:
+        self._file.write(data)
+        self._digest.update(data)
+        self.written += len(data)
