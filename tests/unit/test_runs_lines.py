@@ -77,6 +77,8 @@ def test_events_that_runs_write(event):
         ({"accuracy": "half"}, "'accuracy' is 'half'"),
         ({"accuracy": math.inf}, "'accuracy' is inf"),
         ({"checkpoint": 3}, "'checkpoint' is 3"),
+        ({"checkpoint": ["thinking"]}, r"'checkpoint' is \['thinking'\]"),
+        ({"checkpoint": "th?nking"}, "'checkpoint' is 'th.nking'"),  # the table's colours knew no such name
         ({"since_start": []}, r"'since_start' is \[\]"),
         ({"since_start": {"gained": 1}}, "'since_start' is {'gained': 1}"),
         ({"phase": "strip", "kept": 1, "dropped": {"a": "b"}}, "'dropped' is {'a': 'b'}"),
@@ -119,6 +121,7 @@ def _lines(*rows: dict) -> list[str]:
         {"kept": "true"},
         {"prompt": "\ud83d"},
         {"kind": [0.0] * 1000},
+        {"kind": "intger"},  # grading knew no such kind
     ],
 )
 def test_a_sample_of_another_form(changes, tmp_path):

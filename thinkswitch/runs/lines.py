@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from thinkswitch.errors import quote
+from thinkswitch.grading import KINDS
 from thinkswitch.runs.files import read_lines
 
 MOST = 10**15  # of any number: beyond it arithmetic on times and counts fails
@@ -41,6 +42,14 @@ def is_text_or_none(value: Any) -> bool:
     return value is None or is_text(value)
 
 
+def is_checkpoint(value: Any) -> bool:
+    return value in ("instruct", "thinking")
+
+
+def is_kind(value: Any) -> bool:
+    return isinstance(value, str) and value in KINDS
+
+
 def is_flag(value: Any) -> bool:
     return isinstance(value, bool)
 
@@ -67,7 +76,7 @@ def is_command(value: Any) -> bool:
 
 
 SUMMARY: Table = {
-    "checkpoint": is_text,
+    "checkpoint": is_checkpoint,
     "n": is_count,
     "correct": is_count,
     "accuracy": is_number,
@@ -86,7 +95,7 @@ EVENT: Table = {
 EVENT_OF: dict[str, Table] = {  # what a phase adds
     "distil": {"loss": is_number},
     "strip": {"kept": is_count, "dropped": is_counts},
-    "measure": {"checkpoint": is_text},
+    "measure": {"checkpoint": is_checkpoint},
 }
 EVENT_OPTIONAL: Table = {
     **SUMMARY,
@@ -100,7 +109,7 @@ EVENT_OPTIONAL: Table = {
 SAMPLE: Table = {
     "prompt_index": is_count,
     "sample": is_count,
-    "kind": is_text,
+    "kind": is_kind,
     "prompt": is_text,
     "text": is_text,
     "prefilled": is_flag,
@@ -117,7 +126,7 @@ SAMPLE_OPTIONAL: Table = {
     "kept": is_flag,
 }
 SCORE: Table = {
-    "checkpoint": is_text,
+    "checkpoint": is_checkpoint,
     "question": is_count,
     "correct": is_flag,
     "thought": is_flag,
