@@ -39,9 +39,10 @@ from thinkswitch.engines import checkpoint_files
 from thinkswitch.engines.answers import load_of
 from thinkswitch.engines.engine import choose
 from thinkswitch.engines.serve import engine_server
-from thinkswitch.generate import Chunk, Row, Sampling, generate
+from thinkswitch.generate import Chunk, Row, generate
 from thinkswitch.preset import Preset
 from thinkswitch.remote.teacher import ask_teacher
+from thinkswitch.sampler import Sampling
 from thinkswitch.weights.device import Machine
 from thinkswitch.weights.materialise import materialise
 from thinkswitch.weights.pair import Pair, open_pair

@@ -19,7 +19,8 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from transformers.generation import ContinuousBatchingConfig
 
 from thinkswitch import rounds
-from thinkswitch.generate import Row, Sampling, generate
+from thinkswitch.generate import Row, generate
+from thinkswitch.sampler import Sampling
 from thinkswitch.weights.materialise import materialise
 
 PAGE = 32  # tokens of a page of continuous batching's cache

@@ -20,8 +20,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from thinkswitch import distil, rounds
-from thinkswitch.generate import Row, Sampling, generate
+from thinkswitch.generate import Row, generate
 from thinkswitch.preset import Preset
+from thinkswitch.sampler import Sampling
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.materialise import materialise
 from thinkswitch.weights.pair import Pair, open_pair

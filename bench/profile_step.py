@@ -14,7 +14,8 @@ from torch.profiler import ProfilerActivity
 from torch.profiler import profile as torch_profile
 
 from thinkswitch import rounds
-from thinkswitch.generate import Row, Sampling, generate
+from thinkswitch.generate import Row, generate
+from thinkswitch.sampler import Sampling
 from thinkswitch.weights.materialise import materialise
 from thinkswitch.weights.pair import Pair
 

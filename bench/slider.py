@@ -18,7 +18,8 @@ from common import arguments, dtype_name, parameters, random_pair, report, secon
 from transformers import AutoModelForCausalLM
 
 from thinkswitch import rounds
-from thinkswitch.generate import Row, Sampling, generate
+from thinkswitch.generate import Row, generate
+from thinkswitch.sampler import Sampling
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.materialise import materialise
 

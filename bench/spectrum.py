@@ -10,7 +10,8 @@ import torch
 from common import TINY, arguments, dtype_name, endless, parameters, random_pair, report, seconds
 
 from thinkswitch import rounds
-from thinkswitch.generate import Row, Sampling, generate
+from thinkswitch.generate import Row, generate
+from thinkswitch.sampler import Sampling
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.materialise import materialise
 from thinkswitch.weights.pair import open_pair

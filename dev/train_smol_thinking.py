@@ -28,9 +28,10 @@ from smol_problems import SMOL, take
 from thinkswitch import distil, evaluate, problems, rounds
 from thinkswitch.cli import terminal
 from thinkswitch.distil import Example
-from thinkswitch.generate import Row, Sampling, generate
+from thinkswitch.generate import Row, generate
 from thinkswitch.preset import Preset
 from thinkswitch.remote import distributed
+from thinkswitch.sampler import Sampling
 from thinkswitch.text import format_accuracy
 from thinkswitch.weights.checkpoint import Checkpoint, open_checkpoint
 from thinkswitch.weights.device import BF16_FROM, default_dtype, silence_libraries

@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from thinkswitch.errors import UserError
-from thinkswitch.generate import Chunk, Row, Sampling, generate
+from thinkswitch.generate import Chunk, Row, generate
 from thinkswitch.grading import final_answer, grade
 from thinkswitch.preset import Preset
 from thinkswitch.problems import Problem
 from thinkswitch.recipe import Recipe
+from thinkswitch.sampler import Sampling
 from thinkswitch.statistics import mcnemar, wilson
 from thinkswitch.weights.checkpoint import Checkpoint
 from thinkswitch.weights.live_blend import Blend

@@ -7,7 +7,6 @@ Each row draws from its own random stream, so its text does not depend on the ro
 unless two tokens tie to within rounding (about 1e-6): the same bits need the same batch.
 """
 
-import random
 import time
 from collections.abc import Callable, Generator, Iterator, Set
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ import torch
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from thinkswitch.errors import UserError
-from thinkswitch.penalties import find_penalties
 from thinkswitch.recipe import Recipe
+from thinkswitch.sampler import GREEDY, Sampler, Sampling
 from thinkswitch.think_parser import ThinkParser
 from thinkswitch.think_tags import THINK, Tags
 from thinkswitch.weights.device import out_of_memory, refuse_nan, release
@@ -28,29 +27,11 @@ from thinkswitch.weights.long_rope import find_long_rope, row_lengths
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """Temperature 0 is greedy. The others are off at their defaults.
-
-    Meanings and order are those of transformers: repetition penalty (of what the prompt or the answer has),
-    temperature, top_k, top_p, min_p (relative to the likeliest token). The presence penalty is vLLM's: after
-    the repetition penalty, taken once from the logit of every token that the answer has.
-    """
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    max_new_tokens: int = 256
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-
-
-@dataclass(frozen=True)
 class Row:
     """One prompt, and how to answer it."""
 
     ids: tuple[int, ...]  # the prompt, chat template applied
-    sampling: Sampling = Sampling()
+    sampling: Sampling = GREEDY
     seed: int = 0
     prefilled: bool = False  # the chat template has opened the trace
     recipe: Recipe | None = None  # the point of a Blend; None on a plain model
@@ -198,7 +179,8 @@ class Batch:
         self.placement: torch.Tensor | None = None
         if isinstance(model, Blend):  # there every row has a recipe
             self.placement = model.place(cast(list[Recipe], [row.recipe for row in rows]))
-        self.sampler = Sampler(rows, device)
+        samplings = [row.sampling for row in rows]
+        self.sampler = Sampler(samplings, [row.seed for row in rows], [row.ids for row in rows], device)
         # positions that each row may come to; its last token is not read
         limits = [len(row.ids) + row.sampling.max_new_tokens - 1 for row in rows]
         self.lengths = torch.tensor(limits, device=device)
@@ -286,65 +268,3 @@ class IncrementalDetokenizer:
         self.read(last=True)
         self.parser.close()
         return self.chunk(finish)
-
-
-class Sampler:
-    """Next tokens of a batch, each row by its own settings and its own random stream.
-
-    Ours because the logits processors of transformers have one setting and one random stream for all rows.
-    """
-
-    def __init__(self, rows: list[Row], device: torch.device | str):
-        self.random = [random.Random(row.seed) for row in rows]
-        settings = [(s.temperature, s.top_p, s.top_k, s.min_p) for s in (row.sampling for row in rows)]
-        columns = torch.tensor(settings, dtype=torch.float32, device=device)[:, :, None]
-        self.temperature, self.top_p, self.top_k, self.min_p = columns.unbind(1)  # (rows, 1) each
-        repetition = [row.sampling.repetition_penalty for row in rows]
-        presence = [row.sampling.presence_penalty for row in rows]
-        self.penalties = find_penalties([row.ids for row in rows], repetition, presence, device)
-        self._find_shortcuts()
-
-    def _find_shortcuts(self) -> None:
-        """Once for each set of rows, because reading a tensor waits for the GPU."""
-        if self.penalties is not None and not self.penalties.in_use:
-            self.penalties = None  # they would cost a pass over the vocabulary
-        self.any_min_p = bool((self.min_p > 0).any())
-        self.all_greedy = bool((self.temperature == 0).all())
-        bounded = bool((self.top_k > 0).all())
-        self.largest_k = int(self.top_k.max()) if bounded else 0  # 0: the whole vocabulary
-
-    def filter(self, keep: torch.Tensor) -> None:
-        """Keep only the rows at these positions."""
-        self.random = [self.random[i] for i in keep.tolist()]
-        self.temperature, self.top_p = self.temperature[keep], self.top_p[keep]
-        self.top_k, self.min_p = self.top_k[keep], self.min_p[keep]
-        if self.penalties is not None:
-            self.penalties.filter(keep)
-        self._find_shortcuts()
-
-    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits (rows, vocabulary) in float32 -> token ids (rows,)."""
-        if self.penalties is None:
-            return self._choose(logits)
-        tokens = self._choose(self.penalties.apply(logits))
-        self.penalties.add(tokens)
-        return tokens
-
-    def _choose(self, logits: torch.Tensor) -> torch.Tensor:
-        best = logits.argmax(-1)
-        if self.all_greedy:
-            return best
-        draw = torch.tensor([[r.random()] for r in self.random], dtype=torch.float32, device=logits.device)
-        vocabulary = logits.shape[-1]
-        width = min(self.largest_k or vocabulary, vocabulary)
-        scaled = logits / self.temperature.clamp(min=1e-6)
-        values, ids = scaled.topk(width, dim=-1)  # sorted, largest first
-        rank = torch.arange(width, device=logits.device)
-        values = values.masked_fill((self.top_k > 0) & (rank >= self.top_k), -torch.inf)
-        p = values.softmax(-1)
-        p = p.masked_fill(p.cumsum(-1) - p >= self.top_p, 0.0)  # the smallest set that reaches top_p
-        if self.any_min_p:
-            p = p.masked_fill(p < self.min_p * p[:, :1], 0.0)
-        edges = p.cumsum(-1)
-        drawn = (edges < draw * edges[:, -1:]).sum(-1, keepdim=True).clamp(max=width - 1)
-        return torch.where(self.temperature[:, 0] == 0, best, ids.gather(-1, drawn)[:, 0])

@@ -20,8 +20,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Qwen3C
 
 from conftest import ROOT, TINY, cli, python, wait
 from thinkswitch import memory_plan, recipe, rounds, runs
-from thinkswitch.generate import Row, Sampling, generate
+from thinkswitch.generate import Row, generate
 from thinkswitch.preset import load_preset
+from thinkswitch.sampler import Sampling
 from thinkswitch.weights.materialise import materialise
 from thinkswitch.weights.offload import LARGE_BYTES
 from thinkswitch.weights.pair import open_pair

@@ -10,12 +10,13 @@ from conftest import TINY, wait
 from thinkswitch import evaluate, rounds
 from thinkswitch.export import gguf_folder, gguf_writer, llama_cpp
 from thinkswitch.export.point import ExportPoint
-from thinkswitch.generate import Sampling, generate
+from thinkswitch.generate import generate
 from thinkswitch.preset import load_preset
 from thinkswitch.recipe import Schedule
 from thinkswitch.remote import teacher
 from thinkswitch.remote.probe import check_teacher
 from thinkswitch.remote.teacher import Form, ask_teacher
+from thinkswitch.sampler import Sampling
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.materialise import materialise
 from thinkswitch.weights.pair import open_pair

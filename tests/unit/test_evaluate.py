@@ -26,10 +26,11 @@ from thinkswitch.evaluate import (
     sweep,
     with_token_limit,
 )
-from thinkswitch.generate import Chunk, Row, Sampling, generate
+from thinkswitch.generate import Chunk, Row, generate
 from thinkswitch.preset import Preset, load_preset
 from thinkswitch.problems import Problem
 from thinkswitch.recipe import Schedule
+from thinkswitch.sampler import Sampling
 from thinkswitch.statistics import wilson
 from thinkswitch.think_tags import Tags
 from thinkswitch.weights.live_blend import Blend

@@ -11,11 +11,12 @@ from conftest import FAMILIES as TESTED
 from conftest import ONE_SHAPE_EACH
 from thinkswitch.distil import Example, answer_loss, train_adapter
 from thinkswitch.errors import UserError
-from thinkswitch.generate import Row, Sampling, generate
+from thinkswitch.generate import Row, generate
 from thinkswitch.memory_plan import is_linear, weight_bytes
 from thinkswitch.preset import Preset
 from thinkswitch.recipe import instruct_point
 from thinkswitch.rounds import start
+from thinkswitch.sampler import Sampling
 from thinkswitch.weights import families
 from thinkswitch.weights.adapter import load_adapter
 from thinkswitch.weights.families import FAMILIES, SUPPORTED, epsilon, layer_kind, require_supported

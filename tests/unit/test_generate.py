@@ -9,8 +9,9 @@ import torch
 from conftest import random_adapter
 from thinkswitch import recipe, rounds
 from thinkswitch.errors import UserError
-from thinkswitch.generate import IncrementalDetokenizer, Row, Sampler, Sampling, generate, group_rows
+from thinkswitch.generate import IncrementalDetokenizer, Row, generate, group_rows
 from thinkswitch.recipe import Schedule
+from thinkswitch.sampler import Sampler, Sampling
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.materialise import materialise
 from thinkswitch.weights.pair import open_pair
@@ -256,8 +257,8 @@ def test_sampler_follows_the_filters():
     draws = 2000
 
     def frequencies(**filters) -> list[float]:
-        rows = [Row((), Sampling(temperature=1.0, **filters), seed=seed) for seed in range(draws)]
-        tokens = Sampler(rows, "cpu")(logits.expand(draws, -1))
+        settings = [Sampling(temperature=1.0, **filters)] * draws
+        tokens = Sampler(settings, list(range(draws)), [()] * draws, "cpu")(logits.expand(draws, -1))
         return (torch.bincount(tokens, minlength=4) / draws).tolist()
 
     assert frequencies() == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.04)

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from conftest import random_adapter
 from thinkswitch import recipe, rounds
 from thinkswitch.errors import UserError
-from thinkswitch.generate import Row, Sampling, generate
+from thinkswitch.generate import Row, generate
 from thinkswitch.recipe import Schedule
+from thinkswitch.sampler import Sampling
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.materialise import materialise
 from thinkswitch.weights.pair import open_pair

@@ -7,7 +7,8 @@ from tiny_families import LONG_ROPE
 from conftest import save_pair
 from thinkswitch import rounds
 from thinkswitch.distil import Example, answer_loss
-from thinkswitch.generate import Row, Sampling, generate
+from thinkswitch.generate import Row, generate
+from thinkswitch.sampler import Sampling
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.long_rope import find_long_rope
 from thinkswitch.weights.materialise import materialise

@@ -12,8 +12,9 @@ from conftest import byte_tokenizer
 from thinkswitch.cli.main import main
 from thinkswitch.distil import make_example
 from thinkswitch.errors import UserError
-from thinkswitch.generate import Row, Sampling, generate
+from thinkswitch.generate import Row, generate
 from thinkswitch.rounds import start
+from thinkswitch.sampler import Sampling
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.pair import open_pair
 from thinkswitch.weights.pair_report import report_of

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from conftest import TINY, pretend_gpu, save_pair
 from thinkswitch import loop, rounds, run_context
 from thinkswitch.errors import UserError
-from thinkswitch.generate import Row, Sampling, generate
+from thinkswitch.generate import Row, generate
 from thinkswitch.preset import Preset, load_preset, make_preset
+from thinkswitch.sampler import Sampling
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.pair import Pair, open_pair, open_pair_of
 from thinkswitch.weights.pair_report import about_precision, report_of

@@ -14,8 +14,8 @@ from transformers import Qwen3Config, Qwen3MoeConfig
 from conftest import ROOT, SETS
 from thinkswitch import evaluate, grading, memory_plan, problems
 from thinkswitch.errors import UserError
-from thinkswitch.generate import Sampling
 from thinkswitch.preset import PRESETS, Preset, load_preset
+from thinkswitch.sampler import Sampling
 from thinkswitch.weights.checkpoint import open_checkpoint
 from thinkswitch.weights.families import SUPPORTED
 from thinkswitch.weights.pair import Pair

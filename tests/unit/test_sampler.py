@@ -14,10 +14,11 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from thinkswitch import evaluate, rounds
-from thinkswitch.generate import Batch, Row, Sampler, Sampling, generate
+from thinkswitch import evaluate, rounds, sampler
+from thinkswitch.generate import Batch, Row, generate
 from thinkswitch.penalties import Penalties
 from thinkswitch.preset import Preset
+from thinkswitch.sampler import Sampler, Sampling
 from thinkswitch.weights.materialise import materialise
 from thinkswitch.weights.pair import open_pair
 
@@ -30,10 +31,16 @@ def random_logits(rows: int, seed: int = 0) -> torch.Tensor:
     return 3 * torch.randn(rows, VOCABULARY, generator=torch.Generator().manual_seed(seed))
 
 
+def sampler_of(rows: list[Row]) -> Sampler:
+    return Sampler(
+        [row.sampling for row in rows], [row.seed for row in rows], [row.ids for row in rows], "cpu"
+    )
+
+
 def frequencies(sampling: Sampling, logits: torch.Tensor) -> torch.Tensor:
     """How often each token is drawn from one row of logits."""
     rows = [Row((), sampling, seed=seed) for seed in range(DRAWS)]
-    tokens = Sampler(rows, "cpu")(logits.expand(DRAWS, -1))
+    tokens = sampler_of(rows)(logits.expand(DRAWS, -1))
     return torch.bincount(tokens, minlength=VOCABULARY) / DRAWS
 
 
@@ -81,6 +88,48 @@ def test_min_p_by_hand():
     assert found[:4].tolist() == pytest.approx([0.625, 0.375, 0, 0], abs=0.03)
 
 
+# ---- a large vocabulary, of which the likeliest tokens are sorted first
+
+
+@pytest.mark.parametrize("flatness", [0.1, 1.0, 4.0])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [dict(top_p=0.95)],
+        [dict()],  # plain sampling: the draw may fall behind the likeliest
+        [dict(min_p=0.02)],
+        [dict(top_p=0.999, min_p=0.001)],
+        [dict(top_k=2000)],
+        [dict(top_k=20), dict(top_p=0.9), dict(), dict(top_k=1500), dict(temperature=0.0), dict(min_p=0.3)],
+    ],
+)
+def test_how_many_are_sorted_first_changes_no_draw(monkeypatch, settings, flatness):
+    logits = torch.randn(300, 5000, generator=torch.Generator().manual_seed(1)) * flatness
+    rows = [
+        Row((), Sampling(**{"temperature": 1.0, **settings[seed % len(settings)]}), seed=seed)
+        for seed in range(len(logits))
+    ]
+    found = sampler_of(rows)(logits)
+    alone = [sampler_of([row])(logits[i : i + 1]).item() for i, row in enumerate(rows[:12])]
+    assert found[:12].tolist() == alone
+    ranks = logits.argsort(-1, descending=True).argsort(-1)
+    for width in (30, 5000):
+        monkeypatch.setattr(sampler, "FIRST", width)
+        other = sampler_of(rows)(logits)
+        off = ranks.gather(-1, torch.stack([found, other], -1)).diff().abs()
+        assert off.max() <= 1 and off.count_nonzero() <= 3  # sums of the same numbers, rounded otherwise
+
+
+@pytest.mark.parametrize("filters", [dict(), dict(top_p=0.9), dict(min_p=0.2), dict(top_k=40)])
+def test_what_is_drawn_behind_the_likeliest_is_drawn_as_often(monkeypatch, filters):
+    monkeypatch.setattr(sampler, "FIRST", 8)
+    sampling = Sampling(**{"temperature": 1.0, **filters})
+    logits = random_logits(1, seed=3) / 3
+    expected = of_transformers(sampling, logits)[0]
+    found = frequencies(sampling, logits)
+    assert found.tolist() == pytest.approx(expected.tolist(), abs=4 * math.sqrt(0.25 / DRAWS))
+
+
 # ---- penalties
 
 
@@ -124,12 +173,12 @@ def test_the_presence_penalty_follows_the_repetition_penalty():
 
 def test_penalties_come_before_temperature_and_before_greedy():
     logits = torch.tensor([[2.0, 1.9, 0.0]])
-    greedy = Sampler([Row((0,), Sampling(repetition_penalty=1.1))], "cpu")
+    greedy = sampler_of([Row((0,), Sampling(repetition_penalty=1.1))])
     assert greedy(logits).tolist() == [1]  # 2.0 / 1.1 < 1.9
     assert greedy(logits).tolist() == [0]  # now both are lowered
-    cold = Sampler([Row((0,), Sampling(temperature=0.01, repetition_penalty=1.1), seed=4)], "cpu")
+    cold = sampler_of([Row((0,), Sampling(temperature=0.01, repetition_penalty=1.1), seed=4)])
     assert cold(logits).tolist() == [1]
-    present = Sampler([Row((0,), Sampling(presence_penalty=0.2))], "cpu")
+    present = sampler_of([Row((0,), Sampling(presence_penalty=0.2))])
     assert [present(logits).item() for _ in range(2)] == [0, 1]
 
 
@@ -147,8 +196,8 @@ def test_a_row_without_penalties_keeps_its_logits_to_the_bit_beside_one_with():
 def test_who_has_no_penalty_pays_nothing():
     plain = Sampling(temperature=0.7, top_p=0.8, top_k=20)
     strict = dataclasses.replace(plain, repetition_penalty=1.05)
-    assert Sampler([Row((1,), plain)], "cpu").penalties is None
-    mixed = Sampler([Row((1,), plain), Row((1,), strict), Row((1,), plain)], "cpu")
+    assert sampler_of([Row((1,), plain)]).penalties is None
+    mixed = sampler_of([Row((1,), plain), Row((1,), strict), Row((1,), plain)])
     mixed(random_logits(3))
     mixed.filter(torch.tensor([1, 2]))
     assert mixed.penalties.seen.shape == (2, 2)  # a token read, a token written

@@ -27,7 +27,7 @@ def never():
 
 def rows(studio, prompt, ts, tokens=40, choice=PAIR):
     from thinkswitch import evaluate
-    from thinkswitch.generate import Sampling
+    from thinkswitch.sampler import Sampling
 
     loaded = studio.loaded
     points = studio.points(loaded, choice, ts, Schedule())

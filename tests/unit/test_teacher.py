@@ -11,10 +11,11 @@ from conftest import TINY, byte_tokenizer
 from fake_teacher import FakeTeacher, completion
 from thinkswitch import evaluate, loop, runs
 from thinkswitch.errors import UserError
-from thinkswitch.generate import Row, Sampling
+from thinkswitch.generate import Row
 from thinkswitch.preset import load_preset, make_preset
 from thinkswitch.remote import teacher
 from thinkswitch.remote.teacher import ask_teacher
+from thinkswitch.sampler import Sampling
 from thinkswitch.weights.checkpoint import open_checkpoint
 
 

@@ -9,10 +9,10 @@ from conftest import TINY
 from fake_teacher import FakeTeacher, PairTeacher, completion
 from thinkswitch import evaluate, loop, runs
 from thinkswitch.errors import UserError
-from thinkswitch.generate import Sampling
 from thinkswitch.preset import load_preset, make_preset
 from thinkswitch.remote import teacher
 from thinkswitch.remote.probe import check_teacher
+from thinkswitch.sampler import Sampling
 from thinkswitch.weights.checkpoint import open_checkpoint
 
 SECRET = "sk-0123456789"

@@ -9,10 +9,11 @@ import tiny_problems
 from conftest import TINY
 from thinkswitch import evaluate, loop, problems, rounds
 from thinkswitch.evaluate import Summary
-from thinkswitch.generate import Sampling, generate
+from thinkswitch.generate import generate
 from thinkswitch.preset import load_preset, make_preset
 from thinkswitch.rounds import Round
 from thinkswitch.run_context import ROLES
+from thinkswitch.sampler import Sampling
 from thinkswitch.weights.checkpoint import Checkpoint
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.pair import Pair, open_pair

@@ -21,8 +21,9 @@ from typing import TypeVar
 import httpx
 
 from thinkswitch.errors import UserError
-from thinkswitch.generate import Chunk, Row, Sampling
+from thinkswitch.generate import Chunk, Row
 from thinkswitch.proxies import refuse_unusable_proxies
+from thinkswitch.sampler import Sampling
 from thinkswitch.think_parser import parse_response
 from thinkswitch.weights.checkpoint import Checkpoint
 

@@ -13,7 +13,8 @@ from ui.run_control import PAIR
 from ui.studio import DEMO_PROMPT, DEMO_TOKENS, Studio
 
 if TYPE_CHECKING:
-    from thinkswitch.generate import Row, Sampling
+    from thinkswitch.generate import Row
+    from thinkswitch.sampler import Sampling
     from ui.pair_loader import Loaded
 
 SLIDER, BEFORE_AND_AFTER = "Slider", "Before and after"  # the two views of the tab

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from thinkswitch.errors import UserError
-from thinkswitch.generate import Sampling
 from thinkswitch.preset import make_preset
 from thinkswitch.recipe import Schedule
+from thinkswitch.sampler import Sampling
 from ui.compare import question
 from ui.compare.question import (
     STAGES,
