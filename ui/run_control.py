@@ -32,6 +32,7 @@ class RunControl:
     def __init__(self) -> None:
         self._starting = threading.Lock()
         self._running: tuple[float, Path | None] | None = None  # (looked up when, the run); None = never
+        self._running_lock = threading.Lock()
         self._listing: tuple[float, object, Listing] | None = None  # (looked up when, for what, the listing)
         self._listing_lock = threading.Lock()
         self._followers: OrderedDict[Path, runs.Follower] = OrderedDict()  # the last used one is the last
@@ -40,12 +41,18 @@ class RunControl:
     # ---- starting and stopping
 
     def running(self) -> Path | None:
-        """The run that is going on."""
-        now = time.monotonic()
-        if self._running is None or now - self._running[0] > RUNNING_SECONDS:
-            alive = (folder for folder in runs.runs_in(runs.ROOT) if runs.running_pid(folder))
-            self._running = (now, next(alive, None))
-        return self._running[1]
+        """The run that is going on.
+
+        One look at a time: a slower one would put its older answer over a newer one, and a page that draws
+        it then is not told again.
+        """
+        with self._running_lock:
+            now = time.monotonic()
+            found = self._running
+            if found is None or now - found[0] > RUNNING_SECONDS:
+                alive = (folder for folder in runs.runs_in(runs.ROOT) if runs.running_pid(folder))
+                found = self._running = (now, next(alive, None))
+            return found[1]
 
     def start(self, preset: Preset, source: str) -> tuple[Path, list[str]]:
         """Start a loop as a child process; returns its folder and the command."""

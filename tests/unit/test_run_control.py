@@ -3,7 +3,9 @@
 import dataclasses
 import os
 import re
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
@@ -50,6 +52,34 @@ def test_only_listed_runs_can_be_chosen(root):
         with pytest.raises(UserError):
             run_control.folder_of(name)
     assert run_control.folder_of("mine") == root / "mine"
+
+
+def test_a_slow_look_does_not_undo_a_newer_one(root, monkeypatch):
+    """A page drew "a run is going on" after it was told that none is, and Start stayed off for good."""
+    runs.create(load_preset("tiny"), root / "mine")
+    control = RunControl()
+    looking, over = threading.Event(), threading.Event()
+    alive = [123]
+
+    def slowly(folder):
+        pid = alive[0]
+        if not looking.is_set():  # the first look is the slow one
+            looking.set()
+            over.wait(20)
+        return pid
+
+    monkeypatch.setattr(runs, "running_pid", slowly)
+    with ThreadPoolExecutor(2) as threads:
+        older = threads.submit(control.running)
+        assert looking.wait(20)
+        alive[0] = None
+        newer = threads.submit(control.running)
+        wait([newer], timeout=0.5)  # it may wait for the older one
+        told = newer.result() if newer.done() else "nothing yet"
+        over.set()
+        older.result(20)
+        drawn = control.running()
+        assert told == "nothing yet" or drawn == told
 
 
 @pytest.mark.parametrize("number", ["²", "9" * 5000], ids=["superscript", "endless"])
