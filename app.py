@@ -108,7 +108,7 @@ def open_with_stored_settings(
 def main(argv: list[str] | None = None) -> int:
     print_utf8()
     args = parser().parse_args(argv)
-    malloc.keep_trimming()
+    malloc.keep_small()
     try:
         auth = security.credentials(args)
         security.check_proxy(args)
