@@ -30,7 +30,7 @@ from starlette.routing import Route
 from thinkswitch.preset import load_preset
 from thinkswitch.recipe import Schedule
 from thinkswitch.text import print_utf8
-from ui import header, malloc, manual, security, settings_store
+from ui import header, malloc, manual, security, session_state, settings_store
 from ui.compare import screen_stream
 from ui.compare import tab as compare
 from ui.explore import tab as explore
@@ -109,6 +109,7 @@ def main(argv: list[str] | None = None) -> int:
     print_utf8()
     args = parser().parse_args(argv)
     malloc.keep_small()
+    session_state.keep_numbers()
     try:
         auth = security.credentials(args)
         security.check_proxy(args)
