@@ -17,7 +17,7 @@ from thinkswitch.export.point import ExportPoint
 from thinkswitch.recipe import remap_adapters, straight
 from thinkswitch.weights.live_blend import Blend
 
-PART = 64_000_000  # bytes of a file read at once
+PART = 16_000_000  # bytes of a file read at once
 POSITIONS = 8  # the last ones of each question, at which the likeliest token is compared
 POSITIONS_OF_SCALE = 4  # the same with a LoRA, at each of its scales
 # How much less likely llama.cpp's token may be to the blend, in nats: for what each of the two is rounded to
