@@ -62,7 +62,8 @@ class Sampler:
         self.any_min_p = bool((self.min_p > 0).any())
         self.all_greedy = bool((self.temperature == 0).all())
         bounded = bool((self.top_k > 0).all())
-        self.largest_k = int(self.top_k.max()) if bounded else 0  # 0: the whole vocabulary
+        largest = int(self.top_k.max())
+        self.first = largest if bounded else max(FIRST, largest)  # how many are sorted first
 
     def filter(self, keep: torch.Tensor) -> None:
         """Keep only the rows at these positions."""
@@ -88,7 +89,7 @@ class Sampler:
         draw = torch.tensor([[r.random()] for r in self.random], dtype=torch.float32, device=logits.device)
         vocabulary = logits.shape[-1]
         scaled = logits / self.temperature.clamp(min=1e-6)
-        tokens, certain = self._draw(scaled, draw, min(self.largest_k or FIRST, vocabulary))
+        tokens, certain = self._draw(scaled, draw, min(self.first, vocabulary))
         if not certain.all():
             tokens = torch.where(certain, tokens, self._draw(scaled, draw, vocabulary)[0])
         return torch.where(self.temperature[:, 0] == 0, best, tokens)
@@ -111,7 +112,7 @@ class Sampler:
             kept = kept.masked_fill(p < self.min_p * p[:, :1], 0.0)
         edges = kept.cumsum(-1)
         # the others are none, or would have been dropped
-        closed = ((self.top_k > 0) & (self.top_k <= width)) | (reached[:, -1:] >= self.top_p)
+        closed = (self.top_k > 0) | (reached[:, -1:] >= self.top_p)
         closed |= p[:, -1:] < self.min_p * p[:, :1]
         closed |= width == scaled.shape[-1]
         target = draw * torch.where(closed, edges[:, -1:], 1.0)

@@ -171,7 +171,7 @@ def test_hub_ids_stay_whole(pair, tmp_path, adapter):
 def test_hostile_names_stay_names(pair, tmp_path):
     hub = with_names(pair, f"{EVIL}: [a", pair.thinking.name)
     out = tmp_path / "o'ut\"\n```\nimport os"
-    run = make_run(tmp_path / EVIL.replace("/", ""), checkpoint=EVIL)
+    run = make_run(tmp_path / EVIL.replace("/", ""))
     preset = dataclasses.replace(PRESET, name=EVIL)
     done = export(hub, rounds.start(pair), 0.5, out, preset=preset, run=run)
     front, body = read_card(done.folder)
