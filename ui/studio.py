@@ -32,6 +32,7 @@ DEMO_TOKENS = 512  # the most new tokens of an answer in a demo
 DEMO_PROMPT = 2048  # and of a prompt
 A_TASK = {"sweep": "a sweep", "export": "an export", "push": "a push"}
 EXPORTS = Path("exports")  # the one folder a demo may export into
+SWEEPS_KEPT = 8  # as many as there are colours: of more, no curve could be told from another
 DRAIN_SECONDS = 5.0  # how long a new pair waits for those who use the old one
 FILE_PATH = re.compile(r"""(?<![\w.<])(?:[A-Za-z]:)?(?:[/\\][^\s/\\'":;,<>]+){2,}""")
 
@@ -205,9 +206,11 @@ class Studio:
         return task is not None and not task.ended
 
     def keep_sweep(self, sweep: Sweep, session_hash: str | None = None) -> None:
-        """It replaces an earlier one of its name."""
+        """It replaces an earlier one of its name; the oldest go."""
         self.sweeps.pop(sweep.name, None)
         self.sweeps[sweep.name] = sweep
+        for name in list(self.sweeps)[:-SWEEPS_KEPT]:
+            self.sweeps.pop(name, None)
         if session_hash is not None and self.sessions.is_open(session_hash):
             # what a closed page owned, nobody could clear
             self.owners.take(sweep_thing(sweep.name), session_hash)

@@ -225,6 +225,14 @@ def sweep_named(name: str) -> Sweep:
     return Sweep(name, "the pair", Schedule(), ("a", "b"), 1, [])
 
 
+def test_the_newest_sweeps_are_kept():
+    """All of them were: a page left open for hours drew a hundred curves, and the server grew."""
+    studio = Studio(load_preset("tiny"), "tiny", demo=False)
+    for name in (*"abcdefgh", "b", "i"):
+        studio.keep_sweep(sweep_named(name))
+    assert list(studio.sweeps) == list("cdefghbi")
+
+
 def test_sweeps_of_other_visitors_are_not_cleared_in_a_demo():
     demo, alone = (Studio(load_preset("tiny"), "tiny", demo) for demo in (True, False))
     for studio in (demo, alone):

@@ -12,7 +12,7 @@ from ui.widgets import html
 
 HINT = (
     "A sweep scores points between instruct and thinking on held-out problems, all with one chat template. "
-    "Several sweeps are drawn on top of each other."
+    "The last eight sweeps are drawn on top of each other."
 )
 
 
