@@ -133,13 +133,12 @@ def encode(tok, made: Made, traced: bool) -> tuple[list[int], list[int]]:
     return prompt + target, [NO_LOSS] * len(prompt) + target
 
 
-def batches(tok, training: Training) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless (ids, labels), each (batch, length).
+def batches(tok, training: Training, stream: Iterator, encode) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Endless (ids, labels), each (batch, length), of the problems of `stream`.
 
     16 batches at a time are sorted by length to waste no padding.
     """
     rng = random.Random(training.seed)
-    stream = made_problems("pretrain", training.seed)
     size = training.batch
     while True:
         made = itertools.islice(stream, 16 * size)
@@ -164,13 +163,14 @@ def learning_rate(step: int, training: Training) -> float:
     return training.lr * max(min(1.0, (step + 1) / warm) * decay, 0.02)
 
 
-def train(model, tok, training: Training) -> None:
+def train(model, tok, training: Training, stream: Iterator, encode=encode, rate=learning_rate) -> None:
+    """On the problems of `stream`; `encode` makes token ids and labels of one, `rate` the learning rate."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=training.lr, betas=(0.9, 0.98), weight_decay=0.01)
     model.train()
     start = time.time()
-    steps = itertools.islice(batches(tok, training), training.steps)
+    steps = itertools.islice(batches(tok, training, stream, encode), training.steps)
     for step, (ids, labels) in enumerate(steps):
-        optimiser.param_groups[0]["lr"] = learning_rate(step, training)
+        optimiser.param_groups[0]["lr"] = rate(step, training)
         loss = model(input_ids=ids, labels=labels).loss  # causal, padded right: no attention mask needed
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -213,7 +213,8 @@ def train_base(args, base, tok) -> None:
     if args.base and (args.base / "base.pt").exists():
         base.load_state_dict(torch.load(args.base / "base.pt", weights_only=True))
         return
-    train(base, tok, Training("base", args.base_steps, args.base_lr, args.traced, args.seed, args.batch))
+    training = Training("base", args.base_steps, args.base_lr, args.traced, args.seed, args.batch)
+    train(base, tok, training, made_problems("pretrain", training.seed))
     if args.base:
         args.base.mkdir(parents=True, exist_ok=True)
         torch.save(base.state_dict(), args.base / "base.pt")
@@ -223,7 +224,7 @@ def make_twin(tok, state: dict[str, torch.Tensor], training: Training) -> Qwen3F
     """A fine-tune of the base, whose weights `state` holds."""
     twin = make_model(tok)
     twin.load_state_dict(state)
-    train(twin, tok, training)
+    train(twin, tok, training, made_problems("pretrain", training.seed))
     return twin
 
 

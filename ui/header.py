@@ -23,7 +23,7 @@ from ui.widgets.events import on
 
 OFFERED = "smol"  # the preset behind the offer
 OFFERED_SIZE = "270 MB"
-EMBEDDED = [(PRESETS / name).resolve() for name in ("tiny", "steps")]
+EMBEDDED = PRESETS / "tiny"
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,12 @@ def offered_preset() -> Preset:
 
 
 def is_offered(studio: Studio) -> bool:
-    """While an embedded pair is in memory and nothing is on its way. A demo downloads nothing."""
+    """While the embedded pair is in memory and nothing is on its way. A demo downloads nothing."""
     loaded = studio.loaded
     if loaded is None or studio.loader.loading or studio.demo:
         return False
     sides = (loaded.preset.instruct, loaded.preset.thinking)
-    return all(Path(side).resolve().parent in EMBEDDED for side in sides)
+    return all(Path(side).resolve().parent == EMBEDDED.resolve() for side in sides)
 
 
 def can_cancel(studio: Studio) -> bool:
