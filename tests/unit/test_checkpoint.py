@@ -1,6 +1,7 @@
 """A checkpoint is opened by its headers, and its weights are read whole or a block of rows at a time."""
 
 import json
+import os
 import shutil
 import struct
 from pathlib import Path
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from thinkswitch.errors import UserError
 from thinkswitch.weights.checkpoint import DTYPES, Checkpoint, TensorInfo, open_checkpoint, tensor_offsets
 from thinkswitch.weights.hub import headers
-from thinkswitch.weights.safetensors_reader import DTYPE_BITS, read_header
+from thinkswitch.weights.safetensors_reader import DTYPE_BITS, open_safetensors, read_header
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -231,3 +232,12 @@ def test_a_librarys_reason_is_cut(folders, tmp_path):
     with pytest.raises(UserError, match="is truncated or no safetensors file") as refusal:
         open_checkpoint(str(folder))
     assert len(str(refusal.value)) < 600
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo] if hasattr(os, "mkfifo") else [Path.mkdir])
+def test_weights_that_are_no_file_are_refused(tmp_path, make):
+    """A pipe of that name was waited for, for ever."""
+    path = tmp_path / "model.safetensors"
+    make(path)
+    with pytest.raises(UserError, match="a folder or a pipe, not a file"):
+        open_safetensors(path)

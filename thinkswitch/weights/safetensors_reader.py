@@ -77,6 +77,8 @@ def tensor_infos(file, name: str) -> dict[str, TensorInfo]:
 
 def open_safetensors(path: Path):
     """An open file of the safetensors library, memory-mapped. A damaged one is a UserError."""
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise UserError(f"{path} is a folder or a pipe, not a file; put the file there")
     try:
         return safe_open(path, framework="pt")
     except SafetensorError as error:
