@@ -1,7 +1,7 @@
 """Draws both checkpoints over rounds, with controls and seeds, from the folders of finished runs.
 
     for seed in 0 1 2; do for labels in thinking self shuffled; do
-        ./start.sh run steps --out FOLDER/$labels-$seed --set seed=$seed labels=$labels
+        ./start.sh run tiny --out FOLDER/$labels-$seed --set seed=$seed held_out=1000 labels=$labels
     done; done
     python dev/rounds_chart.py FOLDER [--out dev/shots/rounds.png]
 

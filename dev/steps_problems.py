@@ -1,7 +1,7 @@
 """The problems of the pair that train_steps_pair.py makes: by code, from a seed.
 
 A *single step* is worked out digit by digit in a trace; a *chain* takes each of its steps at once. So
-thinking is surer of a single step than of one in a chain, and answers to the former can teach the latter.
+thinking is surer of a single step than of one in a chain, and answers to the former may teach the latter.
 
     What is 47 + 38?             trace: 7 + 8 = 15, 4 + 3 + 1 = 8      answer: 47 + 38 = 85, \\boxed{85}
     What is 47 + 38 - 12 + 5?    trace: 47 + 38 = 85, 85 - 12 = 73 ...  answer: the same steps, \\boxed{78}
@@ -30,6 +30,9 @@ class Made:
     direct: str  # the answer without a trace
     answer: str
     is_chain: bool
+
+    def said(self, traced: bool) -> str:
+        return self.after_trace if traced else self.direct
 
 
 def step(rng: random.Random, total: int) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""Makes the pair of docs/method.md whose thinking side learns from what it taught. Seeded; not shipped.
+"""Makes the pair of docs/method.md whose thinking side rises, in part by what it taught. Not shipped.
 
     python dev/train_steps_pair.py FOLDER
     ./start.sh run FOLDER/steps.yaml
@@ -12,8 +12,7 @@ from pathlib import Path
 
 import steps_problems
 import torch
-from steps_problems import Made
-from train_tiny_pair import NO_LOSS, Training, save, train
+from train_tiny_pair import Training, save, train
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
 from tiny_problems import TINY
@@ -52,18 +51,6 @@ def mean_of_the_embedded_pair() -> Qwen3ForCausalLM:
     return model
 
 
-def encode(tok, made: Made, traced: bool) -> tuple[list[int], list[int]]:
-    """Token ids, and the same as labels: no loss on the prompt."""
-    prompt = tok(f"<|im_start|>user\n{made.prompt}<|im_end|>\n<|im_start|>assistant\n").input_ids
-    target = []
-    if traced:
-        target += tok("<think>\n").input_ids
-        target += tok(made.trace + "\n</think>\n\n").input_ids
-    target += tok(made.after_trace if traced else made.direct).input_ids
-    target.append(tok.eos_token_id)
-    return prompt + target, [NO_LOSS] * len(prompt) + target
-
-
 def learning_rate(step: int, training: Training) -> float:
     """Linear warm-up over 50 steps; falls over the last 30 %, and never below a twentieth."""
     warm = min(1.0, (step + 1) / 50)
@@ -73,7 +60,7 @@ def learning_rate(step: int, training: Training) -> float:
 
 def teach(model, tok, training: Training, single: float) -> None:
     stream = steps_problems.problems("pretrain", training.seed, single)
-    train(model, tok, training, stream, encode, learning_rate)
+    train(model, tok, training, stream, learning_rate)
 
 
 def twin(tok, base: dict[str, torch.Tensor], training: Training) -> Qwen3ForCausalLM:

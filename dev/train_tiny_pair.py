@@ -29,7 +29,7 @@ from thinkswitch.text import format_accuracy
 from thinkswitch.weights.checkpoint import Checkpoint
 from thinkswitch.weights.live_blend import Blend
 from thinkswitch.weights.pair import open_pair
-from tiny_problems import TINY, Made, take
+from tiny_problems import TINY, take
 from tiny_problems import problems as made_problems
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -118,7 +118,7 @@ def make_model(tok) -> Qwen3ForCausalLM:
 # ---- training
 
 
-def encode(tok, made: Made, traced: bool) -> tuple[list[int], list[int]]:
+def encode(tok, made, traced: bool) -> tuple[list[int], list[int]]:
     """Token ids, and the same as labels: no loss on the prompt.
 
     Encoded in the pieces that the templates and the loop use, so no token straddles a border.
@@ -128,12 +128,12 @@ def encode(tok, made: Made, traced: bool) -> tuple[list[int], list[int]]:
     if traced:
         target += tok("<think>\n").input_ids
         target += tok(made.trace + "\n</think>\n\n").input_ids
-    target += tok(made.boxed).input_ids
+    target += tok(made.said(traced)).input_ids
     target.append(tok.eos_token_id)
     return prompt + target, [NO_LOSS] * len(prompt) + target
 
 
-def batches(tok, training: Training, stream: Iterator, encode) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def batches(tok, training: Training, stream: Iterator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Endless (ids, labels), each (batch, length), of the problems of `stream`.
 
     16 batches at a time are sorted by length to waste no padding.
@@ -163,12 +163,12 @@ def learning_rate(step: int, training: Training) -> float:
     return training.lr * max(min(1.0, (step + 1) / warm) * decay, 0.02)
 
 
-def train(model, tok, training: Training, stream: Iterator, encode=encode, rate=learning_rate) -> None:
-    """On the problems of `stream`; `encode` makes token ids and labels of one, `rate` the learning rate."""
+def train(model, tok, training: Training, stream: Iterator, rate=learning_rate) -> None:
+    """On the problems of `stream`; `rate` gives the learning rate of a step."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=training.lr, betas=(0.9, 0.98), weight_decay=0.01)
     model.train()
     start = time.time()
-    steps = itertools.islice(batches(tok, training, stream, encode), training.steps)
+    steps = itertools.islice(batches(tok, training, stream), training.steps)
     for step, (ids, labels) in enumerate(steps):
         optimiser.param_groups[0]["lr"] = rate(step, training)
         loss = model(input_ids=ids, labels=labels).loss  # causal, padded right: no attention mask needed
